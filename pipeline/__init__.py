@@ -1,0 +1,1 @@
+"""Windrow's rooms, from a raw click log to compared variants."""

@@ -1,0 +1,135 @@
+"""The lake: one storage root, local or object store, where documents appear whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import re
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path, PurePosixPath
+from typing import Any
+from urllib.parse import urlparse
+
+import obstore
+from filelock import FileLock
+from obstore.exceptions import AlreadyExistsError, PreconditionError
+from obstore.store import LocalStore, from_url
+from pyarrow import fs
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
+
+
+class LakeError(ValueError):
+    """The lake lacks what was asked for, or refuses what was offered."""
+
+
+class Conflict(LakeError):
+    """Somebody else replaced the document first."""
+
+
+def checked_name(name: str) -> str:
+    """A user's name for a data set, variant or study, safe as one path component.
+
+    Raises:
+        LakeError: the name could leave the lake or be read as an option.
+    """
+    if not NAME.fullmatch(name) or ".." in name:
+        raise LakeError(
+            f"a name is 1 to 100 letters, digits, '.', '_' or '-' and starts with a letter or digit, got {name!r}"
+        )
+    return name
+
+
+def checked_path(path: str) -> str:
+    """A path relative to the lake's root that stays inside it."""
+    parts = PurePosixPath(path).parts
+    if not parts or path.startswith("/") or ".." in parts or "\\" in path or "\0" in path:
+        raise LakeError(f"a path in the lake is relative and stays inside it, got {path!r}")
+    return path
+
+
+class Lake:
+    """A storage root and the documents and parquet files below it.
+
+    Args:
+        url: a local directory or any URL that both pyarrow and obstore know, such as `s3://bucket/prefix`;
+            credentials and endpoint come from the environment (`AWS_*`).
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.is_local = urlparse(url).scheme in ("", "file")
+        if self.is_local:
+            self.root = Path(urlparse(url).path if url.startswith("file:") else url).absolute()
+            self.root.mkdir(parents=True, exist_ok=True)
+            self.store: Any = LocalStore(self.root)
+            self.files = fs.SubTreeFileSystem(str(self.root), fs.LocalFileSystem())
+        else:
+            self.store = from_url(url)
+            base, prefix = fs.FileSystem.from_uri(url)
+            self.files = fs.SubTreeFileSystem(prefix, base)
+
+    def address(self, path: str) -> str:
+        """The full address of something in the lake, for people and for other tools."""
+        if self.is_local:
+            return str(self.root / checked_path(path))
+        return f"{self.url.rstrip('/')}/{checked_path(path)}"
+
+    def read(self, path: str) -> dict[str, Any] | None:
+        """The JSON document at `path`, or None where there is none."""
+        found = self._get(path)
+        return None if found is None else json.loads(found[0])
+
+    def create(self, path: str, document: dict[str, Any]) -> None:
+        """Publish a document that must not exist yet.
+
+        Raises:
+            Conflict: there is one.
+        """
+        try:
+            obstore.put(self.store, checked_path(path), _encode(document), mode="create")
+        except AlreadyExistsError:
+            raise Conflict(f"{self.address(path)} exists already: another job published it first") from None
+
+    def replace(self, path: str, document: dict[str, Any], previous: dict[str, Any] | None) -> None:
+        """Publish a document in the place of the one that was read before.
+
+        Args:
+            path: where it lies, relative to the root.
+            document: what it shall say.
+            previous: what `read` answered before the work began; None where there was nothing.
+
+        Raises:
+            Conflict: the document is no longer the one that was read; read again and redo.
+        """
+        with self._alone(path):
+            found = self._get(path)
+            current = None if found is None else json.loads(found[0])
+            if current != previous:
+                raise Conflict(f"{self.address(path)} changed while this job ran: trigger the job again")
+            if found is None:
+                self.create(path, document)
+                return
+            mode: Any = "overwrite" if self.is_local else {"e_tag": found[1]}
+            try:
+                obstore.put(self.store, path, _encode(document), mode=mode)
+            except PreconditionError:
+                raise Conflict(f"{self.address(path)} changed while this job ran: trigger the job again") from None
+
+    def _get(self, path: str) -> tuple[bytes, str | None] | None:
+        try:
+            result = obstore.get(self.store, checked_path(path))
+        except FileNotFoundError:
+            return None
+        return bytes(result.bytes()), result.meta["e_tag"]
+
+    def _alone(self, path: str) -> AbstractContextManager[object]:
+        """A local file system has no conditional put: hold a lock between the check and the replacement."""
+        if not self.is_local:
+            return nullcontext()
+        locks = self.root / ".locks"
+        locks.mkdir(exist_ok=True)
+        return FileLock(locks / (path.replace("/", "__") + ".lock"))
+
+
+def _encode(document: dict[str, Any]) -> bytes:
+    return (json.dumps(document, indent=1, sort_keys=True) + "\n").encode()

@@ -1,0 +1,95 @@
+"""A window: one UTC day of examples, half-open, as a value."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+
+from pydantic import GetCoreSchemaHandler
+from pydantic_core import CoreSchema, core_schema
+
+DAY = timedelta(days=1)
+
+
+@dataclass(frozen=True, order=True, slots=True)
+class Window:
+    """One day of examples, `[start, end)` in UTC.
+
+    >>> Window.of("2014-08-03").next().name
+    '2014-08-04'
+    """
+
+    start: datetime
+    """First instant inside; midnight, aware UTC."""
+
+    def __post_init__(self) -> None:
+        if self.start.tzinfo is None or self.start.utcoffset() != timedelta(0):
+            raise ValueError(f"a window starts at an aware UTC time, got {self.start!r}")
+        if self.start.timetz().replace(tzinfo=None) != datetime.min.time():
+            raise ValueError(f"a window starts at midnight UTC, got {self.start.isoformat()}")
+
+    @property
+    def end(self) -> datetime:
+        """First instant after the window."""
+        return self.start + DAY
+
+    @property
+    def name(self) -> str:
+        """The day as `YYYY-MM-DD`: what paths and people read."""
+        return self.start.date().isoformat()
+
+    @classmethod
+    def of(cls, day: str | date | datetime | Window) -> Window:
+        """The window of a day given as `YYYY-MM-DD`, a date or an aware time inside it."""
+        match day:
+            case Window():
+                return day
+            case datetime():
+                if day.tzinfo is None:
+                    raise ValueError(f"give a time with its zone, got {day.isoformat()}")
+                chosen = day.astimezone(UTC).date()
+            case date():
+                chosen = day
+            case str():
+                try:
+                    chosen = date.fromisoformat(day)
+                except ValueError:
+                    raise ValueError(f"a window is named YYYY-MM-DD, got {day!r}") from None
+            case _:
+                raise ValueError(f"a window is named YYYY-MM-DD, got {day!r}")
+        return cls(datetime(chosen.year, chosen.month, chosen.day, tzinfo=UTC))
+
+    def shift(self, days: int) -> Window:
+        """The window so many days later (earlier, when negative)."""
+        return Window(self.start + days * DAY)
+
+    def next(self) -> Window:
+        """The following day."""
+        return self.shift(1)
+
+    def previous(self) -> Window:
+        """The day before."""
+        return self.shift(-1)
+
+    def days_since(self, origin: Window) -> int:
+        """How many days after `origin` this window starts."""
+        return (self.start - origin.start) // DAY
+
+    @staticmethod
+    def span(first: Window, last: Window) -> Iterator[Window]:
+        """Every window from `first` to `last`, both included, in order."""
+        if last < first:
+            raise ValueError(f"a span runs forward, got {first.name} to {last.name}")
+        return (first.shift(day) for day in range(last.days_since(first) + 1))
+
+    def __str__(self) -> str:
+        return self.name
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, _source: Any, _handler: GetCoreSchemaHandler) -> CoreSchema:
+        """Read from and written to JSON as `YYYY-MM-DD`."""
+        return core_schema.no_info_plain_validator_function(
+            cls.of, serialization=core_schema.plain_serializer_function_ser_schema(str)
+        )
