@@ -1,0 +1,230 @@
+"""What can be chosen: models, optimizers, selection policies and distillation schedules, checked at birth."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from pipeline.window import Window
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$")]
+"""What users call things; safe in paths, tags and URLs."""
+
+LATE_CUTOVER_WINDOWS = 4
+"""A late cutover falls so many windows after the first online window."""
+
+
+class Frozen(BaseModel):
+    """A config: immutable, closed to unknown fields, documented under each field."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+def canonical_json(document: Any) -> str:
+    """One spelling per value, so that equal content has an equal digest."""
+    return json.dumps(document, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def content_key(document: Any) -> str:
+    """The sha256 of a JSON-able value, in hex."""
+    return hashlib.sha256(canonical_json(document).encode()).hexdigest()
+
+
+class Widths(Frozen):
+    """How wide a model is."""
+
+    embedding_dim: int = Field(ge=4, multiple_of=4)
+    """Width of every embedding row (D)."""
+    bottom: tuple[int, ...]
+    """Hidden layers between the dense features and their D-wide embedding."""
+    over: tuple[int, ...]
+    """Hidden layers between the interactions and the logit."""
+    cross_layers: int = Field(default=2, ge=1)
+    """DCNv2 alone: number of low-rank cross layers."""
+    cross_rank: int = Field(default=32, ge=1)
+    """DCNv2 alone: rank of each cross layer."""
+
+
+SIZES: dict[str, Widths] = {
+    "tiny": Widths(embedding_dim=8, bottom=(16,), over=(16,), cross_rank=8),
+    "small": Widths(embedding_dim=16, bottom=(64,), over=(64, 32), cross_rank=16),
+    "medium": Widths(embedding_dim=32, bottom=(128, 64), over=(128, 64), cross_rank=32),
+    "large": Widths(embedding_dim=64, bottom=(256, 128), over=(256, 128), cross_rank=64, cross_layers=3),
+}
+"""Named sizes: each step is about four times the compute of the one before."""
+
+
+class ModelConfig(Frozen):
+    """A click model."""
+
+    arch: Literal["dlrm", "dcnv2"] = "dlrm"
+    """DLRM (Naumov et al. 2019) or DCNv2 (Wang et al. 2021), both from TorchRec."""
+    size: Literal["tiny", "small", "medium", "large"] | Widths = "small"
+    """A named size, or widths of one's own."""
+    exclude: tuple[str, ...] = ()
+    """Features of the schema that this model does not see."""
+    prior: float = Field(default=0.5, gt=0, lt=1)
+    """Probability that an untrained model predicts: the first bias of the logit."""
+
+    @property
+    def widths(self) -> Widths:
+        """The widths, whichever way they were given."""
+        return SIZES[self.size] if isinstance(self.size, str) else self.size
+
+
+class OptimizerConfig(Frozen):
+    """Row-wise Adagrad for the embeddings, fused in backward, and Adagrad for the rest."""
+
+    batch_size: int = Field(default=4096, ge=1)
+    """Rows per update over all workers together."""
+    embedding_lr: float = Field(default=0.02, gt=0)
+    """Learning rate of the embedding rows."""
+    dense_lr: float = Field(default=0.02, gt=0)
+    """Learning rate of the dense layers."""
+    eps: float = Field(default=1e-8, gt=0)
+    """Added to the root of Adagrad's accumulator."""
+
+
+class All(Frozen):
+    """Train on every example."""
+
+    kind: Literal["all"] = "all"
+
+
+class NegativeDownsampling(Frozen):
+    """Keep all positives and a fixed fraction of the negatives (McMahan et al. 2013; Jain et al. 2024)."""
+
+    kind: Literal["negatives"] = "negatives"
+    rate: float = Field(gt=0, le=1)
+    """Fraction of negatives kept, in (0, 1]."""
+    correction: Literal["weight", "offset"] = "offset"
+    """Weight = 1/pi_y(x), or a logit offset log pi_1(x) - log pi_0(x) in training only; exactly one of them."""
+    scope: Literal["continuous", "historical"] = "continuous"
+    """Keep sampling in the online phase too, or train on every example from the first online window."""
+
+
+Selection = Annotated[All | NegativeDownsampling, Field(discriminator="kind")]
+
+
+class NoTeacher(Frozen):
+    """Learn from the labels alone."""
+
+    kind: Literal["none"] = "none"
+
+
+class Cutover(Frozen):
+    """Learn from a teacher too, until a window from which the teacher's loss is off."""
+
+    kind: Literal["cutover"] = "cutover"
+    teacher: Name
+    """The variant whose scores are learned from."""
+    at: Window | Literal["early", "late"] = "early"
+    """First window without the teacher. Early: the first online window; late: four windows later."""
+    weight: float = Field(default=1.0, gt=0)
+    """Weight of the soft-label cross-entropy beside the hard loss."""
+
+
+class Continuous(Frozen):
+    """Learn from a teacher that keeps training all the while (Jain et al. 2024)."""
+
+    kind: Literal["continuous"] = "continuous"
+    teacher: Name
+    """The variant whose scores are learned from."""
+    weight: float = Field(default=1.0, gt=0)
+    """Weight of the soft-label cross-entropy beside the hard loss."""
+
+
+Distillation = Annotated[NoTeacher | Cutover | Continuous, Field(discriminator="kind")]
+
+
+class Variant(Frozen):
+    """One training recipe: what a study compares."""
+
+    name: Name
+    """What people call it; not part of its identity."""
+    model: ModelConfig = ModelConfig()
+    """Architecture and size."""
+    optimizer: OptimizerConfig = OptimizerConfig()
+    """Learning rates and batch size."""
+    selection: Selection = All()
+    """Which examples are trained on, and with what correction."""
+    distillation: Distillation = NoTeacher()
+    """Whether, until when and from whom it learns soft labels."""
+
+    @property
+    def teacher(self) -> str | None:
+        """The name of the teacher, if it ever has one."""
+        return None if isinstance(self.distillation, NoTeacher) else self.distillation.teacher
+
+
+class EvaluationConfig(Frozen):
+    """The evaluation slice: the same rows for every variant, scored before they are trained on."""
+
+    max_rows: int = Field(default=100_000, ge=1)
+    """All rows of a window up to so many, then a hash sample of about so many."""
+
+
+class StepConfig(Frozen):
+    """A variant as it applies to one window: the part of a step's identity that people chose."""
+
+    model: ModelConfig
+    """The size stands as widths, so that renaming a size changes nothing."""
+    optimizer: OptimizerConfig
+    selection: Selection
+    soft_weight: float | None = Field(default=None, gt=0)
+    """Weight of the teacher's loss in this window; None when no teacher is listened to."""
+    evaluation: EvaluationConfig
+    seed: int = Field(ge=0)
+    """Sets the initial weights and the selection's salt."""
+
+    @field_validator("soft_weight")
+    @classmethod
+    def _finite(cls, value: float | None) -> float | None:
+        if value is not None and not math.isfinite(value):
+            raise ValueError(f"the weight of the soft loss must be finite, got {value}")
+        return value
+
+
+def cutover_window(distillation: Cutover, online_start: Window) -> Window:
+    """The first window in which a cutover's teacher loss is off."""
+    match distillation.at:
+        case "early":
+            return online_start
+        case "late":
+            return online_start.shift(LATE_CUTOVER_WINDOWS)
+        case Window() as window:
+            return window
+
+
+def resolve(
+    variant: Variant, window: Window, *, online_start: Window, evaluation: EvaluationConfig, seed: int
+) -> StepConfig:
+    """What `variant` does in `window`; two schedules that agree there resolve to equal configs."""
+    online = window >= online_start
+    selection = variant.selection
+    if isinstance(selection, NegativeDownsampling):
+        historical_only = selection.scope == "historical"
+        if selection.rate == 1 or (historical_only and online):
+            selection = All()
+        else:
+            selection = selection.model_copy(update={"scope": "continuous"})
+    match variant.distillation:
+        case NoTeacher():
+            soft_weight = None
+        case Continuous(weight=weight):
+            soft_weight = weight
+        case Cutover(weight=weight) as cutover:
+            soft_weight = weight if window < cutover_window(cutover, online_start) else None
+    model = variant.model.model_copy(update={"size": variant.model.widths})
+    return StepConfig(
+        model=model,
+        optimizer=variant.optimizer,
+        selection=selection,
+        soft_weight=soft_weight,
+        evaluation=evaluation,
+        seed=seed,
+    )

@@ -1,0 +1,101 @@
+"""The job contract: what a scheduler hands to the cluster as one JSON document, and where it finds the outcome."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, TypeAdapter, ValidationError, model_validator
+
+from pipeline.config import Frozen, Name
+from pipeline.lineup import DatasetConfig, LineUp, explain
+from pipeline.window import Window
+
+SPEC_VARIABLE = "WINDROW_SPEC"
+"""Environment variable through which a submitted job gets its document."""
+SUBMISSION_VARIABLE = "WINDROW_SUBMISSION_ID"
+"""Environment variable with the submission's id: the MLflow tag `ray_submission_id`."""
+TAGS_VARIABLE = "WINDROW_TAGS"
+"""Environment variable with more MLflow tags as JSON: dag_id, dag_run_id, task_id, task_try."""
+ENTRYPOINT = f'printenv {SPEC_VARIABLE} | windrow run -'
+"""What Ray runs on the cluster's head."""
+SUBMISSION_TAG = "ray_submission_id"
+"""Tag of every MLflow run that a submission opened."""
+
+
+class JobError(ValueError):
+    """A job's document cannot be run."""
+
+
+class IngestJob(Frozen):
+    """Publish the windows `first` to `last` of a data set."""
+
+    kind: Literal["ingest"] = "ingest"
+    dataset: DatasetConfig
+    first: Window
+    last: Window
+    force: bool = False
+    """Publish a new generation even where the content is the same."""
+
+
+class TrainJob(Frozen):
+    """Train variants over the windows `first` to `last`: a list of steps for one group of workers."""
+
+    kind: Literal["train"] = "train"
+    lineup: LineUp
+    variants: tuple[Name, ...] = ()
+    """Those of the line-up to train, teachers before students; all when empty."""
+    first: Window
+    last: Window
+    start: Literal["scratch", "parent"]
+    """New weights before `first`, or the checkpoint that closed the window before it."""
+    force: bool = False
+    """Do the steps again, as new generations, even where they are done."""
+
+    @model_validator(mode="after")
+    def _known(self) -> TrainJob:
+        self.lineup.only(self.variants)
+        if self.last < self.first:
+            raise ValueError(f"a span runs forward, got {self.first} to {self.last}")
+        return self
+
+
+class CompareJob(Frozen):
+    """Compare variants of a line-up on the same rows of the windows `first` to `last`."""
+
+    kind: Literal["compare"] = "compare"
+    lineup: LineUp
+    variants: tuple[Name, ...] = ()
+    """Those of the line-up to compare; all when empty."""
+    first: Window
+    last: Window
+
+
+Job = Annotated[IngestJob | TrainJob | CompareJob, Field(discriminator="kind")]
+_ADAPTER: TypeAdapter[IngestJob | TrainJob | CompareJob] = TypeAdapter(Job)
+
+
+def load_job(text: str) -> IngestJob | TrainJob | CompareJob:
+    """Read a job's document.
+
+    Raises:
+        JobError: it is not JSON or not a job; the message tells where.
+    """
+    try:
+        return _ADAPTER.validate_json(text)
+    except ValidationError as error:
+        raise JobError(f"the job's document cannot be run: {explain(error)}") from None
+
+
+def manifest_path(dataset: str, window: Window) -> str:
+    """Where the manifest of a window lies in the lake."""
+    return f"windows/{dataset}/window={window}/manifest.json"
+
+
+def head_path(dataset: str, lineup: str, variant: str, seed: int, window: Window) -> str:
+    """Where a chain tells which step closed a window; it exists once that step is done."""
+    return f"chains/{dataset}/{lineup}/{variant}/seed={seed}/window={window}.json"
+
+
+def result_path(submission_id: str) -> str:
+    """Where a submitted job leaves its outcome, once it has succeeded."""
+    return f"jobs/{submission_id}.json"

@@ -1,0 +1,161 @@
+"""The line-up: one YAML file that names a data set, the variants trained on it and their workers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import Field, ValidationError, model_validator
+
+from pipeline.config import EvaluationConfig, Frozen, Name, Variant
+from pipeline.window import Window
+
+
+class LineUpError(ValueError):
+    """A line-up says something that cannot be run."""
+
+
+class LogSource(Frozen):
+    """Raw logs read by a schema."""
+
+    kind: Literal["log"] = "log"
+    schema_file: str
+    """A shipped schema's name (criteo, obd, upworthy) or the path of a YAML file."""
+    files: tuple[str, ...] = Field(min_length=1)
+    """Paths, globs or URLs; `{date}` stands for the window's day, `$NAME` for an environment variable."""
+    cut: Literal["event_time", "file_per_window", "equal"] = "event_time"
+    """How rows get their window."""
+    max_quarantine_share: float = Field(default=0.01, ge=0, le=1)
+    """Share of rows that may be quarantined before ingest fails."""
+
+
+class SimulatedSource(Frozen):
+    """Clicks of a simulator that knows their true probability."""
+
+    kind: Literal["simulated"] = "simulated"
+    settings: dict[str, Any] = {}
+    """Fields of the simulator's config that differ from its defaults."""
+    origin: Window
+    """Day zero of its drift and churn."""
+
+
+class DatasetConfig(Frozen):
+    """A data set of the lake and where its windows come from."""
+
+    name: Name
+    """Its name in the lake."""
+    source: Annotated[LogSource | SimulatedSource, Field(discriminator="kind")]
+
+
+class Workers(Frozen):
+    """The Ray Train workers of a job."""
+
+    num_workers: int = Field(default=1, ge=1, le=4096)
+    """Processes that share the tables and the batch."""
+    use_gpu: bool = False
+    """One GPU per worker with NCCL, or CPU with gloo."""
+    threads: int = Field(default=0, ge=0)
+    """CPU threads per worker; 0 divides the node's cores among its workers."""
+
+
+class LineUp(Frozen):
+    """A data set, its variants and their workers. The chain of checkpoints belongs to (data set, line-up, variant)."""
+
+    name: Name
+    """Names the MLflow experiment and the chains in the lake."""
+    dataset: DatasetConfig
+    variants: tuple[Variant, ...] = Field(min_length=1)
+    reference: Name
+    """The variant that the others are compared with."""
+    online_start: Window
+    """First window of the online phase."""
+    seeds: tuple[int, ...] = (0,)
+    """Each variant is trained once per seed."""
+    workers: Workers = Workers()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    checkpoint_every: int = Field(default=1, ge=1)
+    """Keep every k-th checkpoint of a span, and always its last and its branch points."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> LineUp:
+        names = [variant.name for variant in self.variants]
+        if len(set(names)) < len(names):
+            raise ValueError(f"every variant has a name of its own, got {names}")
+        if self.reference not in names:
+            raise ValueError(f"the reference must be one of {names}, got {self.reference!r}")
+        if len(set(self.seeds)) < len(self.seeds) or not self.seeds or min(self.seeds) < 0:
+            raise ValueError(f"seeds are distinct and not negative, at least one, got {list(self.seeds)}")
+        for variant in self.variants:
+            if variant.teacher is not None and variant.teacher not in names:
+                raise ValueError(f"{variant.name!r} learns from {variant.teacher!r}, which is not among {names}")
+        teachers_first(self.variants)
+        return self
+
+    def variant(self, name: str) -> Variant:
+        """The variant of that name.
+
+        Raises:
+            LineUpError: there is none.
+        """
+        for variant in self.variants:
+            if variant.name == name:
+                return variant
+        raise LineUpError(
+            f"line-up {self.name!r} has no variant {name!r}; it has {', '.join(v.name for v in self.variants)}"
+        )
+
+    @property
+    def teachers(self) -> frozenset[str]:
+        """The variants that another learns from: their scores are kept."""
+        return frozenset(v.teacher for v in self.variants if v.teacher is not None)
+
+    def only(self, names: list[str] | tuple[str, ...]) -> tuple[Variant, ...]:
+        """The named variants, teachers before students; all of them when `names` is empty."""
+        chosen = {self.variant(name).name for name in names} or {v.name for v in self.variants}
+        return tuple(v for v in teachers_first(self.variants) if v.name in chosen)
+
+
+def teachers_first(variants: tuple[Variant, ...]) -> tuple[Variant, ...]:
+    """The variants in their order, each moved behind its teacher.
+
+    Raises:
+        ValueError: teachers learn from each other in a circle.
+    """
+    ordered: list[Variant] = []
+    waiting = list(variants)
+    while waiting:
+        placed = {v.name for v in ordered}
+        ready = [v for v in waiting if v.teacher is None or v.teacher in placed]
+        if not ready:
+            raise ValueError(f"these variants learn from each other in a circle: {[v.name for v in waiting]}")
+        ordered.append(ready[0])
+        waiting.remove(ready[0])
+    return tuple(ordered)
+
+
+def load_lineup(path: str | Path) -> LineUp:
+    """Read a line-up from its YAML file.
+
+    Raises:
+        LineUpError: the file is missing, is not YAML, or says something that cannot be run; the message tells where.
+    """
+    try:
+        text = Path(path).read_text()
+    except OSError as error:
+        raise LineUpError(f"no line-up at {path}: {error.strerror}. Set WINDROW_LINEUP to a YAML file") from None
+    try:
+        return LineUp.model_validate(yaml.safe_load(text))
+    except yaml.YAMLError as error:
+        raise LineUpError(f"{path} is not YAML: {error}") from None
+    except ValidationError as error:
+        raise LineUpError(f"{path}: {explain(error)}") from None
+
+
+def explain(error: ValidationError) -> str:
+    """A validation error as a person reads it: each place, what was wrong there and what was given."""
+    lines = []
+    for problem in error.errors(include_url=False):
+        place = ".".join(str(part) for part in problem["loc"]) or "the whole"
+        lines.append(f"{place}: {problem['msg']}, got {problem['input']!r}"[:500])
+    return "; ".join(lines)
