@@ -15,6 +15,7 @@ import tempfile
 import time
 from base64 import urlsafe_b64encode
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,8 @@ def environment(settings: Settings | None = None) -> dict[str, str]:
         "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
         "RAY_USAGE_STATS_ENABLED": "0",
         "MLFLOW_DISABLE_TELEMETRY": "true",
+        # Eight idle processes of 180 MB for jobs of its language-model features.
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         # Without it a process that sets its title wipes out the environment that others see, and so its mark.
         "SPT_NOENV": "1",
     }
@@ -110,7 +113,7 @@ def up(settings: Settings | None = None, say: Say = typer.echo, timeout_s: float
     Services whose address lies elsewhere (a shared tracking server, a cluster) are asked, not started.
 
     Raises:
-        ServiceError: one does not come up; the message holds its last words and the cure.
+        ServiceError: one does not come up; the message holds its last words and the cure, and nothing stays behind.
     """
     settings = settings or Settings()
     settings.home.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -119,10 +122,14 @@ def up(settings: Settings | None = None, say: Say = typer.echo, timeout_s: float
         if _supervisor(settings) and all(status.healthy for status in services_status(settings)):
             say("Everything runs already.")
             return addresses(settings)
-        if not _supervisor(settings):
+        try:
+            if not _supervisor(settings):
+                _stop(settings, say)
+                _start(settings, say)
+            _await_health(settings, say, time.monotonic() + timeout_s)
+        except BaseException:
             _stop(settings, say)
-            _start(settings, say)
-        _await_health(settings, say, time.monotonic() + timeout_s)
+            raise
     return addresses(settings)
 
 
@@ -252,7 +259,7 @@ def _await_health(settings: Settings, say: Say, deadline: float) -> None:
         if time.monotonic() > deadline:
             raise ServiceError(
                 f"{sick[0].name} is not healthy in time: {sick[0].detail}.\n{_last_words(settings, sick[0].name)}\n"
-                "Run `windrow up` again to wait longer, or `windrow down` first to start afresh."
+                "Try again when the machine is less busy."
             )
         time.sleep(0.5)
     _tell(say, told, [], settings)
@@ -394,14 +401,11 @@ def _holder(port: int) -> str:
 
 
 def _free_ports(num_ports: int) -> list[int]:
-    probes = [socket.socket() for _ in range(num_ports)]
-    try:
-        for probe in probes:
+    with ExitStack() as probes:
+        held = [probes.enter_context(socket.socket()) for _ in range(num_ports)]
+        for probe in held:
             probe.bind((LOOPBACK, 0))
-        return [int(probe.getsockname()[1]) for probe in probes]
-    finally:
-        for probe in probes:
-            probe.close()
+        return [int(probe.getsockname()[1]) for probe in held]
 
 
 def _make_secrets(settings: Settings) -> None:
