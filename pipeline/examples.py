@@ -1,0 +1,300 @@
+"""From a window's row groups to the batches that each worker trains on: selected, joined with scores, in time order."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import pyarrow as pa
+import torch.distributed as dist
+from numpy.typing import NDArray
+
+from pipeline.batch import Bags, ClickBatch, Rows, assemble
+from pipeline.config import All, Selection
+from pipeline.dataset import WindowManifest, read_row_group
+from pipeline.lake import Lake
+from pipeline.model import Features
+from pipeline.selection import evaluation_salt, keyed_uniform, select
+
+PREFETCHED_BATCHES = 4
+
+
+class BatchSizeError(ValueError):
+    """A global batch cannot be dealt to the workers."""
+
+
+@dataclass(frozen=True)
+class Share:
+    """One worker's part of a window: every W-th row group, in time order."""
+
+    lake: Lake
+    manifest: WindowManifest
+    features: Features
+    rank: int = 0
+    world_size: int = 1
+
+    @property
+    def row_groups(self) -> range:
+        """Indices of this worker's row groups in the window."""
+        return range(self.rank, sum(part.num_row_groups for part in self.manifest.parts), self.world_size)
+
+    def starts(self) -> NDArray[np.int64]:
+        """Position in the window's order of the first row of each of the window's row groups."""
+        sizes = [
+            min(self.manifest.row_group_size, part.num_rows - group * self.manifest.row_group_size)
+            for part in self.manifest.parts
+            for group in range(part.num_row_groups)
+        ]
+        return np.concatenate(([0], np.cumsum(sizes, dtype=np.int64)))
+
+    def read(self, group: int, columns: list[str]) -> pa.Table:
+        """Some columns of one row group."""
+        return read_row_group(self.lake, self.manifest, group, columns)
+
+
+T = TypeVar("T")
+Join = Callable[[int, NDArray[np.uint64]], NDArray[np.float32]]
+
+
+def _rows(share: Share, group: int, start: int) -> Rows:
+    """One row group as rows, nothing selected yet."""
+    features = share.features
+    table = share.read(group, ["example_id", "label", *features.columns])
+    count = table.num_rows
+
+    def column(name: str) -> NDArray[np.generic]:
+        return table.column(name).combine_chunks().to_numpy(zero_copy_only=False)
+
+    dense = np.zeros((count, features.widths[0]), np.float32)
+    for place, feature in enumerate(features.dense):
+        dense[:, place] = column(feature.name)
+    ids = np.empty((len(features.categorical), count), np.int32)
+    for place, feature in enumerate(features.categorical):
+        ids[place] = column(feature.name)
+    ones = np.ones(count, np.float32)
+    return Rows(
+        example_id=column("example_id").astype(np.uint64, copy=False),
+        position=np.arange(start, start + count),
+        label=column("label").astype(np.float32),
+        dense=dense,
+        ids=ids,
+        bags=tuple(_bags(table.column(feature.name)) for feature in features.lists),
+        importance=ones,
+        weight=ones,
+        offset=np.zeros(count, np.float32),
+        soft_logit=np.zeros(count, np.float32),
+    )
+
+
+def _bags(column: pa.ChunkedArray) -> Bags:
+    lists = column.combine_chunks()
+    offsets = lists.offsets.to_numpy().astype(np.int64)
+    return Bags(lists.values.to_numpy()[offsets[0] : offsets[-1]], offsets - offsets[0])
+
+
+def selected_rows(share: Share, policy: Selection, *, salt: int, scores: Join | None = None) -> Iterator[Rows]:
+    """This worker's selected rows, a row group at a time, with weight, offset and the teacher's logit.
+
+    Args:
+        share: the worker's part of the window.
+        policy: which rows, and with what correction.
+        salt: key of the selection's hash.
+        scores: the teacher's logits of a row group by its index and example ids; None without a teacher.
+    """
+    starts = share.starts()
+    for group in share.row_groups:
+        rows = _rows(share, group, int(starts[group]))
+        soft = rows.soft_logit if scores is None else scores(group, rows.example_id)
+        if isinstance(policy, All):
+            yield _with(rows, soft_logit=soft)
+            continue
+        kept = select(policy, rows.example_id, rows.label.astype(np.uint8), salt=salt)
+        yield _with(
+            rows.take(kept.index),
+            soft_logit=soft[kept.index],
+            importance=kept.importance,
+            weight=kept.weight,
+            offset=kept.offset,
+        )
+
+
+def passed_over_rows(share: Share, policy: Selection, *, salt: int) -> Iterator[Rows]:
+    """This worker's rows that a policy does not select, with weight 0: to be scored and not trained on."""
+    starts = share.starts()
+    for group in share.row_groups:
+        rows = _rows(share, group, int(starts[group]))
+        kept = select(policy, rows.example_id, rows.label.astype(np.uint8), salt=salt)
+        rest = rows.take(np.setdiff1d(np.arange(len(rows)), kept.index))
+        yield _with(rest, weight=np.zeros(len(rest), np.float32))
+
+
+def evaluation_rows(share: Share, *, max_rows: int, seed: int) -> Iterator[Rows]:
+    """The evaluation slice of this worker's rows: all of the window's rows up to a cap, then a hash sample."""
+    starts = share.starts()
+    rate = max_rows / max(1, share.manifest.num_rows)
+    for group in share.row_groups:
+        rows = _rows(share, group, int(starts[group]))
+        if rate < 1:
+            rows = rows.take(np.flatnonzero(keyed_uniform(rows.example_id, evaluation_salt(seed)) < rate))
+        yield rows
+
+
+def _with(rows: Rows, **columns: NDArray[np.float32]) -> Rows:
+    plain = {name: getattr(rows, name) for name in Rows.__dataclass_fields__}
+    return Rows(**{**plain, **columns})
+
+
+def count_selected(share: Share, policy: Selection, *, salt: int) -> int:
+    """How many rows `selected_rows` yields, without reading the features."""
+    if isinstance(policy, All):
+        return int(np.diff(share.starts())[list(share.row_groups)].sum())
+    return sum(
+        len(select(policy, ids, labels, salt=salt).index)
+        for table in (share.read(group, ["example_id", "label"]) for group in share.row_groups)
+        for ids, labels in [(table.column("example_id").to_numpy(), table.column("label").to_numpy())]
+    )
+
+
+def count_evaluated(share: Share, *, max_rows: int, seed: int) -> int:
+    """How many rows `evaluation_rows` yields, without reading the features."""
+    rate = max_rows / max(1, share.manifest.num_rows)
+    if rate >= 1:
+        return count_selected(share, All(), salt=0)
+    salt = evaluation_salt(seed)
+    return sum(
+        int((keyed_uniform(share.read(group, ["example_id"]).column(0).to_numpy(), salt) < rate).sum())
+        for group in share.row_groups
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """The steps that all workers take together: agreed before the first, since a missing batch would hang them."""
+
+    counts: tuple[int, ...]
+    """Rows of each worker."""
+    per_worker: int
+    """Rows per worker and step."""
+
+    @property
+    def num_steps(self) -> int:
+        """Steps of every worker."""
+        return -(-max(self.counts) // self.per_worker)
+
+    def real_rows(self, step: int) -> list[int]:
+        """Rows of each worker in a step, padding not counted."""
+        return [min(max(count - step * self.per_worker, 0), self.per_worker) for count in self.counts]
+
+
+def agree(num_rows: int, batch_size: int, world_size: int) -> Schedule:
+    """Gather every worker's number of rows and deal the global batch evenly.
+
+    Raises:
+        BatchSizeError: the batch does not divide among the workers.
+    """
+    if batch_size % world_size:
+        raise BatchSizeError(
+            f"a global batch of {batch_size} cannot be dealt to {world_size} workers: choose a multiple of {world_size}"
+        )
+    counts: list[int] = [num_rows]
+    if world_size > 1:
+        gathered: list[int | None] = [None] * world_size
+        dist.all_gather_object(gathered, num_rows)
+        counts = [count or 0 for count in gathered]
+    return Schedule(tuple(counts), batch_size // world_size)
+
+
+def batches(
+    rows: Iterator[Rows], schedule: Schedule, share: Share, *, soft_weight: float = 0.0
+) -> Iterator[tuple[ClickBatch, Rows | None]]:
+    """Cut a worker's rows into the schedule's batches; every worker gets equally many, padded to equal size.
+
+    The loss of a step is divided by its rows over all workers: the normaliser is the number of selected rows.
+
+    Raises:
+        RuntimeError: there are more or fewer rows than were agreed, so rows would be lost or doubled.
+    """
+    cut = _Cutter(rows)
+    for step in range(schedule.num_steps):
+        real = schedule.real_rows(step)
+        own = cut.take(real[share.rank])
+        batch = assemble(
+            own,
+            share.features.keys,
+            share.features.widths,
+            size=max(real),
+            normaliser=sum(real) / share.world_size,
+            soft_weight=soft_weight,
+        )
+        yield batch, own
+    if cut.rest():
+        raise RuntimeError(f"{share.manifest.window}: more rows than the {schedule.counts} that were agreed")
+
+
+class _Cutter:
+    """Cuts a stream of row groups into pieces of asked sizes."""
+
+    def __init__(self, rows: Iterator[Rows]) -> None:
+        self._source = rows
+        self._held: list[Rows] = []
+
+    def take(self, count: int) -> Rows | None:
+        """The next `count` rows; None for none."""
+        if not count:
+            return None
+        while sum(map(len, self._held)) < count:
+            try:
+                self._held.append(next(self._source))
+            except StopIteration:
+                raise RuntimeError("fewer rows than were agreed: a window changed while it was read") from None
+        held = Rows.concat(self._held)
+        self._held = [held.slice(count, len(held))]
+        return held.slice(0, count)
+
+    def rest(self) -> bool:
+        """Whether rows are left over."""
+        return any(map(len, self._held)) or any(len(rows) for rows in self._source)
+
+
+def prefetch(items: Iterable[T], depth: int = PREFETCHED_BATCHES) -> Iterator[T]:
+    """The same items, made by a thread of their own a few ahead: reading overlaps with training."""
+    made: queue.Queue[tuple[bool, T | BaseException | None]] = queue.Queue(depth)
+    stopped = threading.Event()
+
+    def put(entry: tuple[bool, T | BaseException | None]) -> bool:
+        while not stopped.is_set():
+            try:
+                made.put(entry, timeout=0.1)
+            except queue.Full:
+                continue
+            return True
+        return False
+
+    def make() -> None:
+        try:
+            for item in items:
+                if not put((True, item)):
+                    return
+        except BaseException as error:  # noqa: BLE001 - handed to the consumer, which raises it
+            put((False, error))
+            return
+        put((False, None))
+
+    thread = threading.Thread(target=make, name="prefetch", daemon=True)
+    thread.start()
+    try:
+        while True:
+            more, item = made.get()
+            if more:
+                yield item  # type: ignore[misc]
+            elif item is None:
+                return
+            else:
+                raise item  # type: ignore[misc]
+    finally:
+        stopped.set()
+        thread.join()

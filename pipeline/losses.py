@@ -1,0 +1,29 @@
+"""The loss of a click model: labels and, beside them, a teacher's soft labels, under one correction."""
+
+from __future__ import annotations
+
+import torch
+from torch.nn.functional import binary_cross_entropy_with_logits as cross_entropy
+
+from pipeline.batch import ClickBatch
+
+
+def click_loss(logits: torch.Tensor, batch: ClickBatch) -> torch.Tensor:
+    """Weighted hard plus soft cross-entropy of a batch.
+
+    The offset is added to the student's logit and to the teacher's raw logit alike, so that both losses are taken on
+    the scale of the sampled examples (Rec-Distill 2026); cross-entropy on soft labels, whose gradient is sigma(s) -
+    sigma(t), does not vanish where predictions saturate, as the square of their difference does.
+
+    Args:
+        logits: (B,) what the model serves, without the offset.
+        batch: B rows; their weights are already divided by the step's normaliser.
+
+    Returns:
+        () the sum over the batch.
+    """
+    sampled = logits + batch.offset
+    hard = cross_entropy(sampled, batch.label, weight=batch.weight, reduction="sum")
+    soft_label = torch.sigmoid(batch.soft_logit + batch.offset)
+    soft = cross_entropy(sampled, soft_label, weight=batch.soft_weight, reduction="sum")
+    return hard + soft

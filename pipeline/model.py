@@ -1,0 +1,129 @@
+"""Click models: TorchRec's DLRM and DCNv2 over a schema's features, with a logit and a loss."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+from torchrec.models.dlrm import DLRM, DLRM_DCN, InteractionArch
+from torchrec.modules.embedding_configs import EmbeddingBagConfig, PoolingType
+from torchrec.modules.embedding_modules import EmbeddingBagCollection
+from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
+
+from pipeline.batch import ClickBatch
+from pipeline.config import ModelConfig
+from pipeline.losses import click_loss
+from pipeline.schema import Schema
+
+
+class FeatureError(ValueError):
+    """A model and a schema do not fit together."""
+
+
+class Features:
+    """The features of a schema that a model sees, in the order of its inputs."""
+
+    def __init__(self, schema: Schema, exclude: tuple[str, ...] = ()) -> None:
+        known = [f.name for f in (*schema.dense, *schema.categorical, *schema.lists)]
+        if unknown := sorted(set(exclude) - set(known)):
+            raise FeatureError(f"cannot exclude {unknown}: the schema has {known}")
+        self.dense = [f for f in schema.dense if f.name not in exclude]
+        self.categorical = [f for f in schema.categorical if f.name not in exclude]
+        self.lists = [f for f in schema.lists if f.name not in exclude]
+        if not self.categorical and not self.lists:
+            raise FeatureError(f"a model needs a categorical or list feature; of {known} it excludes {list(exclude)}")
+
+    @property
+    def keys(self) -> list[str]:
+        """Names of the sparse features, categorical before lists."""
+        return [f.name for f in (*self.categorical, *self.lists)]
+
+    @property
+    def widths(self) -> tuple[int, int, int]:
+        """Numbers of dense inputs, categorical and list features (D, F, L); at least one dense input, constant zero."""
+        return max(1, len(self.dense)), len(self.categorical), len(self.lists)
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of the columns that a reader needs for them."""
+        return [f.name for f in (*self.dense, *self.categorical, *self.lists)]
+
+
+class PairwiseInteraction(InteractionArch):
+    """DLRM's dot products of every pair of embeddings, gathered by one flat index.
+
+    Bitwise equal to TorchRec's gather by two indices, and half as expensive on a CPU.
+    """
+
+    def __init__(self, num_sparse_features: int) -> None:
+        super().__init__(num_sparse_features)
+        rows, columns = self.triu_indices
+        self.register_buffer("pairs", rows * (self.F + 1) + columns, persistent=False)
+
+    def forward(self, dense_features: torch.Tensor, sparse_features: torch.Tensor) -> torch.Tensor:
+        """From (B, D) and (B, F, D) to (B, D + F + F choose 2)."""
+        values = torch.cat((dense_features.unsqueeze(1), sparse_features), dim=1)
+        products = torch.bmm(values, values.transpose(1, 2))
+        flat = products.flatten(1).index_select(1, self.pairs)
+        return torch.cat((dense_features, flat), dim=1)
+
+
+class ClickModel(nn.Module):
+    """A DLRM or DCNv2 with its loss: from a batch of B rows to the loss and the (B,) logits that it serves."""
+
+    def __init__(self, network: DLRM) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, batch: ClickBatch) -> tuple[torch.Tensor, torch.Tensor]:
+        """() loss of the batch and (B,) logits without offset, detached."""
+        logits = self.network(batch.dense, batch.sparse).squeeze(-1)
+        return click_loss(logits, batch), logits.detach()
+
+
+def build_model(features: Features, config: ModelConfig, *, seed: int) -> ClickModel:
+    """A new model in host memory, its weights set by `seed` alone, whatever it is sharded over later."""
+    widths = config.widths
+    tables = [
+        EmbeddingBagConfig(
+            name=f"table_{feature.name}",
+            embedding_dim=widths.embedding_dim,
+            num_embeddings=feature.hash_size,
+            feature_names=[feature.name],
+            pooling=PoolingType.MEAN if getattr(feature, "pooling", "sum") == "mean" else PoolingType.SUM,
+        )
+        for feature in (*features.categorical, *features.lists)
+    ]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        embeddings = EmbeddingBagCollection(tables=tables, device=torch.device("cpu"))
+        shape = {
+            "embedding_bag_collection": embeddings,
+            "dense_in_features": features.widths[0],
+            "dense_arch_layer_sizes": [*widths.bottom, widths.embedding_dim],
+            "over_arch_layer_sizes": [*widths.over, 1],
+        }
+        if config.arch == "dlrm":
+            network = DLRM(**shape)
+            network.inter_arch = PairwiseInteraction(len(tables))
+        else:
+            network = DLRM_DCN(**shape, dcn_num_layers=widths.cross_layers, dcn_low_rank_dim=widths.cross_rank)
+    last = network.over_arch.model[-1]
+    with torch.no_grad():
+        last.bias.fill_(math.log(config.prior / (1 - config.prior)))
+    return ClickModel(network)
+
+
+def forward_flops(model: ClickModel, features: Features) -> float:
+    """Floating-point operations of one example's forward pass, as PyTorch counts its matrix products."""
+    size = 8
+    sparse = KeyedJaggedTensor(
+        keys=features.keys,
+        values=torch.zeros(size * len(features.keys), dtype=torch.long),
+        lengths=torch.ones(size * len(features.keys), dtype=torch.int32),
+    )
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model.network(torch.zeros(size, features.widths[0]), sparse)
+    return counter.get_total_flops() / size

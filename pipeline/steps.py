@@ -1,0 +1,176 @@
+"""Steps: one variant trained on one window, named by its content, published whole, linked into chains."""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.config import Frozen, StepConfig, content_key
+from pipeline.dataset import WindowManifest
+from pipeline.job import head_path
+from pipeline.lake import Lake
+from pipeline.teacher import MissingScores, Scores
+from pipeline.window import Window
+
+SEMANTICS_VERSION = 1
+"""Raised by hand whenever the same config and data train to something else; golden losses guard it."""
+
+NORMALISER = "rows"
+"""A step's loss is divided by its number of selected rows, whatever their weights."""
+
+
+class MissingParent(ValueError):
+    """The step before is not done, and nothing falls back to new weights."""
+
+
+class ContradictoryParent(ValueError):
+    """The step before trained a model that this config cannot go on with."""
+
+
+class StepManifest(Frozen):
+    """A step that is done: what it was made of, what it left in the lake, what it measured."""
+
+    key: str
+    """sha256 of everything that decides the outcome."""
+    generation: str
+    """Which run of this step left the files."""
+    dataset: str
+    window: Window
+    config: StepConfig
+    schema_key: str
+    window_digest: str
+    scores_read: tuple[str, str] | None
+    """The teacher's step key and the digest of its scores; None without a teacher."""
+    parent: str | None
+    """Key of the step before; None when this one started from new weights."""
+    first: Window
+    """The window in which the chain started from new weights."""
+    checkpoint: str | None
+    """Folder of the lake; None where the span keeps none."""
+    predictions: str
+    """Parquet file of the lake: the evaluation slice."""
+    scores: Scores | None
+    """This model's own scores of the window, if it teaches."""
+    metrics: dict[str, float]
+    """On the evaluation slice, before training."""
+    progressive: dict[str, float]
+    """From the training pass, each batch before its update; rows weighted by 1 / pi_y(x)."""
+    num_rows: int
+    num_evaluated: int
+    num_selected: int
+    num_updates: int
+    total_examples: int
+    """Rows trained on since the chain's first window."""
+    flops: float
+    """Of this step: training (three forward passes), evaluation and scoring."""
+    total_flops: float
+    seconds: dict[str, float]
+    """Wall time by part: load, evaluate, train, save."""
+    num_workers: int
+    normaliser: str = NORMALISER
+    versions: dict[str, str] = {}
+
+    @property
+    def short(self) -> str:
+        """The key as paths and people see it."""
+        return self.key[:16]
+
+
+def step_key(
+    config: StepConfig, window: WindowManifest, scores: Scores | None, parent: StepManifest | None
+) -> str:
+    """The identity of a step. Names, workers and other operational settings are no part of it."""
+    return content_key(
+        {
+            "semantics": SEMANTICS_VERSION,
+            "config": config.model_dump(mode="json", exclude_defaults=True),
+            "schema": window.schema_key,
+            "window": window.digest,
+            "scores": None if scores is None else scores.digest,
+            "parent": None if parent is None else parent.key,
+        }
+    )
+
+
+@dataclass(frozen=True)
+class StepStore:
+    """The steps of a data set in the lake, and the heads of the chains that run through them."""
+
+    lake: Lake
+    dataset: str
+
+    def _path(self, key: str) -> str:
+        return f"steps/{self.dataset}/{key[:16]}/manifest.json"
+
+    def read(self, key: str) -> StepManifest | None:
+        """The step of that key, if it is done."""
+        document = self.lake.read(self._path(key))
+        return None if document is None else StepManifest.model_validate(document)
+
+    def new_generation(self, key: str) -> tuple[str, str]:
+        """A generation's id and the new folder for its files; they count once a manifest names them."""
+        generation = uuid.uuid4().hex[:8]
+        return generation, f"steps/{self.dataset}/{key[:16]}/gen-{generation}"
+
+    def publish(self, manifest: StepManifest, previous: StepManifest | None) -> None:
+        """Make a step known, or replace the generation that was read before it ran."""
+        before = None if previous is None else previous.model_dump(mode="json")
+        self.lake.replace(self._path(manifest.key), manifest.model_dump(mode="json"), before)
+
+    def head(self, lineup: str, variant: str, seed: int, window: Window) -> StepManifest | None:
+        """The step with which a chain closed a window."""
+        pointer = self.lake.read(head_path(self.dataset, lineup, variant, seed, window))
+        return None if pointer is None else self.read(pointer["step"])
+
+    def set_head(self, lineup: str, variant: str, seed: int, step: StepManifest) -> None:
+        """Let a chain's window point to a step."""
+        path = head_path(self.dataset, lineup, variant, seed, step.window)
+        previous = self.lake.read(path)
+        pointer: dict[str, Any] = {"step": step.key, "generation": step.generation}
+        if previous != pointer:
+            self.lake.replace(path, pointer, previous)
+
+    def require_parent(self, lineup: str, variant: str, seed: int, window: Window) -> StepManifest:
+        """The step that closed the window before `window`.
+
+        Raises:
+            MissingParent: it is not done.
+        """
+        parent = self.head(lineup, variant, seed, window.previous())
+        if parent is None:
+            raise MissingParent(
+                f"{variant!r} (line-up {lineup!r}, seed {seed}) has no checkpoint of {window.previous()}, the window "
+                f"before {window}: run `online_training` for {window.previous()}, or `historical_warmup` of this variant "
+                "over a span that ends there"
+            )
+        return parent
+
+    def require_scores(self, lineup: str, teacher: str, seed: int, window: Window) -> Scores:
+        """The scores that a teacher of the same line-up left for a window.
+
+        Raises:
+            MissingScores: there are none.
+        """
+        step = self.head(lineup, teacher, seed, window)
+        if step is None or step.scores is None:
+            raise MissingScores(
+                f"teacher {teacher!r} (line-up {lineup!r}, seed {seed}) has left no scores for {window}: train "
+                f"{teacher!r} on {window} first; `historical_warmup` over that span makes them"
+            )
+        return step.scores
+
+
+def check_parent(config: StepConfig, parent: StepManifest, variant: str) -> None:
+    """Refuse to go on with a model of another shape or seed.
+
+    Raises:
+        ContradictoryParent: says what differs.
+    """
+    ours, theirs = config.model_dump(mode="json"), parent.config.model_dump(mode="json")
+    for part in ("model", "seed"):
+        if ours[part] != theirs[part]:
+            raise ContradictoryParent(
+                f"{variant!r} has {part} {ours[part]}, but its checkpoint of {parent.window} was trained with "
+                f"{theirs[part]}: give the changed variant a new name and warm it up, or take the change back"
+            )

@@ -1,0 +1,202 @@
+"""Training: one chronological pass over a window, scoring each batch before learning from it."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from numpy.typing import NDArray
+from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
+
+from pipeline.batch import ClickBatch, Rows
+from pipeline.config import All, ModelConfig, OptimizerConfig, StepConfig
+from pipeline.examples import (
+    Join,
+    Share,
+    agree,
+    batches,
+    count_selected,
+    passed_over_rows,
+    prefetch,
+    selected_rows,
+)
+from pipeline.metrics import ClickSums
+from pipeline.model import Features, build_model, forward_flops
+from pipeline.sharding import shard
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """What one pass over a window gave."""
+
+    sums: ClickSums
+    """Progressive sums over the trained rows of all workers, each weighted by 1 / pi_y(x)."""
+    num_rows: int
+    """Rows trained on, over all workers."""
+    num_scored: int
+    """Rows scored and not trained on, over all workers."""
+    num_updates: int
+    """Optimizer steps."""
+    positions: NDArray[np.int64]
+    """(N,) places of this worker's rows in the window's order; empty unless scores were asked for."""
+    logits: NDArray[np.float32]
+    """(N,) logits of those rows before the update on their batch."""
+    seconds: float
+    """Wall time of the pass."""
+
+
+class Trainer:
+    """A sharded model with its optimizer and the pipeline that feeds it, on this worker's device."""
+
+    def __init__(
+        self, features: Features, model: ModelConfig, optimizer: OptimizerConfig, *, seed: int, device: torch.device
+    ) -> None:
+        fresh = build_model(features, model, seed=seed)
+        self.forward_flops = forward_flops(fresh, features)
+        """Floating-point operations of one example's forward pass."""
+        self.num_dense_parameters = sum(p.numel() for n, p in fresh.named_parameters() if "embedding_bags" not in n)
+        self.num_embedding_parameters = sum(p.numel() for n, p in fresh.named_parameters() if "embedding_bags" in n)
+        self.features = features
+        self.device = device
+        self.model, self.optimizer = shard(fresh, optimizer, device)
+        self._pipeline: TrainPipelineSparseDist[ClickBatch, torch.Tensor] = TrainPipelineSparseDist(
+            self.model, self.optimizer, device
+        )
+
+    def train(
+        self,
+        share: Share,
+        config: StepConfig,
+        *,
+        salt: int,
+        scores: Join | None = None,
+        score_all: bool = False,
+        progress: Progress | None = None,
+    ) -> Trained:
+        """Train on the selected rows of a window, in order, once; every worker calls this.
+
+        Args:
+            share: the worker's part of the window.
+            config: selection, batch size and the weight of the soft loss.
+            salt: key of the selection's hash.
+            scores: the teacher's logits by row group, when there is a soft loss.
+            score_all: keep this model's own logit for every row of the window: those trained on from the training pass,
+                the others from forward-only batches in between.
+            progress: told the steps done and the steps in all, after each.
+        """
+        count = count_selected(share, config.selection, salt=salt)
+        schedule = agree(count, config.optimizer.batch_size, share.world_size)
+        source = batches(
+            selected_rows(share, config.selection, salt=salt, scores=scores),
+            schedule,
+            share,
+            soft_weight=config.soft_weight or 0.0,
+        )
+        num_scored = 0
+        if score_all and not isinstance(config.selection, All):
+            rest = len_of(share) - count
+            passed = agree(rest, config.optimizer.batch_size, share.world_size)
+            num_scored = sum(passed.counts)
+            scoring = batches(passed_over_rows(share, config.selection, salt=salt), passed, share)
+            source = interleave(source, schedule.num_steps, scoring, passed.num_steps)
+        self.model.train()
+        started = time.perf_counter()
+        sums = ClickSums()
+        kept: list[tuple[NDArray[np.int64], NDArray[np.float32]]] = []
+        done = 0
+        for rows, logits in self._run(source):
+            done += 1
+            if rows is not None:
+                sums += ClickSums.of(rows.label, logits, weight=rows.importance * (rows.weight > 0))
+                if score_all:
+                    kept.append((rows.position, logits))
+            if progress is not None:
+                progress(done, schedule.num_steps)
+        seconds = time.perf_counter() - started
+        return Trained(
+            sums=all_sums(sums),
+            num_rows=sum(schedule.counts),
+            num_scored=num_scored,
+            num_updates=schedule.num_steps,
+            positions=np.concatenate([p for p, _ in kept]) if kept else np.empty(0, np.int64),
+            logits=np.concatenate([z for _, z in kept]) if kept else np.empty(0, np.float32),
+            seconds=seconds,
+        )
+
+    def predict(self, share: Share, rows: Iterator[Rows], num_rows: int, batch_size: int) -> Iterator[tuple[Rows, Logits]]:
+        """Score rows forward-only, in order; every worker calls this and exhausts it.
+
+        Args:
+            share: the worker's part of the window.
+            rows: what to score.
+            num_rows: how many rows that is on this worker.
+            batch_size: rows per step over all workers.
+        """
+        self.model.eval()
+        schedule = agree(num_rows, batch_size, share.world_size)
+        with torch.no_grad():
+            for scored, logits in self._run(batches(rows, schedule, share)):
+                if scored is not None:
+                    yield scored, logits
+
+    def _run(self, source: Iterator[tuple[ClickBatch, Rows | None]]) -> Iterator[tuple[Rows | None, Logits]]:
+        """Feed the pipeline to its end, so that it is drained before the model is put to another use."""
+        sent: deque[Rows | None] = deque()
+
+        def fed() -> Iterator[ClickBatch]:
+            for batch, rows in prefetch(source):
+                sent.append(rows)
+                yield batch.pin_memory() if self.device.type == "cuda" else batch
+
+        stream = fed()
+        while True:
+            try:
+                logits = self._pipeline.progress(stream)
+            except StopIteration:
+                return
+            rows = sent.popleft()
+            yield rows, logits[: 0 if rows is None else len(rows)].cpu().numpy()
+
+
+Logits = NDArray[np.float32]
+
+
+def len_of(share: Share) -> int:
+    """Rows of a worker's share."""
+    return count_selected(share, All(), salt=0)
+
+
+def interleave(
+    first: Iterator[tuple[ClickBatch, Rows | None]],
+    num_first: int,
+    second: Iterator[tuple[ClickBatch, Rows | None]],
+    num_second: int,
+) -> Iterator[tuple[ClickBatch, Rows | None]]:
+    """Both streams, the second spread evenly over the first: the same order on every worker.
+
+    A batch whose weights are all zero has a zero gradient, under which Adagrad moves nothing.
+    """
+    given = 0
+    for step in range(num_first):
+        yield next(first)
+        while given < num_second * (step + 1) // num_first:
+            given += 1
+            yield next(second)
+    yield from first
+    yield from second
+
+
+def all_sums(sums: ClickSums) -> ClickSums:
+    """The sums over all workers' rows."""
+    if dist.get_world_size() == 1:
+        return sums
+    gathered: list[ClickSums | None] = [None] * dist.get_world_size()
+    dist.all_gather_object(gathered, sums)
+    return sum((s for s in gathered if s is not None), ClickSums())
