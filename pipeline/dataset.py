@@ -1,0 +1,508 @@
+"""Published windows: their physical format, their manifests, how they are written whole and how they are read."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import uuid
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from pyarrow import fs
+
+from pipeline.lake import Conflict, Lake, LakeError, checked_name, checked_path
+from pipeline.schema import Schema
+from pipeline.window import Window
+
+ROW_GROUP_SIZE = 4096
+"""Rows of a row group, the unit that training deals to its ranks."""
+PART_ROWS = 1 << 20
+"""Rows of a part, at most."""
+
+_FLUSH_GROUPS = 16
+_OPEN_FILES = 8
+
+
+class MissingWindow(LakeError):
+    """No such window has been published."""
+
+
+class BadBatch(ValueError):
+    """Rows offered for a window break its physical format; the program that made them is wrong."""
+
+
+@dataclass(frozen=True)
+class WindowPart:
+    """One parquet file of a window."""
+
+    path: str
+    """Relative to the lake's root."""
+    num_rows: int
+    """Rows in the file."""
+    num_row_groups: int
+    """Row groups in the file; all but the last have the window's `row_group_size`."""
+
+    def __post_init__(self) -> None:
+        checked_path(self.path)
+
+
+@dataclass(frozen=True)
+class WindowManifest:
+    """What a published window consists of."""
+
+    dataset: str
+    """The data set it belongs to."""
+    window: Window
+    """The day."""
+    generation: str
+    """Which publication of the window this is; another one of the same content has the same digest."""
+    parts: tuple[WindowPart, ...]
+    """Its files in the order of their rows: by (event_time, example_id) across all of them."""
+    num_rows: int
+    """Rows in all parts."""
+    num_positives: int
+    """Rows with label 1."""
+    schema_key: str
+    """Key of the schema that gave the columns their meaning."""
+    digest: str
+    """SHA-256 of the rows; the order of source files, the cut into parts and the generation do not enter it."""
+    sources: tuple[str, ...]
+    """Where the rows came from."""
+    quarantined: dict[str, int]
+    """Rows left out, by reason; their raw values lie in the generation's `quarantine.parquet`."""
+    row_group_size: int
+    """Rows of every row group but the last of a part."""
+
+    @property
+    def num_row_groups(self) -> int:
+        """Row groups in all parts."""
+        return sum(part.num_row_groups for part in self.parts)
+
+    @property
+    def prefix(self) -> str:
+        """Where the generation's files lie, relative to the lake's root."""
+        return generation_prefix(self.dataset, self.window, self.generation)
+
+    def to_json(self) -> dict[str, Any]:
+        """The document that stands in the lake."""
+        parts = [asdict(part) for part in self.parts]
+        rest = {"window": self.window.name, "parts": parts, "sources": list(self.sources)}
+        return {**self.__dict__, **rest, "quarantined": dict(self.quarantined)}
+
+    @classmethod
+    def from_json(cls, document: dict[str, Any]) -> WindowManifest:
+        """The manifest in a document of the lake."""
+        return cls(
+            **{
+                **document,
+                "window": Window.of(document["window"]),
+                "parts": tuple(WindowPart(**part) for part in document["parts"]),
+                "sources": tuple(document["sources"]),
+            }
+        )
+
+
+def physical_schema(schema: Schema) -> pa.Schema:
+    """The columns of a published window, in order; none holds nulls."""
+    types = {"example_id": pa.uint64(), "event_time": pa.timestamp("us", "UTC"), "label": pa.uint8()}
+    types |= {"cluster": pa.uint64(), "true_prob": pa.float64()}
+    types |= {feature.name: pa.float32() for feature in schema.dense}
+    types |= {feature.name: pa.int32() for feature in schema.categorical}
+    types |= {feature.name: pa.list_(pa.int32()) for feature in schema.lists}
+    return pa.schema([(name, types[name]) for name in schema.column_names])
+
+
+def window_prefix(dataset: str, window: Window) -> str:
+    """Where everything about a window lies, relative to the lake's root."""
+    return f"windows/{checked_name(dataset)}/window={window.name}"
+
+
+def generation_prefix(dataset: str, window: Window, generation: str) -> str:
+    """Where the files of one publication of a window lie, relative to the lake's root."""
+    return f"{window_prefix(dataset, window)}/gen-{checked_name(generation)}"
+
+
+def manifest_path(dataset: str, window: Window) -> str:
+    """Where a window's manifest lies, relative to the lake's root."""
+    return f"{window_prefix(dataset, window)}/manifest.json"
+
+
+def schema_path(dataset: str, schema_key: str) -> str:
+    """Where a schema that some window of the data set was published with lies, relative to the lake's root."""
+    return f"windows/{checked_name(dataset)}/schema-{checked_name(schema_key)}.json"
+
+
+def read_manifest(lake: Lake, dataset: str, window: Window) -> WindowManifest | None:
+    """The window's current manifest; None where the window has not been published."""
+    document = lake.read(manifest_path(dataset, window))
+    return None if document is None else WindowManifest.from_json(document)
+
+
+def require_manifest(lake: Lake, dataset: str, window: Window) -> WindowManifest:
+    """The window's current manifest.
+
+    Raises:
+        MissingWindow: the window has not been published; says how to.
+    """
+    manifest = read_manifest(lake, dataset, window)
+    if manifest is None:
+        raise MissingWindow(
+            f"window {window.name} of data set {dataset!r} is needed, got none at "
+            f"{lake.address(manifest_path(dataset, window))}: publish it with `windrow ingest` "
+            f"or by running the DAG `ingest_windows` for that day"
+        )
+    return manifest
+
+
+def read_schema(lake: Lake, dataset: str, schema_key: str) -> Schema:
+    """The schema that windows of the data set were published with.
+
+    Raises:
+        LakeError: there is none under that key.
+    """
+    path = schema_path(dataset, schema_key)
+    document = lake.read(path)
+    if document is None:
+        raise LakeError(
+            f"schema {schema_key} of data set {dataset!r} is needed, got none at {lake.address(path)}: "
+            f"ingest the window that names it again with `windrow ingest --force`"
+        )
+    return Schema.of(document, lake.address(path))
+
+
+def write_schema(lake: Lake, dataset: str, schema: Schema) -> None:
+    """Put the schema where `read_schema` finds it; it stays if it is there already."""
+    path = schema_path(dataset, schema.key)
+    if lake.read(path) is None:
+        try:
+            lake.create(path, schema.model_dump(mode="json"))
+        except Conflict:
+            return  # another job published the same schema: the key comes from its content
+
+
+class _Digest:
+    """SHA-256 over the values of each column, whatever the batches they came in."""
+
+    def __init__(self, columns: pa.Schema) -> None:
+        self._columns = columns
+        self._states = {field.name: (hashlib.sha256(), hashlib.sha256()) for field in columns}
+
+    def update(self, batch: pa.RecordBatch) -> None:
+        for field, column in zip(batch.schema, batch.columns, strict=True):
+            values, lengths = self._states[field.name]
+            if pa.types.is_list(field.type):
+                lengths.update(np.ascontiguousarray(pc.list_value_length(column).to_numpy()).data)
+            flat = column.flatten() if pa.types.is_list(field.type) else column
+            values.update(np.ascontiguousarray(_numbers(flat)).data)
+
+    def hexdigest(self) -> str:
+        whole = hashlib.sha256()
+        for field in self._columns:
+            values, lengths = self._states[field.name]
+            whole.update(f"{field.name}:{field.type}:{values.hexdigest()}:{lengths.hexdigest()}\n".encode())
+        return whole.hexdigest()
+
+
+def _numbers(column: pa.Array) -> npt.NDArray[Any]:
+    plain = column.view(pa.int64()) if pa.types.is_timestamp(column.type) else column
+    numbers: npt.NDArray[Any] = plain.to_numpy()
+    return numbers
+
+
+class WindowWriter:
+    """Writes one generation of a window; nothing of it counts until `publish`, and leaving without it removes it.
+
+    Args:
+        lake: where to.
+        dataset: the data set's name.
+        window: the day.
+        schema: what the columns mean.
+        row_group_size: rows of every row group but the last of a part.
+        part_rows: rows of a part at most, rounded down to whole row groups.
+    """
+
+    def __init__(
+        self,
+        lake: Lake,
+        dataset: str,
+        window: Window,
+        schema: Schema,
+        *,
+        row_group_size: int = ROW_GROUP_SIZE,
+        part_rows: int = PART_ROWS,
+    ) -> None:
+        if row_group_size < 1:
+            raise ValueError(f"row_group_size must be at least 1, got {row_group_size}")
+        self.lake, self.dataset, self.window, self.schema = lake, dataset, window, schema
+        self.columns = physical_schema(schema)
+        self.row_group_size = row_group_size
+        self.generation = uuid.uuid4().hex[:12]
+        self.prefix = generation_prefix(dataset, window, self.generation)
+        self._part_rows = max(part_rows // row_group_size, 1) * row_group_size
+        self._before = lake.read(manifest_path(dataset, window))
+        self._digest = _Digest(self.columns)
+        self._parts: list[WindowPart] = []
+        self._pending: list[pa.RecordBatch] = []
+        self._num_pending = self._num_in_part = self._num_rows = self._num_positives = 0
+        self._last = (-1, -1)
+        self._writer: pq.ParquetWriter | None = None
+        self._published = False
+
+    def __enter__(self) -> Self:
+        if self.lake.is_local:  # an object store has no directories to make
+            self.lake.files.create_dir(self.prefix, recursive=True)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+        if not self._published:
+            discard(self.lake, self.prefix)
+
+    def write(self, batch: pa.RecordBatch) -> None:
+        """Add rows that follow all those written before by (event_time, example_id).
+
+        Raises:
+            BadBatch: they do not, or break the physical format in another way.
+        """
+        if batch.num_rows == 0:
+            return
+        self._check(batch)
+        self._digest.update(batch)
+        self._num_rows += batch.num_rows
+        self._num_positives += int(np.count_nonzero(batch.column("label").to_numpy()))
+        self._pending.append(batch)
+        self._num_pending += batch.num_rows
+        if self._num_pending >= _FLUSH_GROUPS * self.row_group_size:
+            self._flush(keep=self._num_pending % self.row_group_size)
+
+    def publish(self, sources: Sequence[str], quarantined: Mapping[str, int], *, force: bool) -> WindowManifest:
+        """Make what was written the window's current generation, unless the current one already says the same.
+
+        Returns:
+            The manifest that is current now; its generation differs from this writer's if nothing was replaced.
+
+        Raises:
+            BadBatch: nothing was written.
+            Conflict: somebody else published the window since this writer began.
+        """
+        if self._num_rows == 0:
+            raise BadBatch(f"window {self.window.name} of {self.dataset!r} must hold rows, got none")
+        self._flush(keep=0)
+        self._end_part()
+        current = None if self._before is None else WindowManifest.from_json(self._before)
+        digest = self._digest.hexdigest()
+        if current is not None and not force and self._says_the_same(current, digest):
+            return current
+        manifest = WindowManifest(
+            dataset=self.dataset,
+            window=self.window,
+            generation=self.generation,
+            parts=tuple(self._parts),
+            num_rows=self._num_rows,
+            num_positives=self._num_positives,
+            schema_key=self.schema.key,
+            digest=digest,
+            sources=tuple(sorted(set(sources))),
+            quarantined=dict(sorted(quarantined.items())),
+            row_group_size=self.row_group_size,
+        )
+        write_schema(self.lake, self.dataset, self.schema)
+        self.lake.replace(manifest_path(self.dataset, self.window), manifest.to_json(), self._before)
+        self._published = True
+        return manifest
+
+    def _says_the_same(self, current: WindowManifest, digest: str) -> bool:
+        ours = (digest, self.schema.key, self.row_group_size)
+        if (current.digest, current.schema_key, current.row_group_size) != ours:
+            return False
+        found = self.lake.files.get_file_info([part.path for part in current.parts])
+        return all(info.type == fs.FileType.File for info in found)
+
+    def _check(self, batch: pa.RecordBatch) -> None:
+        if not batch.schema.equals(self.columns):
+            raise BadBatch(f"rows must have the columns\n{self.columns}\ngot\n{batch.schema}")
+        if holes := [name for name in batch.schema.names if batch.column(name).null_count]:
+            raise BadBatch(f"no column of a window holds nulls, got some in {', '.join(holes)}")
+        times, ids = _numbers(batch.column("event_time")), _numbers(batch.column("example_id"))
+        first = (int(times[0]), int(ids[0]))
+        rising = (times[1:] > times[:-1]) | ((times[1:] == times[:-1]) & (ids[1:] > ids[:-1]))
+        if first <= self._last or not rising.all():
+            raise BadBatch("rows must be sorted by (event_time, example_id), each pair once; got others")
+        self._last = (int(times[-1]), int(ids[-1]))
+        start, end = (int(edge.timestamp()) * 1_000_000 for edge in (self.window.start, self.window.end))
+        if first[0] < start or self._last[0] >= end:
+            raise BadBatch(f"event times must lie in window {self.window.name}, got {batch.column('event_time')[0]}")
+        if int(_numbers(batch.column("label")).max()) > 1:
+            raise BadBatch("labels must be 0 or 1, got others")
+
+    def _flush(self, keep: int) -> None:
+        """Write the pending rows but the last `keep`, in whole row groups save at the window's end."""
+        if not self._pending:
+            return
+        table = pa.Table.from_batches(self._pending, self.columns).combine_chunks()
+        end, start = table.num_rows - keep, 0
+        while start < end:
+            count = min(self._part_rows - self._num_in_part, end - start)
+            self._part().write_table(table.slice(start, count), row_group_size=self.row_group_size)
+            self._num_in_part += count
+            start += count
+            if self._num_in_part == self._part_rows:
+                self._end_part()
+        self._pending = table.slice(end).to_batches() if keep else []
+        self._num_pending = keep
+
+    def _part(self) -> pq.ParquetWriter:
+        if self._writer is None:
+            # Plain pages and few statistics: a training job decodes every row group many times, and prunes none.
+            self._writer = pq.ParquetWriter(
+                f"{self.prefix}/part-{len(self._parts):05d}.parquet",
+                self.columns,
+                filesystem=self.lake.files,
+                compression="lz4",
+                use_dictionary=False,
+                write_statistics=["example_id", "event_time"],
+            )
+        return self._writer
+
+    def _end_part(self) -> None:
+        if self._writer is None:
+            return
+        self._writer.close()
+        self._writer = None
+        path = f"{self.prefix}/part-{len(self._parts):05d}.parquet"
+        self._parts.append(WindowPart(path, self._num_in_part, -(-self._num_in_part // self.row_group_size)))
+        self._num_in_part = 0
+
+
+def publish_window(
+    lake: Lake,
+    dataset: str,
+    window: Window,
+    schema: Schema,
+    batches: Iterable[pa.RecordBatch],
+    sources: Sequence[str] = (),
+    quarantined: Mapping[str, int] | None = None,
+    *,
+    quarantine: Iterable[pa.RecordBatch] = (),
+    row_group_size: int = ROW_GROUP_SIZE,
+    part_rows: int = PART_ROWS,
+    force: bool = False,
+    progress: Callable[[str], None] | None = None,
+) -> WindowManifest:
+    """Publish a window whole, or leave the lake as it was.
+
+    Args:
+        lake: where to.
+        dataset: the data set's name.
+        window: the day.
+        schema: what the columns mean.
+        batches: the rows in the format of `physical_schema`, sorted by (event_time, example_id).
+        sources: where the rows came from.
+        quarantined: rows left out, by reason.
+        quarantine: those rows' raw values with their reason, all of one Arrow schema.
+        row_group_size: rows of every row group but the last of a part.
+        part_rows: rows of a part at most, rounded down to whole row groups.
+        force: publish a new generation even if the current one says the same.
+        progress: told in one line what came of it.
+
+    Returns:
+        The manifest that is current now.
+
+    Raises:
+        LakeError: the data set's name would leave the lake.
+        BadBatch: the rows break the physical format, or there are none.
+        Conflict: somebody else published the window meanwhile.
+    """
+    with WindowWriter(lake, dataset, window, schema, row_group_size=row_group_size, part_rows=part_rows) as writer:
+        for batch in batches:
+            writer.write(batch)
+        _write_quarantine(lake, writer.prefix, quarantine)
+        manifest = writer.publish(sources, quarantined or {}, force=force)
+    if progress is not None:
+        what = "published" if manifest.generation == writer.generation else "already published, left as it is"
+        progress(f"{dataset} {window.name}: {what} ({manifest.num_rows:,} rows, {manifest.num_positives:,} positive)")
+    return manifest
+
+
+def _write_quarantine(lake: Lake, prefix: str, batches: Iterable[pa.RecordBatch]) -> None:
+    writer: pq.ParquetWriter | None = None
+    try:
+        for batch in batches:
+            if writer is None:
+                path = f"{prefix}/quarantine.parquet"
+                writer = pq.ParquetWriter(path, batch.schema, filesystem=lake.files, compression="lz4")
+            writer.write_batch(batch)
+    finally:
+        if writer is not None:
+            writer.close()
+
+
+def discard(lake: Lake, prefix: str) -> None:
+    """Remove the files below a generation's prefix; none may be there."""
+    if lake.files.get_file_info(prefix).type == fs.FileType.Directory:
+        lake.files.delete_dir(prefix)
+
+
+class _OpenFiles(threading.local):
+    """The parquet files that this thread read last: opening one parses a footer as long as many row groups."""
+
+    def __init__(self) -> None:
+        self.files: OrderedDict[tuple[str, str], pq.ParquetFile] = OrderedDict()
+
+    def get(self, lake: Lake, path: str) -> pq.ParquetFile:
+        key = (lake.url, path)
+        if key in self.files:
+            self.files.move_to_end(key)
+            return self.files[key]
+        try:
+            opened = pq.ParquetFile(lake.files.open_input_file(checked_path(path)), pre_buffer=not lake.is_local)
+        except FileNotFoundError:
+            raise LakeError(
+                f"{lake.address(path)} is named by a manifest, got no such file: "
+                f"publish its window again with `windrow ingest --force`"
+            ) from None
+        self.files[key] = opened
+        if len(self.files) > _OPEN_FILES:
+            self.files.popitem(last=False)[1].close(force=True)
+        return opened
+
+
+_open_files = _OpenFiles()
+
+
+def read_row_group(lake: Lake, manifest: WindowManifest, index: int, columns: Sequence[str] | None = None) -> pa.Table:
+    """One row group of a window.
+
+    Args:
+        lake: where it lies.
+        manifest: the window's.
+        index: counts the row groups of all parts in order, from 0.
+        columns: which columns, in which order; all by default.
+
+    Raises:
+        IndexError: the window has fewer row groups.
+        LakeError: a file that the manifest names is gone.
+    """
+    local = index
+    for part in manifest.parts:
+        if 0 <= local < part.num_row_groups:
+            chosen = None if columns is None else list(columns)
+            table = _open_files.get(lake, part.path).read_row_group(local, columns=chosen, use_threads=False)
+            return table if chosen is None or table.column_names == chosen else table.select(chosen)
+        local -= part.num_row_groups
+    raise IndexError(
+        f"window {manifest.window.name} of {manifest.dataset!r} has {manifest.num_row_groups} row groups, "
+        f"got index {index}"
+    )
