@@ -1,0 +1,1 @@
+"""Runs jobs on a Ray cluster from Airflow, and knows nothing of training."""

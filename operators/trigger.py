@@ -1,0 +1,185 @@
+"""Waits for a Ray job without holding a worker: copies its log, keeps its deadline, stops it when the task is killed."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from airflow.sdk import BaseHook, BaseXCom
+from airflow.triggers.base import BaseTrigger, TriggerEvent
+
+from operators.client import RayError, RayJob, RayJobs
+from operators.links import MLFLOW_KEY
+from operators.tracking import TrackingError, TrackingServer
+
+POLL_S = 3.0
+LOG_SHARE = 20.0
+"""The API hands out a log only whole, so fetching it takes no more than this fraction (one in ...) of the time."""
+LINK_POLL_S = 15.0
+UNREACHABLE_S = 300.0
+"""A cluster that does not answer for so long is given up; the task's next try finds the job if it still runs."""
+CLOSING_TRIES = 3
+LAST_LINES = 12
+Outcome = Literal["ended", "deadline", "lost", "unreachable"]
+"""How the wait was over; `lost` when the cluster no longer knows the job."""
+
+
+class RayJobTrigger(BaseTrigger):
+    """Fires once, when the job has ended, is lost, or has run past its deadline and was stopped.
+
+    Args:
+        submission_id: the job.
+        deadline: an aware time in ISO format; the job is stopped then.
+        ray_conn_id: the Airflow connection to the cluster.
+        mlflow_conn_id: the Airflow connection to the tracking server.
+        poll_s: seconds between two looks.
+    """
+
+    def __init__(
+        self, submission_id: str, deadline: str, ray_conn_id: str, mlflow_conn_id: str, poll_s: float = POLL_S
+    ) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.submission_id = submission_id
+        self.deadline = deadline
+        self.ray_conn_id = ray_conn_id
+        self.mlflow_conn_id = mlflow_conn_id
+        self.poll_s = poll_s
+        self._stored_page: str | None = None
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        """What another triggerer needs to go on."""
+        return f"{__name__}.RayJobTrigger", {
+            "submission_id": self.submission_id,
+            "deadline": self.deadline,
+            "ray_conn_id": self.ray_conn_id,
+            "mlflow_conn_id": self.mlflow_conn_id,
+            "poll_s": self.poll_s,
+        }
+
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        """Poll until the end. Nothing here stops the job when the triggerer itself is restarted."""
+        async with RayJobs.of(await BaseHook.aget_connection(self.ray_conn_id)) as jobs:
+            log = _LogCopy(jobs, self.submission_id, self._say)
+            self._say(f"Following Ray job {self.submission_id}, at the latest until {self.deadline}; its log:")
+            outcome, job = await self._await_end(jobs, log)
+            await log.copy()
+            # A cluster that does not answer may still run the job: its runs stay open.
+            if outcome != "unreachable" and (job is None or job.status != "SUCCEEDED"):
+                await self._close_runs("FAILED" if job and job.status == "FAILED" else "KILLED")
+            await self._store_link()
+            yield _event(
+                {
+                    "outcome": outcome,
+                    "submission_id": self.submission_id,
+                    "status": job.status if job else None,
+                    "exit_code": job.exit_code if job else None,
+                    "message": job.message[:1000] if job else "",
+                    "last_lines": log.last_lines,
+                }
+            )
+
+    async def on_kill(self) -> None:
+        """A person cleared or marked the task: stop the job and say so in MLflow."""
+        self._say(f"The task was killed: stopping Ray job {self.submission_id}")
+        async with RayJobs.of(await BaseHook.aget_connection(self.ray_conn_id)) as jobs:
+            job = await jobs.stop(self.submission_id)
+        self._say(f"Ray job {self.submission_id} is {job.status if job else 'gone'}")
+        await self._close_runs("KILLED")
+
+    async def _await_end(self, jobs: RayJobs, log: _LogCopy) -> tuple[Outcome, RayJob | None]:
+        deadline = datetime.fromisoformat(self.deadline)
+        last_answer = next_link = time.monotonic()
+        while True:
+            try:
+                job = await jobs.get(self.submission_id)
+                if job is None or not job.active:
+                    return ("lost", None) if job is None else ("ended", job)
+                if datetime.now(UTC) >= deadline:
+                    self._say(f"The deadline {self.deadline} has passed: stopping the job")
+                    return "deadline", await jobs.stop(self.submission_id)
+                await log.copy_if_cheap()
+                last_answer = time.monotonic()
+                if last_answer >= next_link:
+                    await self._store_link()
+                    next_link = time.monotonic() + LINK_POLL_S
+            except RayError as error:
+                self._say(f"{error}; asking again")
+                if time.monotonic() - last_answer > UNREACHABLE_S:
+                    return "unreachable", None
+            await asyncio.sleep(self.poll_s)
+
+    async def _close_runs(self, status: Literal["KILLED", "FAILED"]) -> None:
+        for attempt in range(1, CLOSING_TRIES + 1):
+            try:
+                async with TrackingServer.of(await BaseHook.aget_connection(self.mlflow_conn_id)) as tracking:
+                    closed = await tracking.close(self.submission_id, status)
+            except TrackingError as error:
+                self._say(f"{error} (attempt {attempt} of {CLOSING_TRIES})")
+                await asyncio.sleep(1.0)
+            else:
+                self._say(f"MLflow runs now {status}: {', '.join(closed) or 'none was left open'}")
+                return
+
+    async def _store_link(self) -> None:
+        """Store the link to the page in MLflow that tells most by now."""
+        task = self.task_instance
+        try:
+            async with TrackingServer.of(await BaseHook.aget_connection(self.mlflow_conn_id)) as tracking:
+                page = await tracking.page(self.submission_id)
+        except TrackingError as error:
+            self._say(f"no link to MLflow yet: {error}")
+            return
+        if task is not None and page is not None and page != self._stored_page:
+            await BaseXCom.aset(
+                key=MLFLOW_KEY,
+                value=page,
+                dag_id=task.dag_id,
+                task_id=task.task_id,
+                run_id=task.run_id,
+                map_index=task.map_index,
+            )
+            self._stored_page = page
+
+    def _say(self, line: str) -> None:
+        self.log.info("%s", line)
+
+
+class _LogCopy:
+    """What of a job's log was copied, by its length."""
+
+    def __init__(self, jobs: RayJobs, submission_id: str, say: Callable[[str], None]) -> None:
+        self._jobs = jobs
+        self._submission_id = submission_id
+        self._say = say
+        self._copied = 0
+        self._not_before = 0.0
+        self.last_lines: list[str] = []
+
+    async def copy_if_cheap(self) -> None:
+        if time.monotonic() >= self._not_before:
+            began = time.monotonic()
+            await self._take(complete_lines_only=True)
+            self._not_before = began + LOG_SHARE * (time.monotonic() - began)
+
+    async def copy(self) -> None:
+        """The rest, a last line without its end included."""
+        try:
+            await self._take(complete_lines_only=False)
+        except RayError as error:
+            self._say(f"the end of the log is missing: {error}")
+
+    async def _take(self, *, complete_lines_only: bool) -> None:
+        text = await self._jobs.log(self._submission_id)
+        end = text.rfind("\n") + 1 if complete_lines_only else len(text)
+        for line in text[self._copied : end].splitlines():
+            self._say(line)
+            if line.strip():
+                self.last_lines = [*self.last_lines, line][-LAST_LINES:]
+        self._copied = max(self._copied, end)
+
+
+def _event(payload: dict[str, Any]) -> TriggerEvent:
+    return TriggerEvent(payload)  # type: ignore[no-untyped-call]
