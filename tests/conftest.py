@@ -1,0 +1,71 @@
+"""Fixtures that every test may use; whatever starts a process lives here, so that all its users share it."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from pipeline.services import Addresses, down, environment, up
+from pipeline.settings import Settings
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stack:
+    """A whole Windrow that runs for the tests: Airflow, MLflow and Ray on free ports in a home of its own."""
+
+    settings: Settings
+    addresses: Addresses
+    environ: dict[str, str]
+    """A complete environment for a client's process."""
+
+    @property
+    def lake(self) -> str:
+        """The lake's root."""
+        return self.settings.lake
+
+
+def free_ports(num_ports: int) -> list[int]:
+    """Ports that nobody listens on, held until all are found."""
+    with ExitStack() as probes:
+        held = [probes.enter_context(socket.socket()) for _ in range(num_ports)]
+        for probe in held:
+            probe.bind(("127.0.0.1", 0))
+        return [int(probe.getsockname()[1]) for probe in held]
+
+
+def fresh_settings(home: Path) -> Settings:
+    """Settings on free ports, deaf to whatever the developer's shell exports."""
+    airflow, mlflow, ray, dashboard = free_ports(4)
+    return Settings.of(
+        {
+            "WINDROW_HOME": str(home),
+            "WINDROW_AIRFLOW_PORT": str(airflow),
+            "WINDROW_MLFLOW_PORT": str(mlflow),
+            "WINDROW_RAY_PORT": str(ray),
+            "WINDROW_RAY_DASHBOARD_PORT": str(dashboard),
+        }
+    )
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The checkout."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """The whole stack, started once for all tests that need it (about half a minute, 2 GB)."""
+    settings = fresh_settings(tmp_path_factory.mktemp("stack"))
+    try:
+        yield Stack(settings=settings, addresses=up(settings), environ={**os.environ, **environment(settings)})
+    finally:
+        down(settings)
