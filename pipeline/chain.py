@@ -69,6 +69,8 @@ class Engine:
     device: torch.device
     rank: int = field(default_factory=lambda: dist.get_rank())
     world_size: int = field(default_factory=lambda: dist.get_world_size())
+    agreed_error: bool = False
+    """Whether the error that `run` raised reached every worker: none of them waits for another."""
     _live: tuple[str, Trainer] | None = None
     """The key of the step that the model in memory has just closed, and the model."""
 
@@ -289,13 +291,12 @@ class Engine:
         if self.rank == 0:
             try:
                 outcome[0] = work()
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - raised below, on every worker
                 outcome[1] = error
-                if self.world_size == 1:
-                    raise
         if self.world_size > 1:
             dist.broadcast_object_list(outcome, src=0)
         if outcome[1] is not None:
+            self.agreed_error = True
             raise outcome[1]
         return outcome[0]  # type: ignore[no-any-return]
 

@@ -89,6 +89,11 @@ class LineUp(Frozen):
         for variant in self.variants:
             if variant.teacher is not None and variant.teacher not in names:
                 raise ValueError(f"{variant.name!r} learns from {variant.teacher!r}, which is not among {names}")
+            if variant.optimizer.batch_size % self.workers.num_workers:
+                raise ValueError(
+                    f"{variant.name!r} has a global batch of {variant.optimizer.batch_size}, which cannot be dealt to "
+                    f"{self.workers.num_workers} workers: choose a multiple"
+                )
         teachers_first(self.variants)
         return self
 

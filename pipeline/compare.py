@@ -1,0 +1,224 @@
+"""Comparisons: paired losses of variants on the same rows, with intervals by resampling clusters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from pipeline.lake import Lake
+from pipeline.lineup import LineUp
+from pipeline.metrics import ClickSums, auc, log_losses
+from pipeline.selection import keyed_uniform
+from pipeline.steps import StepManifest, StepStore
+from pipeline.window import Window
+
+NUM_RESAMPLES = 2000
+ROW_CLUSTERS = 64
+"""Where no column names clusters, rows are resampled in so many random groups per window."""
+
+Array = NDArray[np.float64]
+
+
+class NothingToCompare(ValueError):
+    """A comparison lacks steps."""
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """An estimate with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class WindowPoint:
+    """One variant in one window, averaged over seeds."""
+
+    metrics: dict[str, float]
+    gap: Interval
+    """Loss relative to the reference's on the same rows, in percent; below zero is better."""
+    examples: float
+    """Rows trained on before the window's end, since the chain's first window."""
+
+
+@dataclass(frozen=True, slots=True)
+class VariantComparison:
+    """One variant against the reference over the windows that both have."""
+
+    variant: str
+    windows: tuple[Window, ...]
+    num_seeds: int
+    examples: float
+    """Rows trained on until the last window, mean over seeds."""
+    flops: float
+    metrics: dict[str, float]
+    """Over all evaluated rows of all windows, mean over seeds."""
+    gap: Interval
+    """Percent, as in `WindowPoint`, over all windows."""
+    points: dict[Window, WindowPoint]
+
+
+@dataclass(frozen=True, slots=True)
+class _Slice:
+    """A step's evaluation slice."""
+
+    label: NDArray[np.uint8]
+    logit: NDArray[np.float32]
+    example_id: NDArray[np.uint64]
+    cluster: NDArray[np.uint64]
+    true_prob: Array | None
+
+    @classmethod
+    def read(cls, lake: Lake, step: StepManifest) -> _Slice:
+        with lake.files.open_input_file(step.predictions) as file:
+            table = pq.read_table(file)
+        columns = {name: table.column(name).to_numpy() for name in table.column_names}
+        ids = columns["example_id"]
+        random_groups = (keyed_uniform(ids, salt=3) * ROW_CLUSTERS).astype(np.uint64)
+        return cls(
+            columns["label"], columns["logit"], ids, columns.get("cluster", random_groups), columns.get("true_prob")
+        )
+
+
+def compare(
+    lake: Lake,
+    lineup: LineUp,
+    variants: Sequence[str],
+    first: Window,
+    last: Window,
+    *,
+    num_resamples: int = NUM_RESAMPLES,
+    seed: int = 0,
+) -> list[VariantComparison]:
+    """Compare variants with the line-up's reference on the evaluation slices of the windows `first` to `last`.
+
+    Each interval is a percentile bootstrap of the ratio of summed losses: clusters are drawn with replacement within
+    their window, and training seeds where there are several.
+
+    Raises:
+        NothingToCompare: a variant shares no window with the reference.
+    """
+    store = StepStore(lake, lineup.dataset.name)
+    chosen = [v.name for v in lineup.only(tuple(variants))]
+    random = np.random.default_rng(seed)
+    reference = _steps(store, lineup, lineup.reference, first, last)
+    found = []
+    for name in dict.fromkeys([lineup.reference, *chosen]):
+        steps = _steps(store, lineup, name, first, last)
+        shared = [w for w in steps if w in reference]
+        if not shared:
+            raise NothingToCompare(
+                f"{name!r} and the reference {lineup.reference!r} share no window from {first} to {last}: train both "
+                "on them first (`historical_warmup`, `online_training`)"
+            )
+        found.append(_compare_one(lake, lineup, name, steps, reference, shared, random, num_resamples))
+    return found
+
+
+def _steps(
+    store: StepStore, lineup: LineUp, variant: str, first: Window, last: Window
+) -> dict[Window, list[StepManifest]]:
+    """The windows that all seeds of a variant have closed, and their steps."""
+    found: dict[Window, list[StepManifest]] = {}
+    for window in Window.span(first, last):
+        heads = [store.head(lineup.name, variant, seed, window) for seed in lineup.seeds]
+        steps = [head for head in heads if head is not None]
+        if len(steps) == len(lineup.seeds):
+            found[window] = steps
+    return found
+
+
+def _compare_one(
+    lake: Lake,
+    lineup: LineUp,
+    name: str,
+    steps: Mapping[Window, list[StepManifest]],
+    reference: Mapping[Window, list[StepManifest]],
+    windows: list[Window],
+    random: np.random.Generator,
+    num_resamples: int,
+) -> VariantComparison:
+    points: dict[Window, WindowPoint] = {}
+    sums: list[tuple[Array, Array]] = []
+    labels: list[NDArray[np.uint8]] = []
+    logits: list[list[NDArray[np.float32]]] = []
+    totals = ClickSums()
+    for window in windows:
+        ours = [_Slice.read(lake, step) for step in steps[window]]
+        theirs = [_Slice.read(lake, step) for step in reference[window]]
+        loss, base = _cluster_sums(window, ours, theirs)
+        sums.append((loss, base))
+        labels.append(ours[0].label)
+        logits.append([s.logit for s in ours])
+        for s in ours:
+            totals += ClickSums.of(s.label, s.logit, true_prob=s.true_prob)
+        points[window] = WindowPoint(
+            metrics=_mean([step.metrics for step in steps[window]]),
+            gap=_gap(_resampled([(loss, base)], random, num_resamples), loss, base),
+            examples=float(np.mean([step.total_examples for step in steps[window]])),
+        )
+    metrics = totals.metrics()
+    label = np.concatenate(labels)
+    areas = [auc(label, np.concatenate([w[i] for w in logits])) for i in range(len(lineup.seeds))]
+    if all(area is not None for area in areas):
+        metrics["auc"] = float(np.mean([area for area in areas if area is not None]))
+    loss, base = (np.concatenate([pair[i] for pair in sums], axis=1) for i in (0, 1))
+    last = steps[windows[-1]]
+    return VariantComparison(
+        variant=name,
+        windows=tuple(windows),
+        num_seeds=len(lineup.seeds),
+        examples=float(np.mean([step.total_examples for step in last])),
+        flops=float(np.mean([step.total_flops for step in last])),
+        metrics=metrics,
+        gap=_gap(_resampled(sums, random, num_resamples), loss, base),
+        points=points,
+    )
+
+
+def _cluster_sums(window: Window, ours: list[_Slice], theirs: list[_Slice]) -> tuple[Array, Array]:
+    """(S, C) each: summed losses per seed and cluster, of the variant and of the reference on the same rows."""
+    for one, other in zip(ours, theirs, strict=True):
+        if not np.array_equal(one.example_id, other.example_id):
+            raise NothingToCompare(
+                f"{window}: variant and reference were evaluated on different rows; the window was published again "
+                "between them: train both on it again"
+            )
+    _, cluster = np.unique(ours[0].cluster, return_inverse=True)
+    count = int(cluster.max()) + 1
+
+    def summed(slices: list[_Slice]) -> Array:
+        return np.stack([np.bincount(cluster, log_losses(s.logit, s.label), count) for s in slices])
+
+    return summed(ours), summed(theirs)
+
+
+def _resampled(sums: list[tuple[Array, Array]], random: np.random.Generator, num_resamples: int) -> Array:
+    """(R,) the relative loss under resampling of seeds, and of clusters within their windows."""
+    num_seeds = len(sums[0][0])
+    seeds = random.integers(0, num_seeds, (num_resamples, num_seeds))
+    seed_weight = np.stack([(seeds == s).sum(axis=1) for s in range(num_seeds)], axis=1).astype(float)
+    loss = np.zeros(num_resamples)
+    base = np.zeros(num_resamples)
+    for ours, theirs in sums:
+        count = ours.shape[1]
+        weight = random.multinomial(count, np.full(count, 1 / count), num_resamples).astype(float)
+        loss += ((weight @ ours.T) * seed_weight).sum(axis=1)
+        base += ((weight @ theirs.T) * seed_weight).sum(axis=1)
+    return 100 * (loss / base - 1)
+
+
+def _gap(resampled: Array, loss: Array, base: Array) -> Interval:
+    low, high = np.quantile(resampled, [0.025, 0.975])
+    return Interval(float(100 * (loss.sum() / base.sum() - 1)), float(low), float(high))
+
+
+def _mean(rows: list[dict[str, float]]) -> dict[str, float]:
+    names = set.intersection(*(set(row) for row in rows))
+    return {name: float(np.mean([row[name] for row in rows])) for name in sorted(names)}

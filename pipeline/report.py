@@ -1,0 +1,129 @@
+"""What people look at: the comparison as a table and as figures, readable in grey and by the colour-blind."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import cycle
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from pipeline.compare import VariantComparison
+from pipeline.window import Window
+
+COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+"""Okabe & Ito's palette (2008)."""
+DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (7, 2)), (0, (1, 1)))
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+HEADER = ("variant", "windows", "examples", "log-loss", "NE", "AUC", "calibration", "gap to reference, % (95 %)")
+
+
+def table_rows(compared: Sequence[VariantComparison]) -> list[tuple[str, ...]]:
+    """The comparison's table, a row per variant under `HEADER`."""
+    return [
+        (
+            c.variant,
+            str(len(c.windows)),
+            f"{c.examples:,.0f}",
+            *(f"{c.metrics[m]:.5f}" if m in c.metrics else "-" for m in ("log_loss", "normalized_entropy", "auc")),
+            f"{c.metrics['calibration']:.3f}" if "calibration" in c.metrics else "-",
+            "reference" if place == 0 else f"{c.gap.value:+.3f} ({c.gap.low:+.3f} to {c.gap.high:+.3f})",
+        )
+        for place, c in enumerate(compared)
+    ]
+
+
+def markdown(compared: Sequence[VariantComparison]) -> str:
+    """The comparison's table as markdown."""
+    rows = [HEADER, ("---",) * len(HEADER), *table_rows(compared)]
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n"
+
+
+def columns(compared: Sequence[VariantComparison]) -> dict[str, list[Any]]:
+    """The comparison's table for programs: numbers, by column."""
+    return {
+        "variant": [c.variant for c in compared],
+        "windows": [len(c.windows) for c in compared],
+        "seeds": [c.num_seeds for c in compared],
+        "examples": [c.examples for c in compared],
+        "flops": [c.flops for c in compared],
+        **{
+            name: [c.metrics.get(name) for c in compared]
+            for name in ("log_loss", "normalized_entropy", "auc", "calibration")
+        },
+        "gap_percent": [c.gap.value for c in compared],
+        "gap_low": [c.gap.low for c in compared],
+        "gap_high": [c.gap.high for c in compared],
+    }
+
+
+def figures(compared: Sequence[VariantComparison], online_start: Window) -> dict[str, Figure]:
+    """The comparison's figures by file name."""
+    return {
+        "gap_by_window.png": _gap_by_window(compared, online_start),
+        "loss_against_examples.png": _loss_against_examples(compared),
+    }
+
+
+def _axes(title: str, across: str, up: str) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(9, 5), layout="constrained")
+    axes = figure.subplots()
+    axes.set_title(title, loc="left", fontsize=11)
+    axes.set_xlabel(across)
+    axes.set_ylabel(up)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", alpha=0.25)
+    return figure, axes
+
+
+def _styles() -> Any:
+    return zip(cycle(COLOURS), cycle(DASHES), cycle(MARKERS), strict=False)
+
+
+def _gap_by_window(compared: Sequence[VariantComparison], online_start: Window) -> Figure:
+    reference = compared[0].variant
+    figure, axes = _axes(
+        f"Log-loss relative to {reference} on the same rows, before training on them (95 % bands)",
+        "window",
+        "percent; below zero is better",
+    )
+    for c, (colour, dash, marker) in zip(compared, _styles(), strict=False):
+        days = [w.start for w in c.points]
+        gaps = [p.gap for p in c.points.values()]
+        if c.variant == reference:
+            axes.axhline(0, color=colour, linewidth=1, label=f"{c.variant} (reference)")
+            continue
+        axes.plot(
+            days,
+            [g.value for g in gaps],
+            color=colour,
+            linestyle=dash,
+            marker=marker,
+            markersize=4,
+            label=c.variant,
+        )
+        axes.fill_between(days, [g.low for g in gaps], [g.high for g in gaps], color=colour, alpha=0.12, linewidth=0)
+    if any(w < online_start for c in compared for w in c.windows):
+        axes.axvline(online_start.start, color="#777777", linewidth=0.8, linestyle=":")
+        axes.annotate("online phase", (online_start.start, 1), xycoords=("data", "axes fraction"), fontsize=8, va="top")
+    figure.autofmt_xdate()
+    axes.legend(frameon=False, fontsize=8)
+    return figure
+
+
+def _loss_against_examples(compared: Sequence[VariantComparison]) -> Figure:
+    figure, axes = _axes(
+        "What each example bought: loss over all windows against examples trained on",
+        "examples trained on until the last window",
+        f"log-loss relative to {compared[0].variant}, percent (95 %)",
+    )
+    for c, (colour, _, marker) in zip(compared, _styles(), strict=False):
+        error = [[c.gap.value - c.gap.low], [c.gap.high - c.gap.value]]
+        axes.errorbar(
+            [c.examples], [c.gap.value], yerr=error, color=colour, marker=marker, capsize=3, label=c.variant, linestyle=""
+        )
+    axes.set_xlim(left=0)
+    axes.axhline(0, color="#000000", linewidth=0.6)
+    axes.legend(frameon=False, fontsize=8)
+    return figure

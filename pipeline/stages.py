@@ -1,0 +1,198 @@
+"""The stages of the main job: ingest, train and compare, each from its document to its outcome."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from typing import Any, assert_never
+
+import torch.distributed as dist
+
+from pipeline import report
+from pipeline.chain import Engine
+from pipeline.compare import VariantComparison, compare
+from pipeline.dataset import WindowManifest
+from pipeline.ingest import ingest
+from pipeline.job import SUBMISSION_VARIABLE, CompareJob, IngestJob, TrainJob, load_job, result_path
+from pipeline.lake import Lake
+from pipeline.lineup import LogSource, SimulatedSource
+from pipeline.schema import Schema
+from pipeline.settings import Settings
+from pipeline.simulator import SimulatorConfig, simulate
+from pipeline.tracking import MlflowRecorder, record_comparison
+from pipeline.window import Window
+from pipeline.workers import run_on_workers, worker_device
+
+log = logging.getLogger(__name__)
+
+
+class BadInput(ValueError):
+    """A job cannot succeed until what it was given is changed: trying again does not help."""
+
+
+def run(job: IngestJob | TrainJob | CompareJob, settings: Settings) -> dict[str, Any]:
+    """Do a job and leave its outcome in the lake, where its submission finds it.
+
+    Raises:
+        ValueError: what was asked for cannot be done; the message names the cure.
+    """
+    lake = Lake(settings.lake)
+    match job:
+        case IngestJob():
+            outcome = run_ingest(job, lake)
+        case TrainJob():
+            outcome = run_train(job, lake, settings)
+        case CompareJob():
+            outcome = run_compare(job, lake, settings)
+        case _:
+            assert_never(job)
+    if submission := os.environ.get(SUBMISSION_VARIABLE):
+        path = result_path(submission)
+        lake.replace(path, outcome, lake.read(path))
+    return outcome
+
+
+def run_ingest(job: IngestJob, lake: Lake) -> dict[str, Any]:
+    """Publish the windows of a span."""
+    windows = list(Window.span(job.first, job.last))
+    source = job.dataset.source
+    match source:
+        case SimulatedSource():
+            config = SimulatorConfig(**{"origin": source.origin, **source.settings})
+            published = simulate(lake, job.dataset.name, config, windows, force=job.force, progress=log.info)
+        case LogSource():
+            published = _ingest_log(job, source, lake, windows)
+        case _:
+            assert_never(source)
+    return {
+        "dataset": job.dataset.name,
+        "windows": [m.window.name for m in published],
+        "rows": sum(m.num_rows for m in published),
+        "positives": sum(m.num_positives for m in published),
+        "quarantined": sum(sum(m.quarantined.values()) for m in published),
+    }
+
+
+def _ingest_log(job: IngestJob, source: LogSource, lake: Lake, windows: list[Window]) -> list[WindowManifest]:
+    schema = Schema.load(source.schema_file)
+
+    def publish(files: list[str], asked: list[Window]) -> list[WindowManifest]:
+        return ingest(
+            lake,
+            job.dataset.name,
+            schema,
+            files,
+            first=asked[0],
+            windows=asked,
+            cut=source.cut,
+            max_quarantine_share=source.max_quarantine_share,
+            force=job.force,
+            progress=log.info,
+        )
+
+    files = [os.path.expandvars(file) for file in source.files]
+    if unset := [file for file in files if "$" in file]:
+        raise BadInput(f"these paths name environment variables that are not set: {unset}; set them for the workers")
+    if not any("{date}" in file for file in files):
+        return publish(files, windows)
+    return [
+        manifest
+        for window in windows
+        for manifest in publish([file.replace("{date}", window.name) for file in files], [window])
+    ]
+
+
+def run_train(job: TrainJob, lake: Lake, settings: Settings) -> dict[str, Any]:
+    """Train a job's steps on a group of Ray Train workers."""
+    config = {"job": job.model_dump_json(), "lake": settings.lake, "tracking_uri": settings.tracking_uri}
+    storage = lake.address("ray-train")
+    outcome: dict[str, Any] = run_on_workers(
+        train_on_worker, config, job.lineup.workers, name=f"{job.lineup.name}-{job.first}", storage=storage
+    )
+    if "error" in outcome:
+        raise BadInput(outcome["error"])
+    return outcome
+
+
+def train_on_worker(config: dict[str, Any]) -> dict[str, Any]:
+    """What every Ray Train worker does; the process group is up."""
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    logging.getLogger("pipeline").setLevel(logging.INFO)
+    job = load_job(config["job"])
+    if not isinstance(job, TrainJob):
+        raise BadInput(f"only a train job runs on workers, got {job.kind}")
+    lake = Lake(config["lake"])
+    recorder = None
+    if dist.get_rank() == 0:
+        daily = job.start == "parent" and job.first == job.last
+        recorder = MlflowRecorder(
+            lake, job.lineup, first=job.first, daily=daily, tracking_uri=config["tracking_uri"]
+        )
+    end: Callable[[str], None] = recorder.end if recorder is not None else lambda _status: None
+    engine = Engine(lake, job, recorder, worker_device(config["threads"]))
+    try:
+        last = engine.run()
+    except ValueError as error:
+        end("FAILED")
+        if engine.agreed_error:
+            # Returned, not raised: Ray Train would start the workers again, and they would fail again.
+            return {"error": str(error)}
+        raise
+    except BaseException:
+        end("FAILED")
+        raise
+    end("FINISHED")
+    return {
+        "lineup": job.lineup.name,
+        "chains": [
+            {
+                "window": step.window.name,
+                "step": step.key,
+                "checkpoint": step.checkpoint,
+                "total_examples": step.total_examples,
+                "log_loss": step.metrics.get("log_loss"),
+            }
+            for step in last
+        ],
+    }
+
+
+def run_compare(job: CompareJob, lake: Lake, settings: Settings) -> dict[str, Any]:
+    """Compare variants, and log table, figures and a summary run per variant."""
+    compared = compare(lake, job.lineup, job.variants, job.first, job.last)
+    text = report.markdown(compared)
+    log.info("\n%s", text)
+    run_id = record_comparison(
+        job.lineup,
+        first=job.first,
+        tracking_uri=settings.tracking_uri,
+        summaries={c.variant: _summary(c) for c in compared},
+        headline={c.variant: {**c.metrics, "gap_percent": c.gap.value, "examples": c.examples} for c in compared},
+        table=report.columns(compared),
+        figures=report.figures(compared, job.lineup.online_start),
+        text=text,
+    )
+    return {
+        "lineup": job.lineup.name,
+        "first": job.first.name,
+        "last": job.last.name,
+        "mlflow_run": run_id,
+        "header": list(report.HEADER),
+        "rows": [list(row) for row in report.table_rows(compared)],
+        "columns": report.columns(compared),
+    }
+
+
+def _summary(compared: VariantComparison) -> dict[Window, dict[str, float]]:
+    """Curves of a variant's summary run: means over seeds, and the gap to the reference with its band."""
+    return {
+        window: {
+            **point.metrics,
+            "gap_percent": point.gap.value,
+            "gap_percent_low": point.gap.low,
+            "gap_percent_high": point.gap.high,
+            "examples": point.examples,
+        }
+        for window, point in compared.points.items()
+    }

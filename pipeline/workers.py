@@ -1,0 +1,85 @@
+"""The one door to Ray Train: runs a function on a group of workers that share a process group."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+import ray
+import torch
+from ray import train
+from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
+
+from pipeline.lineup import Workers
+
+MAX_WORKER_FAILURES = 2
+"""How often a group is started again after a worker was lost; done steps are skipped then."""
+
+
+class WorkersLost(RuntimeError):
+    """The workers died, and starting them again did not help."""
+
+
+def run_on_workers(
+    work: Callable[[dict[str, Any]], Any], config: dict[str, Any], workers: Workers, *, name: str, storage: str
+) -> Any:
+    """Call `work(config)` on every worker and wait.
+
+    The run's name is new each time: under a name used before, Ray Train would hand the function the last reported
+    checkpoint. What is done already is decided by the lake alone.
+
+    Args:
+        work: an importable function; a process group (gloo or NCCL) is up when it starts.
+        config: its argument, plain data.
+        workers: how many, and on what.
+        name: names the run, for people.
+        storage: where Ray Train keeps its own records.
+
+    Returns:
+        What worker 0 returned.
+
+    Raises:
+        WorkersLost: a worker failed, again after restarts.
+    """
+    if not ray.is_initialized():
+        ray.init(log_to_driver=True, configure_logging=False)
+    trainer = TorchTrainer(
+        work,
+        train_loop_config={**config, "threads": workers.threads},
+        torch_config=TorchConfig(backend="nccl" if workers.use_gpu else "gloo"),
+        scaling_config=ScalingConfig(num_workers=workers.num_workers, use_gpu=workers.use_gpu),
+        run_config=RunConfig(
+            name=f"{name}-{uuid.uuid4().hex[:8]}",
+            storage_path=storage,
+            failure_config=FailureConfig(
+                max_failures=MAX_WORKER_FAILURES, controller_failure_limit=1, max_preemption_failures=10
+            ),
+        ),
+    )
+    try:
+        return trainer.fit().return_value
+    except WorkerGroupError as error:
+        causes = "; ".join(f"worker {rank}: {cause}" for rank, cause in sorted(error.worker_failures.items()))
+        raise WorkersLost(f"training failed on its workers: {causes}") from error
+    except TrainingFailedError as error:
+        raise WorkersLost(f"training failed: {error}") from error
+
+
+def worker_device(threads: int) -> torch.device:
+    """This worker's device, with its share of the node's cores set.
+
+    Args:
+        threads: CPU threads; 0 for the node's cores over its workers.
+    """
+    if torch.cuda.is_available() and train.get_context().get_world_size() and torch.cuda.device_count():
+        device = train.torch.get_device()
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+            return device
+    cores = os.cpu_count() or 1
+    torch.set_num_threads(threads or max(1, cores // train.get_context().get_local_world_size()))
+    return torch.device("cpu")
