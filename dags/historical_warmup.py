@@ -1,0 +1,72 @@
+"""The DAG that trains variants over a span of past windows, so that they can go online."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from airflow.sdk import DAG, Asset, get_current_context, task
+
+from operators import forms
+from operators.answers import Answers
+from operators.operator import RayJobOperator
+from pipeline.job import TrainJob
+
+DOC = """
+### Warm up over past windows
+
+The **historical phase**: one pass, in the order of time, over a span of windows, starting from new weights. A teacher
+trains first and leaves its scores for its students. Each window is scored before it is trained on, so the curves in
+MLflow show how a model does on days that it has not seen.
+
+Run it once before `online_training` starts, over a span that ends the day before the first online window. A **new
+variant** joins later in the same way: choose it alone, over a span that ends yesterday; nobody else's checkpoints are
+touched.
+
+The windows must be published (`ingest_windows`). All of it is one job on the Ray cluster, which keeps its workers.
+Triggering the same span again trains only what is missing: steps that are done are skipped and named in the log.
+"""
+
+with DAG(
+    "historical_warmup",
+    description="Train variants over a span of past windows, from new weights",
+    doc_md=DOC,
+    schedule=None,
+    is_paused_upon_creation=False,
+    max_active_runs=4,
+    tags=["windrow", "training"],
+    params={
+        "lineup": forms.lineup(),
+        "variants": forms.variants(),
+        "first": forms.day("First window", "Where the pass starts, with new weights.", "2024-01-01", required=True),
+        "last": forms.day("Last window", "Included; the day before the first online one.", "2024-01-08", required=True),
+        "seeds": forms.seeds(),
+        **forms.workers(),
+        "force": forms.force("Train again, as new generations, even the steps that are done."),
+        "timeout_minutes": forms.timeout(24 * 60),
+    },
+):
+
+    @task(multiple_outputs=True, doc_md="Checks the form and writes the job's document.")
+    def plan() -> dict[str, Any]:
+        """Check the form and write the job."""
+        asked = Answers.of(get_current_context())
+        first, last = asked.span
+        job = TrainJob(
+            lineup=asked.lineup,
+            variants=asked.variants,
+            first=first,
+            last=last,
+            start="scratch",
+            force=asked["force"],
+        )
+        return {"train": job.model_dump(mode="json")}
+
+    planned: Any = plan()
+    RayJobOperator(
+        task_id="train",
+        document=planned["train"],
+        timeout_minutes="{{ params.timeout_minutes }}",
+        pool="windrow_ray",
+        outlets=[Asset(name="checkpoints", uri="windrow://lake/chains")],
+        doc_md="Trains the variants over the span, teachers before their students.",
+    )

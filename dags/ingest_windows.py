@@ -1,0 +1,67 @@
+"""The DAG that publishes windows of a raw or simulated log, one a day or a span at once."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from airflow.sdk import DAG, Asset, CronDataIntervalTimetable, get_current_context, task
+
+from operators import forms
+from operators.answers import Answers
+from operators.operator import RayJobOperator
+from pipeline.job import IngestJob
+
+DOC = """
+### Publish windows
+
+A **window** is one day of examples, from midnight to midnight UTC. This DAG reads a day of the raw log (or of the
+simulator), gives each example a stable id, sets bad rows aside with the reason, and publishes the window in the lake.
+Everything else trains on published windows only.
+
+* **Every day** it publishes the day before, once you unpause it.
+* **One day or a span by hand**: trigger it and fill in the dates.
+* **Many days, each a run of its own**: `airflow backfill create --dag-id ingest_windows --from-date 2024-01-01
+  --to-date 2024-01-15 --dag-run-conf '{"lineup": "demo"}'`.
+
+While it is paused, runs triggered by hand and backfills stay queued. Unpausing starts the latest day only, not all
+days since 2014. A window that is published already, from the same content, is left as it is and costs seconds.
+"""
+
+with DAG(
+    "ingest_windows",
+    description="Publish a day of the raw log as a window, or a span of days",
+    doc_md=DOC,
+    schedule=CronDataIntervalTimetable("@daily", timezone="UTC"),
+    start_date=datetime(2014, 1, 1, tzinfo=UTC),
+    catchup=False,
+    is_paused_upon_creation=True,
+    max_active_runs=4,
+    tags=["windrow", "data"],
+    params={
+        "lineup": forms.lineup(),
+        "window_date": forms.day("Window", "One day to publish; leave empty for the run's own day."),
+        "first": forms.day("First window of a span", "Instead of one day; the last window goes with it."),
+        "last": forms.day("Last window of a span", "Included."),
+        "force": forms.force("Publish a new generation even where the content is the same."),
+        "timeout_minutes": forms.timeout(360),
+    },
+):
+
+    @task(multiple_outputs=True, doc_md="Checks the form and writes the job's document.")
+    def plan() -> dict[str, Any]:
+        """Check the form and write the job."""
+        asked = Answers.of(get_current_context())
+        first, last = asked.span
+        job = IngestJob(dataset=asked.lineup.dataset, first=first, last=last, force=asked["force"])
+        return {"ingest": job.model_dump(mode="json")}
+
+    planned: Any = plan()
+    RayJobOperator(
+        task_id="ingest",
+        document=planned["ingest"],
+        timeout_minutes="{{ params.timeout_minutes }}",
+        pool="windrow_ray",
+        outlets=[Asset(name="windows", uri="windrow://lake/windows")],
+        doc_md="Reads, checks and publishes the windows, in bounded memory.",
+    )

@@ -1,0 +1,87 @@
+"""The DAG that trains the line-up on one window a day, each variant from its checkpoint of the day before."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from airflow.sdk import DAG, Asset, CronDataIntervalTimetable, get_current_context, task
+
+from operators import forms
+from operators.answers import Answers
+from operators.inputs import AwaitInputs
+from operators.operator import RayJobOperator
+from pipeline.job import CompareJob, TrainJob
+
+DOC = """
+### Train on yesterday
+
+The **online phase**: every day each variant of the line-up scores the new window with the weights of the day before,
+then trains on it. The teacher goes first. Afterwards all variants are compared on the same rows since the phase began.
+
+1. `plan` decides which window this run is about and writes the jobs.
+2. `await_inputs` waits, without holding a worker, for the window (`ingest_windows`) and for each variant's checkpoint
+   of the day before. When the time is over it fails and names what to run.
+3. `train` is one job for all variants, `compare` a short one after it.
+
+Before the first day run `historical_warmup`. While this DAG is paused, runs triggered by hand and backfills stay
+queued; unpausing starts the latest day only. Past days, in order: `airflow backfill create --dag-id online_training
+--from-date 2024-01-09 --to-date 2024-01-15 --max-active-runs 1 --dag-run-conf '{"lineup": "demo"}'`.
+A window that is done already is skipped, and the log says so.
+"""
+
+with DAG(
+    "online_training",
+    description="Each day: score the new window, train on it, compare the variants",
+    doc_md=DOC,
+    schedule=CronDataIntervalTimetable("@daily", timezone="UTC"),
+    start_date=datetime(2014, 1, 1, tzinfo=UTC),
+    catchup=False,
+    is_paused_upon_creation=True,
+    max_active_runs=1,
+    tags=["windrow", "training"],
+    params={
+        "lineup": forms.lineup(),
+        "variants": forms.variants(),
+        "window_date": forms.day("Window", "The day to train on; leave empty for the run's own day."),
+        **forms.workers(),
+        "force": forms.force("Train again, as a new generation, even if the window is done."),
+        "wait_minutes": forms.minutes("Wait for inputs, in minutes", "Then fail and name what is missing.", 12 * 60),
+        "timeout_minutes": forms.timeout(12 * 60),
+    },
+):
+
+    @task(multiple_outputs=True, doc_md="Decides which window, checks the form, writes the jobs' documents.")
+    def plan() -> dict[str, Any]:
+        """Decide the window, check the form and write the jobs."""
+        asked = Answers.of(get_current_context())
+        lineup, window, variants = asked.lineup, asked.window, asked.variants
+        train = TrainJob(
+            lineup=lineup, variants=variants, first=window, last=window, start="parent", force=asked["force"]
+        )
+        compare = CompareJob(lineup=lineup, variants=variants, first=min(lineup.online_start, window), last=window)
+        return {"train": train.model_dump(mode="json"), "compare": compare.model_dump(mode="json")}
+
+    planned: Any = plan()
+    limits: dict[str, Any] = {"timeout_minutes": "{{ params.timeout_minutes }}", "pool": "windrow_ray"}
+    (
+        AwaitInputs(
+            task_id="await_inputs",
+            document=planned["train"],
+            wait_minutes="{{ params.wait_minutes }}",
+            doc_md="Waits, deferred, for the window's manifest and every variant's parent checkpoint.",
+        )
+        >> RayJobOperator(
+            task_id="train",
+            document=planned["train"],
+            outlets=[Asset(name="checkpoints", uri="windrow://lake/chains")],
+            doc_md="Scores and then trains on the window, teachers before their students.",
+            **limits,
+        )
+        >> RayJobOperator(
+            task_id="compare",
+            document=planned["compare"],
+            doc_md="Compares the variants on the same rows since the online phase began.",
+            **limits,
+        )
+    )

@@ -1,0 +1,122 @@
+"""What a DAG run asks for: the answers of its form or conf, checked, and the line-up that they speak of."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from operators.window import resolve_window
+from pipeline.lineup import LineUp, LineUpError, load_lineup
+from pipeline.settings import Settings
+from pipeline.window import Window
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+log = logging.getLogger(__name__)
+
+
+class Answers:
+    """The answers given to a DAG's form, which the UI, the API's conf or a backfill's conf can fill in.
+
+    Args:
+        params: every field with its value.
+        interval: start and end of the run's data interval, each None where it has none.
+    """
+
+    def __init__(self, params: Mapping[str, Any], interval: tuple[Any, Any] = (None, None)) -> None:
+        self.params = params
+        self._interval = interval
+
+    @classmethod
+    def of(cls, context: Context) -> Answers:
+        """The answers of a running task.
+
+        Raises:
+            ValueError: the conf names something that the form does not have.
+        """
+        dag, dag_run = context["dag"], context["dag_run"]
+        refuse_unknown(dag_run.conf or {}, set(dag.params), dag.dag_id)
+        log.info("Asked for: %s", dict(context["params"]))
+        return cls(dict(context["params"]), (dag_run.data_interval_start, dag_run.data_interval_end))
+
+    def __getitem__(self, name: str) -> Any:
+        return self.params[name]
+
+    @property
+    def window(self) -> Window:
+        """The window that the run is about."""
+        return resolve_window(self.params, *self._interval)
+
+    @property
+    def span(self) -> tuple[Window, Window]:
+        """The first and last window given; the run's own window where none is.
+
+        Raises:
+            ValueError: only one is given, or they run backward.
+        """
+        first, last = self.params.get("first"), self.params.get("last")
+        if not first and not last:
+            return self.window, self.window
+        if not first or not last:
+            raise ValueError(f"a span has a first and a last window, got {first!r} and {last!r}: fill in both")
+        span = (Window.of(first), Window.of(last))
+        if span[1] < span[0]:
+            raise ValueError(f"a span runs forward, got {first} to {last}")
+        return span
+
+    @property
+    def lineup(self) -> LineUp:
+        """The chosen line-up, with the seeds and workers that the form gives instead of its own.
+
+        Raises:
+            LineUpError: there is none of that name, or it cannot be run.
+        """
+        lineup = load_lineup(lineup_path(self.params["lineup"]))
+        changes: dict[str, Any] = {}
+        if self.params.get("seeds"):
+            changes["seeds"] = tuple(self.params["seeds"])
+        workers = {"num_workers": self.params.get("num_workers"), "use_gpu": self.params.get("use_gpu")}
+        if given := {name: value for name, value in workers.items() if value is not None}:
+            changes["workers"] = lineup.workers.model_dump() | given
+        return LineUp.model_validate(lineup.model_dump() | changes)
+
+    @property
+    def variants(self) -> tuple[str, ...]:
+        """The chosen variants; none stands for all."""
+        return tuple(self.params.get("variants") or ())
+
+
+def refuse_unknown(given: Collection[str], known: Collection[str], dag_id: str) -> None:
+    """Refuse a conf that Airflow would take in silence.
+
+    Raises:
+        ValueError: a key is not a field of the form; the message names the nearest.
+    """
+    for name in given:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(sorted(known))}"
+            raise ValueError(f"{dag_id} has no field {name!r}: {hint}")
+
+
+def lineup_paths() -> dict[str, Path]:
+    """The line-ups that a form offers, by name: the one in the settings first, then its neighbours."""
+    chosen = Settings().lineup
+    paths = {chosen.stem: chosen}
+    return paths | {path.stem: path for path in sorted(chosen.parent.glob("*.yaml")) if path.stem not in paths}
+
+
+def lineup_path(name: str) -> Path:
+    """The file of a line-up.
+
+    Raises:
+        LineUpError: there is none of that name.
+    """
+    paths = lineup_paths()
+    if name not in paths:
+        raise LineUpError(f"no line-up {name!r} beside {Settings().lineup}; there are {', '.join(paths)}")
+    return paths[name]
