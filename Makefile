@@ -20,11 +20,12 @@ help: ## list these commands
 setup: $(STAMP) ## install the pinned environment into .venv
 
 # torch comes beside the lock, in the build that pip's own configuration offers: PyPI's needs several GB but runs on a
-# CPU too; `make setup TORCH_INDEX=<index of CPU builds>` takes the small one.
+# CPU too; `make setup TORCH_INDEX=<index of CPU builds>` takes the small one. It comes first, since the lock then puts
+# torch's own dependencies right, and leaves out the `fbgemm-gpu` that pip would miss.
 $(STAMP): $(LOCK) setup.cfg pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --no-deps --require-hashes -r $(LOCK)
 	$(BIN)/python -m pip install --quiet $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) "$(TORCH)"
+	$(BIN)/python -m pip install --quiet --no-deps --require-hashes -r $(LOCK)
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
 	touch $@
 
