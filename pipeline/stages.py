@@ -108,7 +108,12 @@ def run_train(job: TrainJob, lake: Lake, settings: Settings) -> dict[str, Any]:
     config = {"job": job.model_dump_json(), "lake": settings.lake, "tracking_uri": settings.tracking_uri}
     storage = lake.address("ray-train")
     outcome: dict[str, Any] = run_on_workers(
-        train_on_worker, config, job.lineup.workers, name=f"{job.lineup.name}-{job.first}", storage=storage
+        train_on_worker,
+        config,
+        job.lineup.workers,
+        address=settings.ray_address,
+        name=f"{job.lineup.name}-{job.first}",
+        storage=storage,
     )
     if "error" in outcome:
         raise BadInput(outcome["error"])
@@ -117,7 +122,7 @@ def run_train(job: TrainJob, lake: Lake, settings: Settings) -> dict[str, Any]:
 
 def train_on_worker(config: dict[str, Any]) -> dict[str, Any]:
     """What every Ray Train worker does; the process group is up."""
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    logging.getLogger().setLevel(logging.WARNING)  # TorchRec and FBGEMM tell every batch and table
     logging.getLogger("pipeline").setLevel(logging.INFO)
     job = load_job(config["job"])
     if not isinstance(job, TrainJob):

@@ -23,6 +23,8 @@ from pipeline.lineup import LineUp
 from pipeline.steps import StepManifest
 from pipeline.window import Window
 
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # two lines per run that ends
+
 ORIGIN_TAG = "windrow.first_window"
 MAX_DIGEST = 36
 

@@ -25,7 +25,13 @@ class WorkersLost(RuntimeError):
 
 
 def run_on_workers(
-    work: Callable[[dict[str, Any]], Any], config: dict[str, Any], workers: Workers, *, name: str, storage: str
+    work: Callable[[dict[str, Any]], Any],
+    config: dict[str, Any],
+    workers: Workers,
+    *,
+    address: str,
+    name: str,
+    storage: str,
 ) -> Any:
     """Call `work(config)` on every worker and wait.
 
@@ -36,6 +42,7 @@ def run_on_workers(
         work: an importable function; a process group (gloo or NCCL) is up when it starts.
         config: its argument, plain data.
         workers: how many, and on what.
+        address: the Ray cluster to join; `local` starts a private one.
         name: names the run, for people.
         storage: where Ray Train keeps its own records.
 
@@ -46,7 +53,7 @@ def run_on_workers(
         WorkersLost: a worker failed, again after restarts.
     """
     if not ray.is_initialized():
-        ray.init(log_to_driver=True, configure_logging=False)
+        ray.init(address=address, log_to_driver=True, configure_logging=False)
     trainer = TorchTrainer(
         work,
         train_loop_config={**config, "threads": workers.threads},

@@ -1,0 +1,293 @@
+"""The command `windrow`: the whole pipeline for whoever works without Airflow, and the local services."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from pipeline.job import CompareJob, IngestJob, TrainJob, load_job
+from pipeline.lake import Lake
+from pipeline.lineup import DatasetConfig, LineUp, LogSource, load_lineup
+from pipeline.settings import Settings
+from pipeline.window import Window
+
+app = typer.Typer(
+    name="windrow",
+    help="Data-efficient continuous training for large recommendation models.\n\n"
+    "A line-up (YAML) names a data set, its variants and their workers. Typical use without Airflow: "
+    "`windrow up`, `windrow ingest`, `windrow train`, `windrow compare`. Where things are comes from environment "
+    "variables; `windrow settings` lists them.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+BAD_INPUT = 2
+"""Exit status when what was given must change: trying again does not help. Schedulers read it."""
+
+LineUpFile = Annotated[
+    Path | None, typer.Option("--lineup", "-l", help="The line-up's YAML file. [default: $WINDROW_LINEUP]")
+]
+Day = Annotated[str, typer.Option(help="A window, YYYY-MM-DD.", metavar="DATE")]
+AsJson = Annotated[bool, typer.Option("--json", help="Answer as JSON, for programs.")]
+Force = Annotated[bool, typer.Option("--force", help="Do again what is done, as a new generation.")]
+Variants = Annotated[
+    list[str] | None, typer.Option("--variant", "-v", help="A variant of the line-up; repeatable. [default: all]")
+]
+
+out = Console()
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Bad input ends the program with its message, not with a traceback."""
+    try:
+        yield
+    except ValueError as error:
+        typer.secho(f"windrow: {error}", fg="red", err=True)
+        raise typer.Exit(BAD_INPUT) from None
+
+
+def _answer(document: dict[str, Any], as_json: bool, table: Table | None = None) -> None:
+    if as_json or table is None:
+        sys.stdout.write(json.dumps(document, indent=1) + "\n")
+    else:
+        out.print(table)
+
+
+def _lineup(path: Path | None) -> LineUp:
+    return load_lineup(path or Settings().lineup)
+
+
+def _run(job: IngestJob | TrainJob | CompareJob) -> dict[str, Any]:
+    # Imported here: torch and Ray take seconds, and most commands need neither.
+    from pipeline.services import environment
+
+    settings = Settings()
+    for name, value in environment(settings).items():
+        if name.startswith(("RAY_", "MLFLOW_")):
+            os.environ.setdefault(name, value)  # Ray reads its own when it is imported
+
+    from pipeline.stages import run
+
+    return run(job, settings)
+
+
+@app.callback()
+def main(quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False) -> None:
+    """Set up the log."""
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    logging.getLogger("pipeline").setLevel(logging.WARNING if quiet else logging.INFO)
+
+
+@app.command()
+def ingest(
+    first: Day,
+    last: Annotated[str | None, typer.Option(help="The span's last window. [default: the first]")] = None,
+    lineup: LineUpFile = None,
+    dataset: Annotated[str | None, typer.Option(help="Ingest --file by --schema under this name instead.")] = None,
+    schema: Annotated[str | None, typer.Option(help="criteo, obd, upworthy, or a YAML file.")] = None,
+    file: Annotated[list[str] | None, typer.Option(help="Path, glob or URL; {date} is the day. Repeatable.")] = None,
+    cut: Annotated[str, typer.Option(help="How rows get their window: event_time, file_per_window or equal.")] = (
+        "event_time"
+    ),
+    force: Force = False,
+    as_json: AsJson = False,
+) -> None:
+    """Publish windows of a raw log (or of the simulator) in the lake.
+
+    With --lineup, the source is the line-up's. With --dataset, --schema and --file it is any CSV, TSV or Parquet log.
+    Windows that hold the same rows already are left as they are.
+    """
+    with _told():
+        if dataset is not None:
+            if schema is None or not file:
+                raise ValueError(f"--dataset needs --schema and --file too, got schema {schema!r} and files {file!r}")
+            source = LogSource.model_validate({"schema_file": schema, "files": tuple(file), "cut": cut})
+            chosen = DatasetConfig(name=dataset, source=source)
+        else:
+            chosen = _lineup(lineup).dataset
+        job = IngestJob(dataset=chosen, first=Window.of(first), last=Window.of(last or first), force=force)
+        outcome = _run(job)
+    table = Table("data set", "windows", "rows", "positives", "quarantined")
+    table.add_row(
+        outcome["dataset"],
+        str(len(outcome["windows"])),
+        *(f"{outcome[name]:,}" for name in ("rows", "positives", "quarantined")),
+    )
+    _answer(outcome, as_json, table)
+
+
+@app.command()
+def train(
+    first: Day,
+    last: Annotated[str | None, typer.Option(help="The span's last window. [default: the first]")] = None,
+    lineup: LineUpFile = None,
+    variant: Variants = None,
+    scratch: Annotated[
+        bool, typer.Option("--scratch/--go-on", help="New weights, or the checkpoint of the window before.")
+    ] = True,
+    workers: Annotated[int | None, typer.Option(help="Number of workers. [default: the line-up's]", min=1)] = None,
+    force: Force = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train variants over a span of windows, one chronological pass, on Ray Train workers.
+
+    Steps that are done are skipped. Curves and stages appear in MLflow.
+    """
+    with _told():
+        chosen = _lineup(lineup)
+        if workers is not None:
+            size = chosen.workers.model_copy(update={"num_workers": workers})
+            chosen = LineUp.model_validate({**chosen.model_dump(), "workers": size.model_dump()})
+        job = TrainJob(
+            lineup=chosen,
+            variants=tuple(variant or ()),
+            first=Window.of(first),
+            last=Window.of(last or first),
+            start="scratch" if scratch else "parent",
+            force=force,
+        )
+        outcome = _run(job)
+    table = Table("window", "step", "examples", "log-loss before training")
+    for chain in outcome["chains"]:
+        table.add_row(
+            chain["window"], chain["step"][:16], f"{chain['total_examples']:,}", f"{chain['log_loss']:.5f}"
+        )
+    _answer(outcome, as_json, table)
+
+
+@app.command()
+def compare(
+    first: Day,
+    last: Day,
+    lineup: LineUpFile = None,
+    variant: Variants = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compare variants with the line-up's reference on the same rows, with 95 % intervals."""
+    with _told():
+        job = CompareJob(
+            lineup=_lineup(lineup), variants=tuple(variant or ()), first=Window.of(first), last=Window.of(last)
+        )
+        outcome = _run(job)
+    _answer(outcome, as_json, comparison_table(outcome))
+
+
+def comparison_table(outcome: dict[str, Any]) -> Table:
+    """A compare job's outcome as a table."""
+    title = f"{outcome['lineup']}, windows {outcome['first']} to {outcome['last']}"
+    table = Table(*outcome["header"], title=title, title_justify="left")
+    for row in outcome["rows"]:
+        table.add_row(*row)
+    return table
+
+
+@app.command("run")
+def run_spec(
+    spec: Annotated[Path, typer.Argument(help="A job's JSON document; - reads it from standard input.")],
+) -> None:
+    """Run a job from its document: what the DAGs submit to the cluster.
+
+    Ends with status 2 when the document or its data must change first.
+    """
+    with _told():
+        try:
+            text = sys.stdin.read() if str(spec) == "-" else spec.read_text()
+        except OSError as error:
+            raise ValueError(f"cannot read {spec}: {error.strerror}") from None
+        job = load_job(text)
+        outcome = _run(job)
+    if isinstance(job, CompareJob):
+        out.print(comparison_table(outcome))
+    else:
+        _answer(outcome, as_json=True)
+
+
+@app.command()
+def status(lineup: LineUpFile = None, as_json: AsJson = False) -> None:
+    """Show each chain of a line-up: what is done, what is missing, what is stale and why; and the local services."""
+    from pipeline.services import services_status
+    from pipeline.status import chain_statuses
+
+    with _told():
+        settings = Settings()
+        chosen = _lineup(lineup)
+        chains = chain_statuses(Lake(settings.lake), chosen)
+        services = services_status(settings)
+    document = {
+        "lineup": chosen.name,
+        "lake": settings.lake,
+        "chains": [
+            {
+                "variant": c.variant,
+                "seed": c.seed,
+                "first": c.first and c.first.name,
+                "last": c.last and c.last.name,
+                "windows": c.num_windows,
+                "missing": [w.name for w in c.missing],
+                "stale": {w.name: why for w, why in c.stale.items()},
+            }
+            for c in chains
+        ],
+        "services": [{"name": s.name, "healthy": s.healthy, "address": s.address} for s in services],
+    }
+    table = Table("variant", "seed", "first", "last", "windows", "missing", "stale", title=f"line-up {chosen.name}")
+    for c in chains:
+        table.add_row(
+            c.variant,
+            str(c.seed),
+            str(c.first or "-"),
+            str(c.last or "-"),
+            str(c.num_windows),
+            ", ".join(w.name for w in c.missing) or "-",
+            "; ".join(f"{w}: {why}" for w, why in c.stale.items()) or "-",
+        )
+    _answer(document, as_json, table)
+    if not as_json:
+        for s in services:
+            out.print(f"{s.name:24} {'up' if s.healthy else 'down':5} {s.address}")
+
+
+@app.command()
+def up(as_json: AsJson = False) -> None:
+    """Start Airflow, MLflow and a one-node Ray cluster on loopback."""
+    from pipeline import services
+
+    try:
+        found = services.up()
+    except services.ServiceError as error:
+        typer.secho(f"windrow: {error}", fg="red", err=True)
+        raise typer.Exit(1) from None
+    if as_json:
+        _answer({"airflow": found.airflow, "mlflow": found.mlflow, "ray": found.ray, "user": found.user}, True)
+
+
+@app.command()
+def down() -> None:
+    """End the local services and everything they started."""
+    from pipeline import services
+
+    services.down()
+
+
+@app.command()
+def settings(as_json: AsJson = False) -> None:
+    """List the environment variables that say where things are."""
+    from pipeline.settings import settings_table
+
+    rows = settings_table()
+    table = Table("variable", "default", "meaning")
+    for row in rows:
+        table.add_row(*row)
+    _answer({name: {"default": default, "meaning": meaning} for name, default, meaning in rows}, as_json, table)
