@@ -1,0 +1,370 @@
+"""From a raw log of any size to published windows: parse into staged files, then sort and publish day by day."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+import duckdb
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from pipeline.dataset import ROW_GROUP_SIZE, WindowManifest, physical_schema, publish_window
+from pipeline.hashing import GAMMA, key_of
+from pipeline.lake import Lake, checked_name
+from pipeline.parsing import EPOCH
+from pipeline.schema import Schema
+from pipeline.sources import IngestError, SourceFile, find_sources, read_batches
+from pipeline.staging import NOWHERE, Stage, Stager, quarantine_schema
+from pipeline.window import Window
+
+__all__ = ["Cut", "IngestError", "ingest"]
+
+Cut: TypeAlias = Literal["event_time", "file_per_window", "equal"]
+
+MEMORY_BYTES = 1 << 30
+"""What an ingest may hold at a time, about."""
+
+_BATCH_ROWS = 1 << 16
+_DAY_US = 86_400_000_000
+_TWICE = "the declared id occurs more than once in its window"
+
+
+@dataclass(frozen=True)
+class _Slice:
+    """One window's rows: those of a staged bucket from position `first` to before `last`."""
+
+    window: Window
+    bucket: int
+    first: int
+    last: int
+
+
+def ingest(
+    lake: Lake,
+    dataset: str,
+    schema: Schema,
+    sources: list[str],
+    *,
+    first: Window | None = None,
+    windows: list[Window] | None = None,
+    cut: Cut = "event_time",
+    count: int | None = None,
+    max_quarantine_share: float = 0.01,
+    force: bool = False,
+    row_group_size: int = ROW_GROUP_SIZE,
+    memory_bytes: int = MEMORY_BYTES,
+    staging: str | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> list[WindowManifest]:
+    """Publish the windows of a raw log.
+
+    With `cut="event_time"` the schema's event time says which window a row belongs to. Rows of days that were not
+    asked for are other windows' business and are neither published nor quarantined; an event time that is missing,
+    unreadable, before 1990 or after 2099 lies outside every window and sends its row to the quarantine.
+
+    A log without times is cut in the natural order of its files' addresses (`day_2` before `day_10`), whatever the
+    order in which they are given: `file_per_window` makes the files consecutive windows from `first` on, `equal` cuts
+    all rows into `count` windows of the same size. Rows are spread evenly over their day.
+
+    Rows go to the quarantine one by one, each with its reason. A declared id that occurs more than once in a window
+    keeps its earliest row. Nothing is published before the whole log has been read and the shares checked. A
+    quarantined row without a usable time is kept with the earliest window published.
+
+    Args:
+        lake: where to.
+        dataset: the data set's name.
+        schema: what the columns mean.
+        sources: local paths, globs or directories, or URLs that pyarrow can open.
+        first: the first window of a log without times.
+        windows: publish these only; each must have rows. All that the log holds by default.
+        cut: how rows find their window.
+        count: number of windows of an `equal` cut.
+        max_quarantine_share: of the rows of the log and of each window, how many may be quarantined.
+        force: publish new generations even of windows that already say the same.
+        row_group_size: rows of a row group.
+        memory_bytes: about what may be held in memory; the rest of the log waits on disk.
+        staging: local directory for what waits on disk, up to the size of the log; the system's own by default.
+        progress: told line by line what is being done.
+
+    Returns:
+        The manifests of the published windows, in order of time.
+
+    Raises:
+        IngestError: the log cannot become windows as asked; nothing has been published.
+        LakeError: the data set's name would leave the lake, or somebody else published a window meanwhile.
+    """
+    checked_name(dataset)
+    _check_cut(schema, cut, first, count)
+    if not 0 <= max_quarantine_share <= 1:
+        raise IngestError(f"max_quarantine_share must be in [0, 1], got {max_quarantine_share}")
+    tell = progress or (lambda line: None)
+    files = find_sources(sources)
+    with tempfile.TemporaryDirectory(prefix="windrow-ingest-", dir=staging) as name:
+        stage = Stage(Path(name), memory_bytes // 8)
+        _stage_all(stage, files, schema, cut, _asked_days(windows, cut), tell)
+        with closing(_connect(name, memory_bytes // 2)) as connection:
+            _check_shares(stage, Counter(), max_quarantine_share)
+            slices = _slices(stage, cut, first, count, windows)
+            sorters = [_Sorter(connection, stage, schema, each, is_first=each is slices[0]) for each in slices]
+            twice = Counter({sorter.slice.bucket: sorter.num_twice for sorter in sorters})
+            _check_shares(stage, twice, max_quarantine_share)
+            return [
+                publish_window(
+                    lake,
+                    dataset,
+                    sorter.slice.window,
+                    schema,
+                    sorter.rows(),
+                    sorter.sources(),
+                    sorter.quarantined(),
+                    quarantine=sorter.quarantine(),
+                    row_group_size=row_group_size,
+                    force=force,
+                    progress=progress,
+                )
+                for sorter in sorters
+            ]
+
+
+def _check_cut(schema: Schema, cut: Cut, first: Window | None, count: int | None) -> None:
+    if schema.event_time == "synthetic":
+        if cut == "event_time":
+            raise IngestError(
+                "a log without times is cut by 'file_per_window' or 'equal', got cut 'event_time': "
+                "choose one, or name an event_time column in the schema"
+            )
+        if first is None:
+            raise IngestError("a log without times needs its first window, got none: give `first`")
+    elif cut != "event_time":
+        raise IngestError(
+            f"a log with event times is cut by them, got cut {cut!r}: leave it out, or say `event_time: synthetic`"
+        )
+    elif first is not None:
+        raise IngestError(f"`first` is for logs without times, got {first.name}: give `windows` instead")
+    if (cut == "equal") != (count is not None) or (count is not None and count < 1):
+        raise IngestError(f"`count` is the number of windows, 1 or more, of an 'equal' cut; got {count} with {cut!r}")
+
+
+def _asked_days(windows: list[Window] | None, cut: Cut) -> npt.NDArray[np.int64] | None:
+    if windows is not None and not windows:
+        raise IngestError("`windows` names one window or more, got none: leave it out to publish all")
+    if windows is None or cut != "event_time":
+        return None
+    return np.array(sorted(_day_number(window) for window in windows), np.int64)
+
+
+def _day_number(window: Window) -> int:
+    return (window.start - EPOCH) // timedelta(days=1)
+
+
+def _connect(directory: str, memory_bytes: int) -> duckdb.DuckDBPyConnection:
+    # Insertion order stays preserved: without it DuckDB 2.0.0 hands sorted rows to Arrow in any order.
+    return duckdb.connect(
+        config={
+            "memory_limit": f"{max(memory_bytes >> 20, 64)}MiB",
+            "temp_directory": directory,
+            "threads": min(os.cpu_count() or 1, 4),
+            "preserve_insertion_order": True,
+        }
+    )
+
+
+def _stage_all(
+    stage: Stage,
+    files: list[SourceFile],
+    schema: Schema,
+    cut: Cut,
+    asked: npt.NDArray[np.int64] | None,
+    tell: Callable[[str], None],
+) -> None:
+    for number, file in enumerate(files):
+        bucket = {"file_per_window": number, "equal": 0}.get(cut)
+        stager = Stager(stage, schema, file.address, bucket, asked)
+        for batch in read_batches(file, schema, stager.add_spoilt):
+            stager.add(batch)
+        tell(f"read {file.address}: {stager.told()}")
+    stage.flush()
+
+
+def _slices(
+    stage: Stage, cut: Cut, first: Window | None, count: int | None, windows: list[Window] | None
+) -> list[_Slice]:
+    """Which staged rows make which window, in order of time."""
+    filled = sorted(number for number, bucket in stage.buckets.items() if bucket.num_rows)
+    if cut == "event_time" or first is None:
+        origin = Window(EPOCH)
+        slices = [_Slice(origin.shift(day), day, 0, stage.bucket(day).num_rows) for day in filled]
+    elif count is None:
+        slices = [_Slice(first.shift(number), number, 0, stage.bucket(number).num_rows) for number in filled]
+    else:
+        num_rows = stage.bucket(0).num_rows
+        edges = [part * num_rows // count for part in range(count + 1)]
+        if num_rows < count:
+            raise IngestError(
+                f"an equal cut needs a good row for each window, got {num_rows} for {count}: lower `count`"
+            )
+        slices = [_Slice(first.shift(part), 0, *edges[part : part + 2]) for part in range(count)]
+    if windows is None:
+        return slices
+    if missing := sorted({window.name for window in windows} - {each.window.name for each in slices}):
+        found = f"windows {slices[0].window.name} to {slices[-1].window.name}" if slices else "no good row at all"
+        raise IngestError(
+            f"every window asked for must have good rows in the log, got none for {', '.join(missing)} "
+            f"(of those asked for, the log has {found}): check the sources, or ask for other windows"
+        )
+    return [each for each in slices if each.window in windows]
+
+
+def _check_shares(stage: Stage, twice: Counter[int], limit: float) -> None:
+    """Refuse a log, or a window of it, of which too much is quarantined.
+
+    Args:
+        stage: what was read.
+        twice: good rows of each bucket whose id another row has.
+        limit: the largest share allowed.
+    """
+    whole: Counter[str] = Counter()
+    num_good = 0
+    for number, bucket in stage.buckets.items():
+        reasons = bucket.quarantined + Counter({_TWICE: twice[number]})
+        num_good += (of_bucket := bucket.num_rows - twice[number])
+        whole += reasons
+        if number != NOWHERE:
+            _check_share(
+                f"the rows of one window in {', '.join(sorted(bucket.sources))}", of_bucket, reasons, stage, limit
+            )
+    _check_share("the rows of the log", num_good, whole, stage, limit)
+    if num_good == 0:
+        raise IngestError("a log must hold good rows of the windows asked for, got none: check sources and schema")
+
+
+def _check_share(what: str, num_good: int, reasons: Counter[str], stage: Stage, limit: float) -> None:
+    num_bad = reasons.total()
+    if num_bad <= limit * (num_good + num_bad):
+        return
+    told = "; ".join(
+        f"{reason}: {number:,} times" + (f", first {stage.samples[reason]:.400}" if reason in stage.samples else "")
+        for reason, number in reasons.most_common(3)
+    )
+    raise IngestError(
+        f"at most {limit:.2%} of {what} may be quarantined, got {num_bad:,} of {num_good + num_bad:,} ({told}): "
+        f"mend the log or the schema, or raise max_quarantine_share"
+    )
+
+
+class _Sorter:
+    """Numbers and sorts one window's staged rows; DuckDB spills to disk what does not fit.
+
+    Args:
+        connection: where to sort.
+        stage: what was read.
+        schema: what the columns mean.
+        chosen: which rows.
+        is_first: whether quarantined rows without a usable time are kept with this window.
+    """
+
+    def __init__(
+        self, connection: duckdb.DuckDBPyConnection, stage: Stage, schema: Schema, chosen: _Slice, *, is_first: bool
+    ) -> None:
+        self.connection, self.stage, self.schema = connection, stage, schema
+        self.slice, self.is_first, self.num_twice = chosen, is_first, 0
+        files = ", ".join(_quoted(path, "'") for path in stage.files(chosen.bucket, "rows"))
+        self._base = (
+            f"(SELECT * FROM read_parquet([{files}]) WHERE position >= {chosen.first} AND position < {chosen.last})"
+        )
+        self._repeated = f"repeated_{chosen.window.name.replace('-', '')}"
+        if schema.id_columns:
+            self._number()
+            found = connection.execute(f"SELECT count(*) FROM {self._repeated} WHERE occurrence > 0").fetchone()
+            self.num_twice = int(found[0]) if found else 0
+
+    def rows(self) -> Iterator[pa.RecordBatch]:
+        """The window's rows as it publishes them."""
+        columns = physical_schema(self.schema)
+        if not self.schema.id_columns:
+            self._number()
+        identity, time = "identity", "event_time"
+        if self.schema.event_time == "synthetic":
+            # Without a time in the content, equal rows on two days would be the same example.
+            identity = f"xor(identity, {key_of('window', self.slice.window.name)}::UBIGINT)"
+            num_rows, start = self.slice.last - self.slice.first, _day_number(self.slice.window) * _DAY_US
+            spread = f"((position - {self.slice.first})::HUGEINT * {_DAY_US} // {num_rows})"
+            time = f"{start} + {spread}::BIGINT"
+        published = ", ".join(_quoted(f"published:{name}", '"') for name in columns.names[2:])
+        only = "WHERE occurrence IS NULL OR occurrence = 0" if self.schema.id_columns else ""
+        result = self.connection.sql(
+            f"""
+            SELECT (({identity}::HUGEINT + coalesce(occurrence, 0)::HUGEINT * {GAMMA}) % {1 << 64})::UBIGINT AS id,
+                   {time} AS time, {published}
+            FROM {self._base} LEFT JOIN {self._repeated} USING (position) {only}
+            ORDER BY time, id
+            """
+        )
+        for batch in result.to_arrow_reader(_BATCH_ROWS):
+            arrays = [_cast(column, kind) for column, kind in zip(batch.columns, columns.types, strict=True)]
+            yield pa.RecordBatch.from_arrays(arrays, schema=columns)
+
+    def _number(self) -> None:
+        """Number the rows that share an identity, in an order that no source file can change."""
+        ties = ['"published:label"', *(['"published:true_prob"'] if self.schema.true_prob else []), "position"]
+        if self.schema.id_columns:
+            ties = [*(["event_time"] if self.schema.event_time != "synthetic" else ["position"]), "content", *ties]
+        self.connection.execute(
+            f"""
+            CREATE OR REPLACE TEMP TABLE {self._repeated} AS
+            SELECT position, row_number() OVER (PARTITION BY identity ORDER BY {", ".join(ties)}) - 1 AS occurrence
+            FROM {self._base}
+            WHERE identity IN (SELECT identity FROM {self._base} GROUP BY identity HAVING count(*) > 1)
+            """
+        )
+
+    def sources(self) -> list[str]:
+        """The files that the window's rows may come from."""
+        return sorted(self.stage.bucket(self.slice.bucket).sources)
+
+    def quarantined(self) -> dict[str, int]:
+        """The window's quarantined rows by reason."""
+        counts: Counter[str] = Counter({_TWICE: self.num_twice}) if self.num_twice else Counter()
+        for batch in self._staged_quarantine():
+            counts.update(batch.column("reason").to_pylist())
+        return dict(counts)
+
+    def quarantine(self) -> Iterator[pa.RecordBatch]:
+        """The window's quarantined rows, in the format of `quarantine_schema`."""
+        yield from (batch for batch in self._staged_quarantine() if batch.num_rows)
+        if self.num_twice:
+            raw = ", ".join(_quoted(f"raw:{name}", '"') for name in self.schema.source_columns)
+            result = self.connection.sql(
+                f"""
+                SELECT {_quoted(_TWICE, "'")} AS reason, source, NULL::VARCHAR AS line, {raw}
+                FROM {self._base} JOIN {self._repeated} USING (position)
+                WHERE occurrence > 0 ORDER BY identity, occurrence
+                """
+            )
+            columns = quarantine_schema(self.schema)
+            for batch in result.to_arrow_reader(_BATCH_ROWS):
+                arrays = [_cast(column, kind) for column, kind in zip(batch.columns, columns.types, strict=True)]
+                yield pa.RecordBatch.from_arrays(arrays, schema=columns)
+
+    def _staged_quarantine(self) -> Iterator[pa.RecordBatch]:
+        chosen = self.slice
+        yield from self.stage.quarantine(chosen.bucket, self.schema, chosen.first, chosen.last)
+        if self.is_first and NOWHERE in self.stage.buckets and chosen.bucket != NOWHERE:
+            yield from self.stage.quarantine(NOWHERE, self.schema, 0, 1)
+
+
+def _quoted(text: str, quote: str) -> str:
+    return quote + text.replace(quote, 2 * quote) + quote
+
+
+def _cast(column: pa.Array, kind: pa.DataType) -> pa.Array:
+    return column if column.type == kind else column.cast(kind)
