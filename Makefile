@@ -62,6 +62,11 @@ NO_EMIT := torch triton cuda-bindings cuda-pathfinder cuda-toolkit nvidia-cublas
 compile = cd requirements && $(UV) pip compile base.in --quiet --override override-$(1).txt --python-version 3.11 \
 	--generate-hashes --custom-compile-command "make lock" $(foreach p,$(NO_EMIT),--no-emit-package $(p)) -o $(2)
 
+image = cd requirements && $(UV) pip compile $(1).in --quiet -c lock.txt --python-version 3.11 --generate-hashes \
+	--custom-compile-command "make lock" -o lock-$(1).txt
+
 lock: ## pin the versions again after a change of requirements/base.in (needs uv)
 	$(call compile,cpu,lock.txt)
 	$(call compile,gpu,lock-gpu.txt)
+	$(call image,mlflow)
+	$(call image,airflow)

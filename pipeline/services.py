@@ -38,6 +38,11 @@ NUM_STARTS_TOLERATED = 3
 Say = Callable[[str], object]
 
 
+def to_stderr(line: str) -> None:
+    """Tell a person, and leave standard output to answers that programs read."""
+    typer.echo(line, err=True)
+
+
 class ServiceError(RuntimeError):
     """A service does not start, with its last words and the cure."""
 
@@ -107,7 +112,7 @@ def environment(settings: Settings | None = None) -> dict[str, str]:
     }
 
 
-def up(settings: Settings | None = None, say: Say = typer.echo, timeout_s: float = START_TIMEOUT_S) -> Addresses:
+def up(settings: Settings | None = None, say: Say = to_stderr, timeout_s: float = START_TIMEOUT_S) -> Addresses:
     """Start what does not run yet and wait until all of it is healthy.
 
     Services whose address lies elsewhere (a shared tracking server, a cluster) are asked, not started.
@@ -121,7 +126,7 @@ def up(settings: Settings | None = None, say: Say = typer.echo, timeout_s: float
         _make_secrets(settings)
         if _supervisor(settings) and all(status.healthy for status in services_status(settings)):
             say("Everything runs already.")
-            return addresses(settings)
+            return _announced(settings, say)
         try:
             if not _supervisor(settings):
                 _stop(settings, say)
@@ -130,10 +135,10 @@ def up(settings: Settings | None = None, say: Say = typer.echo, timeout_s: float
         except BaseException:
             _stop(settings, say)
             raise
-    return addresses(settings)
+        return _announced(settings, say)
 
 
-def down(settings: Settings | None = None, say: Say = typer.echo) -> None:
+def down(settings: Settings | None = None, say: Say = to_stderr) -> None:
     """End every process of this home: the services, their tasks and jobs. Other homes' are left alone."""
     settings = settings or Settings()
     if not settings.home.is_dir():
@@ -166,6 +171,14 @@ def addresses(settings: Settings | None = None) -> Addresses:
         password=json.loads(passwords.read_text())[USER] if passwords.is_file() else "",
         ray_token=settings.ray_token() or "",
     )
+
+
+def _announced(settings: Settings, say: Say) -> Addresses:
+    found = addresses(settings)
+    say(f"Airflow  {found.airflow}  user {found.user}, password {found.password}")
+    say(f"MLflow   {found.mlflow}")
+    say(f"Ray      {found.ray}  token in {settings.ray_token_path}")
+    return found
 
 
 def supervise(settings: Settings) -> int:
