@@ -20,6 +20,8 @@ class JobFailed(AirflowException):
     """The job ended without success for a reason that another try may not meet."""
 
 
+RETRY_DELAY = timedelta(seconds=30)
+"""Also where the policy is not asked: a task's process that was killed cannot tell why it died."""
 RETRY_POLICY = ExceptionRetryPolicy(
     rules=[
         RetryRule(
@@ -30,7 +32,7 @@ RETRY_POLICY = ExceptionRetryPolicy(
         RetryRule(
             exception=Exception,
             action=RetryAction.RETRY,
-            retry_delay=timedelta(seconds=30),
+            retry_delay=RETRY_DELAY,
             reason="the cluster or the network failed: another try may succeed",
         ),
     ]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from airflow.sdk import BaseOperator
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
-from operators.errors import RETRY_POLICY, BadInput, DeadlinePassed
+from operators.errors import RETRY_DELAY, RETRY_POLICY, BadInput, DeadlinePassed
 from operators.operator import checked_document, checked_timeout
 from pipeline.job import TrainJob, head_path, load_job, manifest_path
 from pipeline.settings import Settings
@@ -40,6 +40,7 @@ class AwaitInputs(BaseOperator):
     ) -> None:
         kwargs.setdefault("retry_policy", RETRY_POLICY)
         kwargs.setdefault("retries", 2)
+        kwargs.setdefault("retry_delay", RETRY_DELAY)
         super().__init__(**kwargs)
         self.document = document
         self.wait_minutes = wait_minutes

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from airflow.sdk import BaseHook, BaseOperator
 
 from operators.client import RayError, RayJob, RayJobs
-from operators.errors import RETRY_POLICY, BadInput, DeadlinePassed, JobFailed
+from operators.errors import RETRY_DELAY, RETRY_POLICY, BadInput, DeadlinePassed, JobFailed
 from operators.links import RAY_KEY, MLflowLink, RayJobLink
 from operators.submission import TaskTry
 from operators.tracking import TrackingServer
@@ -42,14 +42,14 @@ class RayJobOperator(BaseOperator):
     Args:
         document: the job (see `pipeline.job`), as a mapping or as JSON; templated.
         timeout_minutes: the job is stopped so long after it was submitted; templated.
-        entrypoint: what the cluster runs; it finds the document in the environment.
+        entrypoint: what the cluster runs; it finds the document in the environment; templated.
         environment: more variables for the job.
         ray_conn_id: connection to the cluster: host is the dashboard's URL, password its token.
         mlflow_conn_id: connection to the tracking server.
         poll_s: seconds between two looks at the job.
     """
 
-    template_fields: Sequence[str] = ("document", "timeout_minutes")
+    template_fields: Sequence[str] = ("document", "timeout_minutes", "entrypoint")
     template_fields_renderers: ClassVar[dict[str, str]] = {"document": "json"}
     operator_extra_links = (RayJobLink(), MLflowLink())
     ui_color = "#dfeff5"
@@ -68,6 +68,7 @@ class RayJobOperator(BaseOperator):
     ) -> None:
         kwargs.setdefault("retry_policy", RETRY_POLICY)
         kwargs.setdefault("retries", 2)
+        kwargs.setdefault("retry_delay", RETRY_DELAY)
         super().__init__(**kwargs)
         self.document = document
         self.timeout_minutes = timeout_minutes

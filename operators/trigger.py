@@ -23,6 +23,8 @@ UNREACHABLE_S = 300.0
 """A cluster that does not answer for so long is given up; the task's next try finds the job if it still runs."""
 CLOSING_TRIES = 3
 LAST_LINES = 12
+_STOPPING: set[asyncio.Task[None]] = set()
+"""The event loop keeps only weak references to its tasks."""
 Outcome = Literal["ended", "deadline", "lost", "unreachable"]
 """How the wait was over; `lost` when the cluster no longer knows the job."""
 
@@ -83,6 +85,13 @@ class RayJobTrigger(BaseTrigger):
 
     async def on_kill(self) -> None:
         """A person cleared or marked the task: stop the job and say so in MLflow."""
+        # Airflow cancels this coroutine again at its next heartbeat, a second later; the work has to outlive it.
+        work = asyncio.create_task(self._stop_job())
+        _STOPPING.add(work)
+        work.add_done_callback(_STOPPING.discard)
+        await asyncio.shield(work)
+
+    async def _stop_job(self) -> None:
         self._say(f"The task was killed: stopping Ray job {self.submission_id}")
         async with RayJobs.of(await BaseHook.aget_connection(self.ray_conn_id)) as jobs:
             job = await jobs.stop(self.submission_id)
