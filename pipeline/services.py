@@ -17,6 +17,7 @@ from base64 import urlsafe_b64encode
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -349,11 +350,21 @@ def _airflow_status(settings: Settings) -> list[ServiceStatus]:
     except (httpx.HTTPError, ValueError) as error:
         names = ["airflow-api", *named]
         return [ServiceStatus(name=name, address=url, healthy=False, detail=_reason(error)) for name in names]
-    parts = [(name, (health.get(part) or {}).get("status") or "no sign of life yet") for name, part in named.items()]
+    # Airflow counts a heartbeat of half a minute ago as health, even one from before a restart.
+    supervisor = _supervisor(settings)
+    since = supervisor.create_time() if supervisor else 0.0
+    parts = [(name, _airflow_part(health.get(part) or {}, part, since)) for name, part in named.items()]
     return [
         ServiceStatus(name=name, address=url, healthy=detail == "healthy", detail=detail)
         for name, detail in [("airflow-api", "healthy"), *parts]
     ]
+
+
+def _airflow_part(found: Mapping[str, str | None], part: str, since: float) -> str:
+    beat = found.get(f"latest_{part}_heartbeat")
+    if beat is None or datetime.fromisoformat(beat).timestamp() < since:
+        return "no sign of life yet"
+    return found["status"] or "no status"
 
 
 def _asked(name: str, url: str, headers: Mapping[str, str]) -> ServiceStatus:
