@@ -16,6 +16,8 @@ from airflow.sdk.exceptions import AirflowException
 
 ACTIVE = frozenset({"PENDING", "RUNNING"})
 REQUEST_TIMEOUT_S = 30.0
+STOP_AGAIN_S = 5.0
+"""Longer than the cluster gives a job between the polite signal and the kill."""
 STOP_TIMEOUT_S = 20.0
 """Shorter than the half minute that Airflow grants a trigger that is killed."""
 
@@ -118,10 +120,10 @@ class RayJobs:
         The first request may be answered with yes and do nothing while the job is still pending, so it is repeated.
         """
         deadline = time.monotonic() + timeout_s
-        asked = 0.0
+        ask_again = 0.0
         while (job := await self.get(submission_id)) is not None and job.active and time.monotonic() < deadline:
-            if time.monotonic() - asked > 5.0:
-                asked = time.monotonic()
+            if time.monotonic() >= ask_again:
+                ask_again = time.monotonic() + STOP_AGAIN_S
                 await self._ask("POST", f"/api/jobs/{submission_id}/stop")
             await asyncio.sleep(0.5)
         return job

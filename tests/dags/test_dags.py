@@ -1,0 +1,56 @@
+"""The DAGs parse without error and without weight, cover whole days, and explain themselves."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import jsonschema
+import pytest
+
+DAGS = ["distillation_study", "historical_warmup", "ingest_windows", "online_training"]
+
+
+def test_all_dags_are_read_without_error_and_without_a_heavy_import(parsed: dict[str, Any]) -> None:
+    assert parsed["errors"] == {}
+    assert parsed["heavy"] == []
+    assert sorted(parsed["dags"]) == DAGS
+
+
+@pytest.mark.parametrize("dag_id", ["ingest_windows", "online_training"])
+def test_the_daily_runs_cover_exactly_the_day_before(parsed: dict[str, Any], dag_id: str) -> None:
+    start, end = map(datetime.fromisoformat, parsed["dags"][dag_id]["interval"])
+    assert start == datetime(2014, 10, 25, tzinfo=UTC)
+    assert end - start == timedelta(hours=24)
+
+
+@pytest.mark.parametrize("dag_id", DAGS)
+def test_every_field_has_title_help_and_a_valid_default(parsed: dict[str, Any], dag_id: str) -> None:
+    for name, field in parsed["dags"][dag_id]["fields"].items():
+        schema = field["schema"]
+        assert schema.get("title"), name
+        assert schema.get("description_md"), name
+        assert schema.get("section"), name
+        jsonschema.validate(field["default"], schema)
+
+
+@pytest.mark.parametrize("dag_id", DAGS)
+def test_every_dag_and_task_says_what_it_does(parsed: dict[str, Any], dag_id: str) -> None:
+    assert len(parsed["dags"][dag_id]["doc_md"]) > 300
+    for task_id, task in parsed["dags"][dag_id]["tasks"].items():
+        assert task["doc_md"], task_id
+
+
+def test_the_study_runs_the_teacher_first_and_compares_last(parsed: dict[str, Any]) -> None:
+    tasks = parsed["dags"]["distillation_study"]["tasks"]
+    downstream = {task_id: task["downstream"] for task_id, task in tasks.items()}
+    assert downstream["teacher"] == ["students"]
+    assert downstream["students"] == ["compare"]
+    assert downstream["compare"] == []
+
+
+@pytest.mark.parametrize("dag_id", DAGS)
+def test_every_job_passes_through_the_pool_of_the_cluster(parsed: dict[str, Any], dag_id: str) -> None:
+    jobs = [task for task in parsed["dags"][dag_id]["tasks"].values() if task["task_type"] == "RayJobOperator"]
+    assert jobs
+    assert {task["pool"] for task in jobs} == {"windrow_ray"}
