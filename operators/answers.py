@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
 log = logging.getLogger(__name__)
+CPU, GPU, AS_LINEUP = "CPU", "GPU", "as the line-up says"
 
 
 class Answers:
@@ -79,10 +80,19 @@ class Answers:
         changes: dict[str, Any] = {}
         if self.params.get("seeds"):
             changes["seeds"] = tuple(self.params["seeds"])
-        workers = {"num_workers": self.params.get("num_workers"), "use_gpu": self.params.get("use_gpu")}
-        if given := {name: value for name, value in workers.items() if value is not None}:
+        if given := self._workers:
             changes["workers"] = lineup.workers.model_dump() | given
         return LineUp.model_validate(lineup.model_dump() | changes)
+
+    @property
+    def _workers(self) -> dict[str, Any]:
+        """Those fields of the line-up's workers that the form gives."""
+        given: dict[str, Any] = {}
+        if self.params.get("num_workers"):
+            given["num_workers"] = self.params["num_workers"]
+        if self.params.get("hardware") in (CPU, GPU):
+            given["use_gpu"] = self.params["hardware"] == GPU
+        return given
 
     @property
     def variants(self) -> tuple[str, ...]:

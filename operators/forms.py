@@ -7,15 +7,16 @@ from typing import Any
 import yaml
 from airflow.sdk import Param
 
-from operators.answers import lineup_paths
+from operators.answers import AS_LINEUP, CPU, GPU, lineup_paths
 
-WHAT, WHEN, HOW = "What", "When", "How"
+LIMITS = "Workers and limits"
+"""Folded away at first; fields without a section stand open."""
 
 
 def day(title: str, help_text: str, default: str | None = None, *, required: bool = False) -> Param:
     """A window's date."""
     kind: Any = "string" if required else ["null", "string"]
-    return Param(default, type=kind, format="date", title=title, description_md=help_text, section=WHEN)
+    return Param(default, type=kind, format="date", title=title, description_md=help_text)
 
 
 def lineup() -> Param:
@@ -28,7 +29,6 @@ def lineup() -> Param:
         title="Line-up",
         description_md="The checked-in YAML that names the data set, its variants and their workers. "
         "`WINDROW_LINEUP` sets the default; the files beside it are the other choices.",
-        section=WHAT,
     )
 
 
@@ -41,7 +41,6 @@ def variants() -> Param:
         title="Variants",
         description_md="Train these only; leave empty for all of the line-up. A student needs its teacher's scores: "
         "the teacher must be chosen too or have trained on the same windows before.",
-        section=WHAT,
     )
 
 
@@ -54,7 +53,6 @@ def seeds() -> Param:
         uniqueItems=True,
         title="Seeds",
         description_md="Each variant is trained once per seed, e.g. `[0, 1]`; leave empty for the line-up's.",
-        section=WHAT,
     )
 
 
@@ -69,16 +67,15 @@ def workers() -> dict[str, Param]:
             title="Workers",
             description_md="Processes that share the tables and the batch; leave empty for the line-up's number. "
             "Results do not depend on it beyond rounding.",
-            section=HOW,
+            section=LIMITS,
         ),
-        "use_gpu": Param(
-            None,
-            type=["null", "boolean"],
-            enum=[None, False, True],
-            values_display={None: "As the line-up says", False: "CPU", True: "One GPU per worker"},
+        "hardware": Param(
+            AS_LINEUP,
+            type="string",
+            enum=[AS_LINEUP, CPU, GPU],
             title="Hardware",
-            description_md="CPU workers talk through gloo, GPU workers through NCCL.",
-            section=HOW,
+            description_md="CPU workers talk through gloo; GPU workers have one each and talk through NCCL.",
+            section=LIMITS,
         ),
     }
 
@@ -86,7 +83,7 @@ def workers() -> dict[str, Param]:
 def minutes(title: str, help_text: str, default: int) -> Param:
     """A length of time."""
     return Param(
-        default, type="integer", minimum=1, maximum=60 * 24 * 14, title=title, description_md=help_text, section=HOW
+        default, type="integer", minimum=1, maximum=60 * 24 * 14, title=title, description_md=help_text, section=LIMITS
     )
 
 
@@ -101,7 +98,7 @@ def timeout(default: int) -> Param:
 
 def force(help_text: str) -> Param:
     """Whether to do again what is done."""
-    return Param(False, type="boolean", title="Do it again", description_md=help_text, section=HOW)
+    return Param(False, type="boolean", title="Do it again", description_md=help_text, section=LIMITS)
 
 
 def distillation_study() -> dict[str, Param]:
@@ -113,7 +110,6 @@ def distillation_study() -> dict[str, Param]:
             pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$",
             title="Name of the study",
             description_md="Names its MLflow experiment: letters, digits, `.`, `_`, `-`.",
-            section=WHAT,
         ),
         "lineup": lineup(),
         "teacher_size": _size("Teacher", "medium"),
@@ -125,7 +121,6 @@ def distillation_study() -> dict[str, Param]:
             maximum=100,
             title="Weight of the teacher's loss",
             description_md="Beside the loss on the labels, which has weight 1.",
-            section=WHAT,
         ),
         "negative_rate": Param(
             None,
@@ -135,7 +130,6 @@ def distillation_study() -> dict[str, Param]:
             title="Also with a fraction of the negatives",
             description_md="Adds a continuous student that trains on all clicks and this fraction of the rest, "
             "e.g. `0.1`; leave empty for none.",
-            section=WHAT,
         ),
         "num_seeds": Param(
             1,
@@ -144,7 +138,6 @@ def distillation_study() -> dict[str, Param]:
             maximum=20,
             title="Number of seeds",
             description_md="Every variant is trained once per seed; from two on, the comparison shows a band.",
-            section=WHAT,
         ),
     }
 
@@ -156,7 +149,6 @@ def _size(title: str, default: str) -> Param:
         enum=["tiny", "small", "medium", "large"],
         title=f"Size of the {title.lower()}",
         description_md="Each size is about four times the compute of the one before.",
-        section=WHAT,
     )
 
 

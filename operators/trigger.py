@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
@@ -23,6 +24,8 @@ UNREACHABLE_S = 300.0
 """A cluster that does not answer for so long is given up; the task's next try finds the job if it still runs."""
 CLOSING_TRIES = 3
 LAST_LINES = 12
+ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+"""Colours, which a task's log shows as noise."""
 _STOPPING: set[asyncio.Task[None]] = set()
 """The event loop keeps only weak references to its tasks."""
 Outcome = Literal["ended", "deadline", "lost", "unreachable"]
@@ -183,7 +186,7 @@ class _LogCopy:
     async def _take(self, *, complete_lines_only: bool) -> None:
         text = await self._jobs.log(self._submission_id)
         end = text.rfind("\n") + 1 if complete_lines_only else len(text)
-        for line in text[self._copied : end].splitlines():
+        for line in ANSI.sub("", text[self._copied : end]).splitlines():
             self._say(line)
             if line.strip():
                 self.last_lines = [*self.last_lines, line][-LAST_LINES:]

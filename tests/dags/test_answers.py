@@ -20,7 +20,7 @@ from pipeline.simulator import SimulatorConfig
 from pipeline.window import DAY, Window
 
 START = datetime(2024, 1, 9, tzinfo=UTC)
-FORM = {"lineup": "demo", "variants": [], "window_date": None, "num_workers": None, "use_gpu": None}
+FORM = {"lineup": "demo", "variants": [], "window_date": None, "num_workers": None, "hardware": "as the line-up says"}
 
 
 @pytest.fixture(autouse=True)
@@ -58,15 +58,16 @@ def test_an_unknown_field_is_refused_with_the_nearest_name() -> None:
 
 
 def test_the_conf_overrides_the_line_up() -> None:
-    answers = asked({"lineup": "upworthy", "variants": ["baseline"], "num_workers": 2})
+    answers = asked({"lineup": "upworthy", "variants": ["baseline"], "num_workers": 2, "hardware": "GPU"})
     assert answers.lineup.name == "upworthy"
     assert answers.lineup.workers.num_workers == 2
+    assert answers.lineup.workers.use_gpu
     assert answers.variants == ("baseline",)
     assert asked({}).lineup == load_lineup(lineup_paths()["demo"])
 
 
 def test_an_unknown_line_up_is_refused_with_those_there_are() -> None:
-    with pytest.raises(LineUpError, match="demo, upworthy"):
+    with pytest.raises(LineUpError, match="there are demo, "):
         assert asked({"lineup": "dmeo"}).lineup
 
 

@@ -30,7 +30,6 @@ def test_every_field_has_title_help_and_a_valid_default(parsed: dict[str, Any], 
         schema = field["schema"]
         assert schema.get("title"), name
         assert schema.get("description_md"), name
-        assert schema.get("section"), name
         jsonschema.validate(field["default"], schema)
 
 

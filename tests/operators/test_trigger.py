@@ -41,12 +41,12 @@ async def test_the_log_arrives_while_the_job_runs_each_line_once_and_whole(
 ) -> None:
     lines = said(monkeypatch)
     ray.add("job", "RUNNING")
-    ray.log = "one\ntw"
+    ray.log = "one\n\x1b[36mtw"
     waiting = asyncio.create_task(fired(trigger()))
     await asyncio.sleep(0.3)
     assert "one" in lines
     assert "tw" not in lines
-    ray.log = "one\ntwo\nthree"
+    ray.log = "one\n\x1b[36mtwo\x1b[0m\nthree"
     ray.jobs["job"] |= {"status": "SUCCEEDED", "driver_exit_code": 0}
     event = await waiting
     assert [line for line in lines if line in {"one", "tw", "two", "three"}] == ["one", "two", "three"]
