@@ -134,7 +134,13 @@ class ClickBatch(Pipelineable):
 
 
 def assemble(
-    rows: Rows | None, keys: list[str], widths: tuple[int, int, int], *, size: int, normaliser: float, soft_weight: float
+    rows: Rows | None,
+    keys: list[str],
+    widths: tuple[int, int, int],
+    *,
+    size: int,
+    normaliser: float,
+    soft_weight: float,
 ) -> ClickBatch:
     """Rows as a batch of `size`, padded with rows of weight 0 that look nothing up.
 

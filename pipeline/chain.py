@@ -91,9 +91,7 @@ class Engine:
             The last step of each chain.
         """
         return [
-            self._chain(variant, seed)
-            for seed in self.lineup.seeds
-            for variant in self.lineup.only(self.job.variants)
+            self._chain(variant, seed) for seed in self.lineup.seeds for variant in self.lineup.only(self.job.variants)
         ]
 
     def _chain(self, variant: Variant, seed: int) -> StepManifest:
@@ -114,9 +112,7 @@ class Engine:
 
     def _plan(self, variant: Variant, seed: int, window: Window, before: StepManifest | None) -> Plan:
         lineup = self.lineup
-        config = resolve(
-            variant, window, online_start=lineup.online_start, evaluation=lineup.evaluation, seed=seed
-        )
+        config = resolve(variant, window, online_start=lineup.online_start, evaluation=lineup.evaluation, seed=seed)
         manifest = require_manifest(self.lake, lineup.dataset.name, window)
         parent = before
         if parent is None and self.job.start == "parent":

@@ -161,9 +161,7 @@ def train(
         outcome = _run(job)
     table = Table("window", "step", "examples", "log-loss before training")
     for chain in outcome["chains"]:
-        table.add_row(
-            chain["window"], chain["step"][:16], f"{chain['total_examples']:,}", f"{chain['log_loss']:.5f}"
-        )
+        table.add_row(chain["window"], chain["step"][:16], f"{chain['total_examples']:,}", f"{chain['log_loss']:.5f}")
     _answer(outcome, as_json, table)
 
 

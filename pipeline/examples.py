@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import queue
-import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import pyarrow as pa
@@ -40,7 +40,7 @@ class Share:
     @property
     def row_groups(self) -> range:
         """Indices of this worker's row groups in the window."""
-        return range(self.rank, sum(part.num_row_groups for part in self.manifest.parts), self.world_size)
+        return range(self.rank, self.manifest.num_row_groups, self.world_size)
 
     def starts(self) -> NDArray[np.int64]:
         """Position in the window's order of the first row of each of the window's row groups."""
@@ -66,15 +66,16 @@ def _rows(share: Share, group: int, start: int) -> Rows:
     table = share.read(group, ["example_id", "label", *features.columns])
     count = table.num_rows
 
-    def column(name: str) -> NDArray[np.generic]:
-        return table.column(name).combine_chunks().to_numpy(zero_copy_only=False)
+    def column(name: str) -> NDArray[Any]:
+        values: NDArray[Any] = table.column(name).to_numpy()
+        return values
 
     dense = np.zeros((count, features.widths[0]), np.float32)
-    for place, feature in enumerate(features.dense):
-        dense[:, place] = column(feature.name)
+    for place, number in enumerate(features.dense):
+        dense[:, place] = column(number.name)
     ids = np.empty((len(features.categorical), count), np.int32)
-    for place, feature in enumerate(features.categorical):
-        ids[place] = column(feature.name)
+    for place, category in enumerate(features.categorical):
+        ids[place] = column(category.name)
     ones = np.ones(count, np.float32)
     return Rows(
         example_id=column("example_id").astype(np.uint64, copy=False),
@@ -262,39 +263,10 @@ class _Cutter:
 
 def prefetch(items: Iterable[T], depth: int = PREFETCHED_BATCHES) -> Iterator[T]:
     """The same items, made by a thread of their own a few ahead: reading overlaps with training."""
-    made: queue.Queue[tuple[bool, T | BaseException | None]] = queue.Queue(depth)
-    stopped = threading.Event()
-
-    def put(entry: tuple[bool, T | BaseException | None]) -> bool:
-        while not stopped.is_set():
-            try:
-                made.put(entry, timeout=0.1)
-            except queue.Full:
-                continue
-            return True
-        return False
-
-    def make() -> None:
-        try:
-            for item in items:
-                if not put((True, item)):
-                    return
-        except BaseException as error:  # noqa: BLE001 - handed to the consumer, which raises it
-            put((False, error))
-            return
-        put((False, None))
-
-    thread = threading.Thread(target=make, name="prefetch", daemon=True)
-    thread.start()
-    try:
-        while True:
-            more, item = made.get()
-            if more:
-                yield item  # type: ignore[misc]
-            elif item is None:
-                return
-            else:
-                raise item  # type: ignore[misc]
-    finally:
-        stopped.set()
-        thread.join()
+    source = iter(items)
+    end = object()
+    with ThreadPoolExecutor(1, thread_name_prefix="prefetch") as pool:
+        ahead = deque(pool.submit(next, source, end) for _ in range(depth))
+        while (item := ahead.popleft().result()) is not end:
+            ahead.append(pool.submit(next, source, end))
+            yield cast("T", item)

@@ -34,6 +34,7 @@ MEMORY_BYTES = 1 << 30
 """What an ingest may hold at a time, about."""
 
 _BATCH_ROWS = 1 << 16
+_SORT_BYTES = 1 << 27
 _DAY_US = 86_400_000_000
 _TWICE = "the declared id occurs more than once in its window"
 
@@ -167,15 +168,19 @@ def _day_number(window: Window) -> int:
 
 
 def _connect(directory: str, memory_bytes: int) -> duckdb.DuckDBPyConnection:
-    # Insertion order stays preserved: without it DuckDB 2.0.0 hands sorted rows to Arrow in any order.
-    return duckdb.connect(
+    # Each thread needs room of its own to sort wide rows: with little memory, few threads. Insertion order stays
+    # preserved, since without it DuckDB 2.0.0 can hand sorted rows to Arrow out of order.
+    memory = max(memory_bytes, _SORT_BYTES)
+    connection = duckdb.connect(
         config={
-            "memory_limit": f"{max(memory_bytes >> 20, 64)}MiB",
+            "memory_limit": f"{memory >> 20}MiB",
             "temp_directory": directory,
-            "threads": min(os.cpu_count() or 1, 4),
+            "threads": min(os.cpu_count() or 1, memory // _SORT_BYTES),
             "preserve_insertion_order": True,
         }
     )
+    connection.execute("SET enable_progress_bar = false")  # it writes to the standard output
+    return connection
 
 
 def _stage_all(
@@ -242,7 +247,7 @@ def _check_shares(stage: Stage, twice: Counter[int], limit: float) -> None:
             _check_share(
                 f"the rows of one window in {', '.join(sorted(bucket.sources))}", of_bucket, reasons, stage, limit
             )
-    _check_share("the rows of the log", num_good, whole, stage, limit)
+    _check_share("the rows of the log", num_good + stage.num_elsewhere, whole, stage, limit)
     if num_good == 0:
         raise IngestError("a log must hold good rows of the windows asked for, got none: check sources and schema")
 
@@ -284,8 +289,8 @@ class _Sorter:
         self._repeated = f"repeated_{chosen.window.name.replace('-', '')}"
         if schema.id_columns:
             self._number()
-            found = connection.execute(f"SELECT count(*) FROM {self._repeated} WHERE occurrence > 0").fetchone()
-            self.num_twice = int(found[0]) if found else 0
+            found = connection.execute(f"SELECT count(*) FROM {self._repeated} WHERE occurrence > 0").fetchall()
+            self.num_twice = int(found[0][0])
 
     def rows(self) -> Iterator[pa.RecordBatch]:
         """The window's rows as it publishes them."""

@@ -16,7 +16,7 @@ SUBMISSION_VARIABLE = "WINDROW_SUBMISSION_ID"
 """Environment variable with the submission's id: the MLflow tag `ray_submission_id`."""
 TAGS_VARIABLE = "WINDROW_TAGS"
 """Environment variable with more MLflow tags as JSON: dag_id, dag_run_id, task_id, task_try."""
-ENTRYPOINT = f'printenv {SPEC_VARIABLE} | windrow run -'
+ENTRYPOINT = f"printenv {SPEC_VARIABLE} | windrow run -"
 """What Ray runs on the cluster's head."""
 SUBMISSION_TAG = "ray_submission_id"
 """Tag of every MLflow run that a submission opened."""

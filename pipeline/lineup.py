@@ -26,6 +26,10 @@ class LogSource(Frozen):
     """Paths, globs or URLs; `{date}` stands for the window's day, `$NAME` for an environment variable."""
     cut: Literal["event_time", "file_per_window", "equal"] = "event_time"
     """How rows get their window."""
+    first: Window | None = None
+    """First window of a log without times. [default: the first one asked for]"""
+    count: int | None = Field(default=None, ge=1)
+    """Into how many windows `equal` cuts the log. [default: as many as are asked for]"""
     max_quarantine_share: float = Field(default=0.01, ge=0, le=1)
     """Share of rows that may be quarantined before ingest fails."""
 

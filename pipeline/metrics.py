@@ -16,13 +16,15 @@ Array = NDArray[np.float64]
 def log_losses(logits: NDArray[Any], targets: NDArray[Any]) -> Array:
     """(N,) cross-entropy in nats of each prediction sigma(logit) against a label or a probability."""
     z = np.asarray(logits, np.float64)
-    return np.logaddexp(0, z) - z * np.asarray(targets, np.float64)
+    losses: Array = np.logaddexp(0, z) - z * np.asarray(targets, np.float64)
+    return losses
 
 
 def entropy(p: NDArray[Any] | float) -> Array:
     """Entropy in nats of a click of probability `p`."""
     p = np.asarray(p, np.float64)
-    return -xlogy(p, p) - xlogy(1 - p, 1 - p)
+    nats: Array = -xlogy(p, p) - xlogy(1 - p, 1 - p)
+    return nats
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 from pipeline.batch import ClickBatch
 from pipeline.config import ModelConfig
 from pipeline.losses import click_loss
-from pipeline.schema import Schema
+from pipeline.schema import Categorical, ListColumn, Schema
 
 
 class FeatureError(ValueError):
@@ -86,15 +86,19 @@ class ClickModel(nn.Module):
 def build_model(features: Features, config: ModelConfig, *, seed: int) -> ClickModel:
     """A new model in host memory, its weights set by `seed` alone, whatever it is sharded over later."""
     widths = config.widths
+    pooled: list[tuple[Categorical | ListColumn, PoolingType]] = [
+        (feature, PoolingType.SUM) for feature in features.categorical
+    ]
+    pooled += [(f, PoolingType.MEAN if f.pooling == "mean" else PoolingType.SUM) for f in features.lists]
     tables = [
         EmbeddingBagConfig(
             name=f"table_{feature.name}",
             embedding_dim=widths.embedding_dim,
             num_embeddings=feature.hash_size,
             feature_names=[feature.name],
-            pooling=PoolingType.MEAN if getattr(feature, "pooling", "sum") == "mean" else PoolingType.SUM,
+            pooling=pooling,
         )
-        for feature in (*features.categorical, *features.lists)
+        for feature, pooling in pooled
     ]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -126,4 +130,4 @@ def forward_flops(model: ClickModel, features: Features) -> float:
     )
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model.network(torch.zeros(size, features.widths[0]), sparse)
-    return counter.get_total_flops() / size
+    return float(counter.get_total_flops()) / size

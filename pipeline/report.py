@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from itertools import cycle
 from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -89,7 +90,7 @@ def _gap_by_window(compared: Sequence[VariantComparison], online_start: Window) 
         "percent; below zero is better",
     )
     for c, (colour, dash, marker) in zip(compared, _styles(), strict=False):
-        days = [w.start for w in c.points]
+        days = np.array([w.name for w in c.points], dtype="datetime64[D]")
         gaps = [p.gap for p in c.points.values()]
         if c.variant == reference:
             axes.axhline(0, color=colour, linewidth=1, label=f"{c.variant} (reference)")
@@ -105,8 +106,9 @@ def _gap_by_window(compared: Sequence[VariantComparison], online_start: Window) 
         )
         axes.fill_between(days, [g.low for g in gaps], [g.high for g in gaps], color=colour, alpha=0.12, linewidth=0)
     if any(w < online_start for c in compared for w in c.windows):
-        axes.axvline(online_start.start, color="#777777", linewidth=0.8, linestyle=":")
-        axes.annotate("online phase", (online_start.start, 1), xycoords=("data", "axes fraction"), fontsize=8, va="top")
+        start: Any = np.datetime64(online_start.name)
+        axes.axvline(start, color="#777777", linewidth=0.8, linestyle=":")
+        axes.annotate("online phase", (start, 1), xycoords=("data", "axes fraction"), fontsize=8, va="top")
     figure.autofmt_xdate()
     axes.legend(frameon=False, fontsize=8)
     return figure
@@ -121,7 +123,14 @@ def _loss_against_examples(compared: Sequence[VariantComparison]) -> Figure:
     for c, (colour, _, marker) in zip(compared, _styles(), strict=False):
         error = [[c.gap.value - c.gap.low], [c.gap.high - c.gap.value]]
         axes.errorbar(
-            [c.examples], [c.gap.value], yerr=error, color=colour, marker=marker, capsize=3, label=c.variant, linestyle=""
+            [c.examples],
+            [c.gap.value],
+            yerr=error,
+            color=colour,
+            marker=marker,
+            capsize=3,
+            label=c.variant,
+            linestyle="",
         )
     axes.set_xlim(left=0)
     axes.axhline(0, color="#000000", linewidth=0.6)

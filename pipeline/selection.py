@@ -17,7 +17,7 @@ def keyed_uniform(example_id: NDArray[np.uint64], salt: int) -> NDArray[np.float
     Nothing else enters: neither the order of rows, nor the number of workers, nor a generator's state.
     """
     key = _mix(np.array([salt & 0xFFFFFFFFFFFFFFFF], np.uint64))
-    return (_mix(example_id ^ key) >> np.uint64(11)) * 2.0**-53
+    return (_mix(example_id ^ key) >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
 def _mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:

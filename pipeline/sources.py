@@ -15,9 +15,9 @@ from pyarrow import csv, fs
 
 from pipeline.schema import Schema
 
-BATCH_ROWS = 1 << 16
+BATCH_ROWS = 1 << 15
 """Rows of a batch read from Parquet."""
-BLOCK_BYTES = 1 << 23
+BLOCK_BYTES = 1 << 22
 """Bytes of text read at a time; no line may be longer."""
 
 

@@ -78,14 +78,16 @@ def _ingest_log(job: IngestJob, source: LogSource, lake: Lake, windows: list[Win
     schema = Schema.load(source.schema_file)
 
     def publish(files: list[str], asked: list[Window]) -> list[WindowManifest]:
+        timeless = source.cut != "event_time"
         return ingest(
             lake,
             job.dataset.name,
             schema,
             files,
-            first=asked[0],
-            windows=asked,
+            first=(source.first or asked[0]) if timeless else None,
+            windows=None if timeless and source.first is None else asked,
             cut=source.cut,
+            count=(source.count or len(asked)) if source.cut == "equal" else None,
             max_quarantine_share=source.max_quarantine_share,
             force=job.force,
             progress=log.info,
@@ -131,9 +133,7 @@ def train_on_worker(config: dict[str, Any]) -> dict[str, Any]:
     recorder = None
     if dist.get_rank() == 0:
         daily = job.start == "parent" and job.first == job.last
-        recorder = MlflowRecorder(
-            lake, job.lineup, first=job.first, daily=daily, tracking_uri=config["tracking_uri"]
-        )
+        recorder = MlflowRecorder(lake, job.lineup, first=job.first, daily=daily, tracking_uri=config["tracking_uri"])
     end: Callable[[str], None] = recorder.end if recorder is not None else lambda _status: None
     engine = Engine(lake, job, recorder, worker_device(config["threads"]))
     try:

@@ -41,6 +41,7 @@ class Stage:
         self.root = root
         self.buckets: dict[int, Bucket] = {}
         self.samples: dict[str, str] = {}
+        self.num_elsewhere = 0
         self._budget = budget
         self._waiting: dict[tuple[int, str], list[pa.RecordBatch]] = {}
         self._num_bytes = 0
@@ -124,6 +125,7 @@ class Stager:
             of_day = days == day
             if day != NOWHERE and self.asked is not None and day not in self.asked:
                 self.num_elsewhere += int(of_day.sum())
+                self.stage.num_elsewhere += int(of_day.sum())
                 continue
             self._add_good(day, staged, np.flatnonzero(of_day & ~bad))
             rows = pa.array(np.flatnonzero(of_day & bad))

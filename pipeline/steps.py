@@ -77,9 +77,7 @@ class StepManifest(Frozen):
         return self.key[:16]
 
 
-def step_key(
-    config: StepConfig, window: WindowManifest, scores: Scores | None, parent: StepManifest | None
-) -> str:
+def step_key(config: StepConfig, window: WindowManifest, scores: Scores | None, parent: StepManifest | None) -> str:
     """The identity of a step. Names, workers and other operational settings are no part of it."""
     return content_key(
         {

@@ -74,7 +74,9 @@ def write_scores(
             first, last = int(starts[group]), int(starts[group + 1])
             stop = taken + last - first
             if not np.array_equal(positions[taken:stop], np.arange(first, last)):
-                raise RuntimeError(f"{share.manifest.window}: rows {first} to {last} do not have exactly one score each")
+                raise RuntimeError(
+                    f"{share.manifest.window}: rows {first} to {last} do not have exactly one score each"
+                )
             ids = share.read(group, ["example_id"]).column(0).combine_chunks()
             writer.write_table(pa.table([ids, logits[taken:stop]], schema=schema), row_group_size=last - first)
             content = hashlib.sha256(ids.to_numpy().tobytes() + logits[taken:stop].tobytes())

@@ -292,7 +292,9 @@ def _recipe(variant: Variant) -> dict[str, str]:
     size = variant.model.size if isinstance(variant.model.size, str) else "custom"
     return {
         "model": f"{variant.model.arch} {size}",
-        "selection": selection.kind if selection.kind == "all" else f"{selection.rate:g} of negatives, {selection.scope}",
+        "selection": selection.kind
+        if selection.kind == "all"
+        else f"{selection.rate:g} of negatives, {selection.scope}",
         "correction": "none" if selection.kind == "all" else selection.correction,
         "knowledge_distillation": distillation.kind,
         "teacher": variant.teacher or "none",

@@ -130,7 +130,9 @@ class Trainer:
             seconds=seconds,
         )
 
-    def predict(self, share: Share, rows: Iterator[Rows], num_rows: int, batch_size: int) -> Iterator[tuple[Rows, Logits]]:
+    def predict(
+        self, share: Share, rows: Iterator[Rows], num_rows: int, batch_size: int
+    ) -> Iterator[tuple[Rows, Logits]]:
         """Score rows forward-only, in order; every worker calls this and exhausts it.
 
         Args:

@@ -82,11 +82,10 @@ def worker_device(threads: int) -> torch.device:
     Args:
         threads: CPU threads; 0 for the node's cores over its workers.
     """
-    if torch.cuda.is_available() and train.get_context().get_world_size() and torch.cuda.device_count():
-        device = train.torch.get_device()
-        if device.type == "cuda":
-            torch.cuda.set_device(device)
-            return device
+    device: torch.device = train.torch.get_device()
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+        return device
     cores = os.cpu_count() or 1
     torch.set_num_threads(threads or max(1, cores // train.get_context().get_local_world_size()))
-    return torch.device("cpu")
+    return device
