@@ -8,7 +8,7 @@ from airflow.sdk import DAG, Asset, get_current_context, task
 
 from operators import forms
 from operators.answers import Answers
-from operators.operator import RayJobOperator
+from operators.operator import RayJobOperator, planned
 from pipeline.job import CompareJob, IngestJob, TrainJob
 from pipeline.recipes import TEACHER, distillation_study
 from pipeline.window import Window
@@ -76,25 +76,25 @@ with DAG(
             context["ti"].xcom_push(key=name, value=job.model_dump(mode="json"))
         return [job.model_dump(mode="json") for job in train.values()]
 
-    planned: Any = plan()
+    written: Any = plan()
     limits: dict[str, Any] = {"timeout_minutes": "{{ params.timeout_minutes }}", "pool": "windrow_ray"}
     ingest = RayJobOperator(
-        task_id="ingest", document=planned["ingest"], doc_md="Publishes the windows that are missing.", **limits
+        task_id="ingest", document=planned("ingest"), doc_md="Publishes the windows that are missing.", **limits
     )
     teacher = RayJobOperator(
-        task_id="teacher", document=planned["teacher"], doc_md="Trains the teacher and stores its scores.", **limits
+        task_id="teacher", document=planned("teacher"), doc_md="Trains the teacher and stores its scores.", **limits
     )
     students = RayJobOperator.partial(
         task_id="students",
         map_index_template="{{ task.document['variants'][0] }}",
         doc_md="Trains every student over the same windows, as many at a time as the pool has slots.",
         **limits,
-    ).expand(document=planned)
+    ).expand(document=written)
     compare = RayJobOperator(
         task_id="compare",
-        document=planned["compare"],
+        document=planned("compare"),
         outlets=[Asset(name="comparisons", uri="windrow://mlflow/comparisons")],
         doc_md="Compares the variants on the same rows and draws their curves.",
         **limits,
     )
-    ingest >> teacher >> students >> compare
+    written >> ingest >> teacher >> students >> compare

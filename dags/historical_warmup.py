@@ -8,7 +8,7 @@ from airflow.sdk import DAG, Asset, get_current_context, task
 
 from operators import forms
 from operators.answers import Answers
-from operators.operator import RayJobOperator
+from operators.operator import RayJobOperator, planned
 from pipeline.job import TrainJob
 
 DOC = """
@@ -61,10 +61,9 @@ with DAG(
         )
         return {"train": job.model_dump(mode="json")}
 
-    planned: Any = plan()
-    RayJobOperator(
+    plan() >> RayJobOperator(
         task_id="train",
-        document=planned["train"],
+        document=planned("train"),
         timeout_minutes="{{ params.timeout_minutes }}",
         pool="windrow_ray",
         outlets=[Asset(name="checkpoints", uri="windrow://lake/chains")],

@@ -9,7 +9,7 @@ from airflow.sdk import DAG, Asset, CronDataIntervalTimetable, get_current_conte
 
 from operators import forms
 from operators.answers import Answers
-from operators.operator import RayJobOperator
+from operators.operator import RayJobOperator, planned
 from pipeline.job import IngestJob
 
 DOC = """
@@ -56,10 +56,9 @@ with DAG(
         job = IngestJob(dataset=asked.lineup.dataset, first=first, last=last, force=asked["force"])
         return {"ingest": job.model_dump(mode="json")}
 
-    planned: Any = plan()
-    RayJobOperator(
+    plan() >> RayJobOperator(
         task_id="ingest",
-        document=planned["ingest"],
+        document=planned("ingest"),
         timeout_minutes="{{ params.timeout_minutes }}",
         pool="windrow_ray",
         outlets=[Asset(name="windows", uri="windrow://lake/windows")],

@@ -10,7 +10,7 @@ from airflow.sdk import DAG, Asset, CronDataIntervalTimetable, get_current_conte
 from operators import forms
 from operators.answers import Answers
 from operators.inputs import AwaitInputs
-from operators.operator import RayJobOperator
+from operators.operator import RayJobOperator, planned
 from pipeline.job import CompareJob, TrainJob
 
 DOC = """
@@ -62,25 +62,25 @@ with DAG(
         compare = CompareJob(lineup=lineup, variants=variants, first=min(lineup.online_start, window), last=window)
         return {"train": train.model_dump(mode="json"), "compare": compare.model_dump(mode="json")}
 
-    planned: Any = plan()
     limits: dict[str, Any] = {"timeout_minutes": "{{ params.timeout_minutes }}", "pool": "windrow_ray"}
     (
-        AwaitInputs(
+        plan()
+        >> AwaitInputs(
             task_id="await_inputs",
-            document=planned["train"],
+            document=planned("train"),
             wait_minutes="{{ params.wait_minutes }}",
             doc_md="Waits, deferred, for the window's manifest and every variant's parent checkpoint.",
         )
         >> RayJobOperator(
             task_id="train",
-            document=planned["train"],
+            document=planned("train"),
             outlets=[Asset(name="checkpoints", uri="windrow://lake/chains")],
             doc_md="Scores and then trains on the window, teachers before their students.",
             **limits,
         )
         >> RayJobOperator(
             task_id="compare",
-            document=planned["compare"],
+            document=planned("compare"),
             doc_md="Compares the variants on the same rows since the online phase began.",
             **limits,
         )

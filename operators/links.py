@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from airflow.sdk.types import TaskInstanceKey
 
 RAY_KEY: Final = "windrow_ray_link"
+CURVES_KEY: Final = "windrow_curves_link"
 MLFLOW_KEY: Final = "windrow_mlflow_link"
 
 
@@ -32,6 +33,25 @@ class RayJobLink(BaseOperatorLink):
     def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:
         """The stored address; Airflow asks at the end of each run of the task and stores the answer again."""
         return _stored(ti_key, RAY_KEY)
+
+
+@attrs.define()
+class CurvesLink(BaseOperatorLink):
+    """To the curves of all variants; stored together with the link to the run."""
+
+    @property
+    def name(self) -> str:
+        """The button's text."""
+        return "MLflow curves"
+
+    @property
+    def xcom_key(self) -> str:
+        """Where the address is stored."""
+        return CURVES_KEY
+
+    def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:
+        """The stored address; Airflow asks at the end of each run of the task and stores the answer again."""
+        return _stored(ti_key, CURVES_KEY)
 
 
 @attrs.define()

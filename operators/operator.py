@@ -14,7 +14,7 @@ from airflow.sdk import BaseHook, BaseOperator
 
 from operators.client import RayError, RayJob, RayJobs
 from operators.errors import RETRY_DELAY, RETRY_POLICY, BadInput, DeadlinePassed, JobFailed
-from operators.links import RAY_KEY, MLflowLink, RayJobLink
+from operators.links import RAY_KEY, CurvesLink, MLflowLink, RayJobLink
 from operators.submission import TaskTry
 from operators.tracking import TrackingServer
 from operators.trigger import POLL_S, RayJobTrigger
@@ -51,7 +51,7 @@ class RayJobOperator(BaseOperator):
 
     template_fields: Sequence[str] = ("document", "timeout_minutes", "entrypoint")
     template_fields_renderers: ClassVar[dict[str, str]] = {"document": "json"}
-    operator_extra_links = (RayJobLink(), MLflowLink())
+    operator_extra_links = (RayJobLink(), MLflowLink(), CurvesLink())
     ui_color = "#dfeff5"
 
     def __init__(
@@ -200,11 +200,21 @@ class RayJobOperator(BaseOperator):
         tags = {"dag_id": ti.dag_id, "dag_run_id": ti.run_id, "task_id": ti.task_id, "task_try": str(ti.try_number)}
         return {
             **{name: os.environ[name] for name in FORWARDED if os.environ.get(name)},
+            # A log has no terminal to ask for its width.
+            "COLUMNS": "160",
             **(self.environment or {}),
             SPEC_VARIABLE: document,
             SUBMISSION_VARIABLE: submission_id,
             TAGS_VARIABLE: json.dumps(tags),
         }
+
+
+def planned(name: str) -> str:
+    """The template of a document that the task `plan` has written under that name.
+
+    A template and not the task's output itself, which would draw an edge from `plan` to every other task.
+    """
+    return "{{ ti.xcom_pull(task_ids='plan', key='" + name + "') | tojson }}"
 
 
 def checked_document(given: Any) -> str:

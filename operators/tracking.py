@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Literal, Self
 from urllib.parse import quote
@@ -14,10 +15,22 @@ from airflow.sdk.exceptions import AirflowException
 from operators.client import address
 from pipeline.job import SUBMISSION_TAG
 
+KIND_TAG = "windrow.kind"
 KINDS = ("comparison", "summary", "variant", "stage")
-"""Values of the tag `windrow.kind`, those that tell most first."""
+"""Values of that tag, those that tell most first."""
 REQUEST_TIMEOUT_S = 10.0
 """Shorter than the cluster's: a slow tracking server must not hold up the watch over a job."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pages:
+    """Addresses of MLflow's pages for one submission."""
+
+    run: str
+    """The run that tells most: the comparison, else a variant's, else a stage's. Where several tell as much, their
+    experiment with these runs selected."""
+    curves: str
+    """Every variant's curves on the same charts: means over seeds once they are compared, each seed's before."""
 
 
 class TrackingError(AirflowException):
@@ -68,22 +81,24 @@ class TrackingServer:
             await self._ask("runs/update", {"run_id": run_id, "status": status, "end_time": end_time})
         return left
 
-    async def page(self, submission_id: str) -> str | None:
-        """The page to look at for a submission; None before it has opened a run.
-
-        That is the run that tells most: the comparison, else a variant's, else a stage's. Where several tell as much,
-        it is their experiment with these runs selected.
-        """
+    async def pages(self, submission_id: str) -> Pages | None:
+        """Where to look at what a submission does; None before it has opened a run."""
         runs = await self.runs(submission_id)
-        by_kind = ([run for run in runs if _tag(run, "windrow.kind") == kind] for kind in KINDS)
-        chosen = next(filter(None, by_kind), runs)
+        by_kind = {kind: [run for run in runs if _tag(run, KIND_TAG) == kind] for kind in KINDS}
+        chosen = next(filter(None, by_kind.values()), runs)
         if not chosen:
             return None
         info = chosen[0]["info"]
         experiment = f"{self.url}/#/experiments/{info['experiment_id']}"
-        if len(chosen) == 1:
-            return f"{experiment}/runs/{info['run_id']}"
-        return f"{experiment}/runs?searchFilter=" + quote(f'tags.{SUBMISSION_TAG} = "{submission_id}"', safe="")
+        selected = quote(f"tags.{SUBMISSION_TAG} = '{submission_id}'", safe="")
+        kind = "summary" if by_kind["summary"] else "variant"
+        curves = quote(f"tags.`{KIND_TAG}` = '{kind}'", safe="")
+        return Pages(
+            run=f"{experiment}/runs/{info['run_id']}"
+            if len(chosen) == 1
+            else f"{experiment}/runs?searchFilter={selected}",
+            curves=f"{experiment}/runs?searchFilter={curves}&compareRunsMode=CHART",
+        )
 
     async def _pages(self, path: str, key: str, body: dict[str, Any]) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = []

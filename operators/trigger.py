@@ -13,8 +13,8 @@ from airflow.sdk import BaseHook, BaseXCom
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from operators.client import RayError, RayJob, RayJobs
-from operators.links import MLFLOW_KEY
-from operators.tracking import TrackingError, TrackingServer
+from operators.links import CURVES_KEY, MLFLOW_KEY
+from operators.tracking import Pages, TrackingError, TrackingServer
 
 POLL_S = 3.0
 LOG_SHARE = 20.0
@@ -52,7 +52,7 @@ class RayJobTrigger(BaseTrigger):
         self.ray_conn_id = ray_conn_id
         self.mlflow_conn_id = mlflow_conn_id
         self.poll_s = poll_s
-        self._stored_page: str | None = None
+        self._stored_pages: Pages | None = None
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """What another triggerer needs to go on."""
@@ -74,7 +74,7 @@ class RayJobTrigger(BaseTrigger):
             # A cluster that does not answer may still run the job: its runs stay open.
             if outcome != "unreachable" and (job is None or job.status != "SUCCEEDED"):
                 await self._close_runs("FAILED" if job and job.status == "FAILED" else "KILLED")
-            await self._store_link()
+            await self._store_links()
             yield _event(
                 {
                     "outcome": outcome,
@@ -103,7 +103,7 @@ class RayJobTrigger(BaseTrigger):
 
     async def _await_end(self, jobs: RayJobs, log: _LogCopy) -> tuple[Outcome, RayJob | None]:
         deadline = datetime.fromisoformat(self.deadline)
-        last_answer = next_link = time.monotonic()
+        last_answer = next_links = time.monotonic()
         while True:
             try:
                 job = await jobs.get(self.submission_id)
@@ -114,9 +114,9 @@ class RayJobTrigger(BaseTrigger):
                     return "deadline", await jobs.stop(self.submission_id)
                 await log.copy_if_cheap()
                 last_answer = time.monotonic()
-                if last_answer >= next_link:
-                    await self._store_link()
-                    next_link = time.monotonic() + LINK_POLL_S
+                if last_answer >= next_links:
+                    await self._store_links()
+                    next_links = time.monotonic() + LINK_POLL_S
             except RayError as error:
                 self._say(f"{error}; asking again")
                 if time.monotonic() - last_answer > UNREACHABLE_S:
@@ -135,25 +135,27 @@ class RayJobTrigger(BaseTrigger):
                 self._say(f"MLflow runs now {status}: {', '.join(closed) or 'none was left open'}")
                 return
 
-    async def _store_link(self) -> None:
-        """Store the link to the page in MLflow that tells most by now."""
+    async def _store_links(self) -> None:
+        """Store the links to the pages in MLflow that tell most by now."""
         task = self.task_instance
         try:
             async with TrackingServer.of(await BaseHook.aget_connection(self.mlflow_conn_id)) as tracking:
-                page = await tracking.page(self.submission_id)
+                pages = await tracking.pages(self.submission_id)
         except TrackingError as error:
-            self._say(f"no link to MLflow yet: {error}")
+            self._say(f"no links to MLflow yet: {error}")
             return
-        if task is not None and page is not None and page != self._stored_page:
+        if task is None or pages is None or pages == self._stored_pages:
+            return
+        for key, value in {MLFLOW_KEY: pages.run, CURVES_KEY: pages.curves}.items():
             await BaseXCom.aset(
-                key=MLFLOW_KEY,
-                value=page,
+                key=key,
+                value=value,
                 dag_id=task.dag_id,
                 task_id=task.task_id,
                 run_id=task.run_id,
                 map_index=task.map_index,
             )
-            self._stored_page = page
+        self._stored_pages = pages
 
     def _say(self, line: str) -> None:
         self.log.info("%s", line)

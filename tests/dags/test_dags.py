@@ -40,12 +40,23 @@ def test_every_dag_and_task_says_what_it_does(parsed: dict[str, Any], dag_id: st
         assert task["doc_md"], task_id
 
 
-def test_the_study_runs_the_teacher_first_and_compares_last(parsed: dict[str, Any]) -> None:
-    tasks = parsed["dags"]["distillation_study"]["tasks"]
-    downstream = {task_id: task["downstream"] for task_id, task in tasks.items()}
-    assert downstream["teacher"] == ["students"]
-    assert downstream["students"] == ["compare"]
-    assert downstream["compare"] == []
+@pytest.mark.parametrize(
+    ("dag_id", "chain"),
+    [
+        ("ingest_windows", ["plan", "ingest"]),
+        ("historical_warmup", ["plan", "train"]),
+        ("online_training", ["plan", "await_inputs", "train", "compare"]),
+        ("distillation_study", ["plan", "ingest", "teacher", "students", "compare"]),
+    ],
+)
+def test_the_graph_is_a_chain(parsed: dict[str, Any], dag_id: str, chain: list[str]) -> None:
+    tasks = parsed["dags"][dag_id]["tasks"]
+    assert set(tasks) == set(chain)
+    for task_id, next_id in zip(chain, chain[1:], strict=False):
+        # Only what is mapped over has to be drawn from the plan, too.
+        assert set(tasks[task_id]["downstream"]) - {"students"} == {next_id} - {"students"}
+        assert next_id in tasks[task_id]["downstream"]
+    assert tasks[chain[-1]]["downstream"] == []
 
 
 @pytest.mark.parametrize("dag_id", DAGS)

@@ -1,0 +1,98 @@
+"""A person's way through the pages: log in, fill in the study's form, trigger it, follow the link, see the curves."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Locator, Page, expect, sync_playwright
+
+from tests.airflow_client import Airflow, eventually
+from tests.conftest import Stack
+
+pytestmark = [pytest.mark.browser, pytest.mark.services, pytest.mark.slow]
+DAG = "distillation_study"
+VARIANTS = ["teacher", "no_teacher", "early_cutover", "late_cutover", "continuous"]
+STUDY_TIMEOUT_S = 900
+
+
+@pytest.fixture
+def page(tmp_path: Path) -> Iterator[Page]:
+    """A fresh browser."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=_chromium(), args=["--no-sandbox"])
+        opened = browser.new_page(viewport={"width": 1500, "height": 1100})
+        opened.set_default_timeout(30_000)
+        yield opened
+        opened.screenshot(path=tmp_path / "last.png")
+        browser.close()
+
+
+def _chromium() -> str | None:
+    """The system's browser where there is one; else playwright's own."""
+    found = Path("/usr/bin/chromium")
+    return str(found) if found.exists() else None
+
+
+def choose(dialog: Locator, field: str, option: str) -> None:
+    """Pick from a drop-down list of the form."""
+    hidden = dialog.locator(f"input[name=element_{field}]")
+    hidden.locator("xpath=..").get_by_role("combobox").click()
+    dialog.page.get_by_role("option", name=option, exact=True).click()
+    expect(hidden).to_have_value(option)
+
+
+def test_a_study_from_the_form_to_the_curves_on_one_chart(stack: Stack, page: Page, tmp_path: Path) -> None:
+    airflow = Airflow(stack.addresses)
+    airflow.await_dag(DAG)
+
+    page.goto(f"{stack.addresses.airflow}/dags/{DAG}")
+    page.fill("input[name=username]", stack.addresses.user)
+    page.fill("input[name=password]", stack.addresses.password)
+    page.get_by_role("button", name="Sign in").click()
+    page.wait_for_url(f"**/dags/{DAG}**")
+
+    page.get_by_role("button", name="Trigger").first.click()
+    form = page.get_by_role("dialog")
+    expect(form.get_by_text("Weight of the teacher's loss")).to_be_visible()
+    form.locator("#element_study").fill("from_the_browser")
+    choose(form, "lineup", "tiny")
+    choose(form, "teacher_size", "small")
+    choose(form, "student_size", "tiny")
+    for field, date in {"first": "2024-01-01", "online_start": "2024-01-03", "last": "2024-01-08"}.items():
+        form.locator(f"#element_{field}").fill(date)
+    page.screenshot(path=tmp_path / "form.png", full_page=True)
+    form.get_by_test_id("trigger-dag-submit").click()
+    expect(form).to_be_hidden()
+
+    run_id = eventually(lambda: _latest_run(airflow), 30, "the run is there")
+    state = eventually(
+        lambda: (found := airflow.run_state(DAG, run_id)) in {"success", "failed"} and found, STUDY_TIMEOUT_S, "an end"
+    )
+    assert state == "success"
+
+    page.goto(f"{stack.addresses.airflow}/dags/{DAG}/runs/{run_id}/tasks/compare")
+    link = page.get_by_role("link", name="MLflow run")
+    expect(link).to_be_visible()
+    page.screenshot(path=tmp_path / "task.png")
+    address = link.get_attribute("href") or ""
+    assert address.startswith(stack.addresses.mlflow)
+    page.goto(address)
+    expect(page.get_by_text("comparison with no_teacher").first).to_be_visible()
+    page.screenshot(path=tmp_path / "comparison.png")
+
+    experiment = re.sub(r"/runs/.*", "", address)
+    condition = "tags.%60windrow.kind%60%20%3D%20'summary'"
+    page.goto(f"{experiment}/runs?searchFilter={condition}&compareRunsMode=CHART")
+    chart = page.get_by_test_id("experiment-view-compare-runs-card").filter(has_text=re.compile(r"^log_loss")).first
+    expect(chart.locator(".js-plotly-plot .scatterlayer .trace")).to_have_count(len(VARIANTS))
+    for variant in VARIANTS:
+        expect(page.get_by_text(f"{variant} (all seeds)", exact=True).first).to_be_visible()
+    page.screenshot(path=tmp_path / "curves.png")
+
+
+def _latest_run(airflow: Airflow) -> str | None:
+    runs = airflow.http.get(f"/dags/{DAG}/dagRuns").raise_for_status().json()["dag_runs"]
+    return str(runs[-1]["dag_run_id"]) if runs else None
