@@ -116,7 +116,9 @@ def ingest(
             _check_shares(stage, Counter(), max_quarantine_share)
             slices = _slices(stage, cut, first, count, windows)
             sorters = [_Sorter(connection, stage, schema, each, is_first=each is slices[0]) for each in slices]
-            twice = Counter({sorter.slice.bucket: sorter.num_twice for sorter in sorters})
+            twice: Counter[int] = Counter()
+            for sorter in sorters:
+                twice[sorter.slice.bucket] += sorter.num_twice
             _check_shares(stage, twice, max_quarantine_share)
             return [
                 publish_window(
@@ -317,6 +319,8 @@ class _Sorter:
         for batch in result.to_arrow_reader(_BATCH_ROWS):
             arrays = [_cast(column, kind) for column, kind in zip(batch.columns, columns.types, strict=True)]
             yield pa.RecordBatch.from_arrays(arrays, schema=columns)
+        if not self.schema.id_columns:
+            self.connection.execute(f"DROP TABLE {self._repeated}")
 
     def _number(self) -> None:
         """Number the rows that share an identity, in an order that no source file can change."""

@@ -294,6 +294,17 @@ def test_of_a_declared_id_the_earliest_row_stays_whatever_the_order(tmp_path: Pa
         ingest(lake, "twice", schema, [as_csv(log + log[:50], tmp_path / "twice")])
 
 
+def test_repeated_ids_of_every_equal_cut_count(tmp_path: Path, lake: Lake) -> None:
+    schema = Schema.of({**TIMELESS.model_dump(), "id_columns": ["user"]}, "x")
+    log = [{**row, "user": f"u{number}"} for number, row in enumerate(rows(40))]
+    path = as_csv([log[0], *log, log[0]], tmp_path / "log")  # the id is twice in the first cut and once in the second
+    options: Row = {"cut": "equal", "count": 2, "first": FIRST}
+    with pytest.raises(IngestError, match="got 1 of 42 .*more than once in its window: 1 times"):
+        ingest(lake, "log", schema, [path], **options)
+    days = ingest(lake, "log", schema, [path], max_quarantine_share=0.1, **options)
+    assert [day.num_rows for day in days] == [20, 21]
+
+
 def test_a_declared_id_alone_names_an_example(tmp_path: Path, lake: Lake) -> None:
     schema = Schema.of({**SCHEMA.model_dump(), "id_columns": ["user"]}, "x")
     log = [{**row, "user": f"u{number}"} for number, row in enumerate(rows(20))]
