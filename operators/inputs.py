@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
 POLL_S = 20.0
+Needed = dict[str, tuple[str, str]]
+"""Paths in the lake, each with what it is and what to do when it is missing."""
 
 
 class AwaitInputs(BaseOperator):
@@ -60,21 +62,22 @@ class AwaitInputs(BaseOperator):
             self.log.info("Everything is there: %s", ", ".join(needed))
             return
         deadline = datetime.now(UTC) + checked_timeout(self.wait_minutes)
-        self.log.info("Waiting until %s for:\n%s", deadline.isoformat(), "\n".join(missing.values()))
+        self.log.info("Waiting until %s", deadline.isoformat())
+        self.log.info("%s", told(missing))
         self.defer(
             trigger=InputsTrigger(lake=lake, needed=needed, deadline=deadline.isoformat(), poll_s=self.poll_s),
             method_name="execute_complete",
             timeout=None,
         )
 
-    def execute_complete(self, context: Context, event: dict[str, list[str]]) -> None:
+    def execute_complete(self, context: Context, event: dict[str, str]) -> None:
         """Go on, or fail.
 
         Raises:
             DeadlinePassed: something is still missing; the message names the cure.
         """
         if event["missing"]:
-            raise DeadlinePassed("the time to wait is over. " + " ".join(event["missing"]))
+            raise DeadlinePassed(f"the time to wait is over.\n{event['missing']}")
         self.log.info("Everything is there")
 
 
@@ -83,12 +86,12 @@ class InputsTrigger(BaseTrigger):
 
     Args:
         lake: the lake's root.
-        needed: paths in the lake, each with the sentence that says what to do when it is missing.
+        needed: what to wait for.
         deadline: an aware time in ISO format.
         poll_s: seconds between two looks.
     """
 
-    def __init__(self, lake: str, needed: dict[str, str], deadline: str, poll_s: float) -> None:
+    def __init__(self, lake: str, needed: Needed, deadline: str, poll_s: float) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.lake = lake
         self.needed = needed
@@ -107,20 +110,20 @@ class InputsTrigger(BaseTrigger):
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Look, sleep, look again."""
         deadline = datetime.fromisoformat(self.deadline)
-        told: set[str] = set()
+        said = ""
         while True:
             missing = await asyncio.to_thread(still_missing, self.lake, self.needed)
             if not missing or datetime.now(UTC) >= deadline:
-                yield TriggerEvent({"missing": list(missing.values())})  # type: ignore[no-untyped-call]
+                yield TriggerEvent({"missing": told(missing)})  # type: ignore[no-untyped-call]
                 return
-            if told != set(missing):
-                told = set(missing)
-                self.log.info("Still missing: %s", ", ".join(missing))
+            if said != told(missing):
+                said = told(missing)
+                self.log.info("%s", said)
             await asyncio.sleep(self.poll_s)
 
 
-def needed_paths(document: Any) -> dict[str, str]:
-    """What must lie in the lake before a training job may start, each with its cure.
+def needed_paths(document: Any) -> Needed:
+    """What must lie in the lake before a training job may start.
 
     Raises:
         BadInput: the document is not a training job.
@@ -129,27 +132,34 @@ def needed_paths(document: Any) -> dict[str, str]:
     if not isinstance(job, TrainJob):
         raise BadInput(f"only a training job has inputs to wait for, got one of kind {job.kind!r}")
     dataset, lineup, first = job.lineup.dataset.name, job.lineup.name, job.first
-    needed = {
-        manifest_path(dataset, first): f"Window {first} of data set {dataset!r} is not published: run ingest_windows "
-        f"for line-up {lineup!r} with window_date {first}."
-    }
+    publish = f"Run ingest_windows for line-up {lineup!r} with window_date {first}."
+    needed = {manifest_path(dataset, first): (f"window {first} of data set {dataset!r}", publish)}
     if job.start == "scratch":
         return needed
     before = first.previous()
+    train = (
+        f"Run online_training for window {before}; for variants that are new to the line-up, or before its first "
+        f"online window, run historical_warmup over a span that ends on {before}."
+    )
     for variant in job.lineup.only(job.variants):
         for seed in job.lineup.seeds:
-            needed[head_path(dataset, lineup, variant.name, seed, before)] = (
-                f"Variant {variant.name!r} (seed {seed}) has no checkpoint that closed window {before}: run "
-                f"online_training for window {before}, or, where the variant is new, historical_warmup for it over a "
-                f"span that ends on {before}."
-            )
+            what = f"checkpoint of {variant.name!r} (seed {seed}) that closed window {before}"
+            needed[head_path(dataset, lineup, variant.name, seed, before)] = (what, train)
     return needed
 
 
-def still_missing(lake: str, needed: dict[str, str]) -> dict[str, str]:
+def told(missing: Needed) -> str:
+    """What is missing, each cure named once."""
+    by_cure: dict[str, list[str]] = {}
+    for what, cure in missing.values():
+        by_cure.setdefault(cure, []).append(what)
+    return "\n".join(f"Missing: {', '.join(what)}. {cure}" for cure, what in by_cure.items())
+
+
+def still_missing(lake: str, needed: Needed) -> Needed:
     """Those of the paths that are not in the lake yet."""
     # Not when a DAG file is parsed: it brings pyarrow.
     from pipeline.lake import Lake
 
     opened = Lake(lake)
-    return {path: cure for path, cure in needed.items() if opened.read(path) is None}
+    return {path: named for path, named in needed.items() if opened.read(path) is None}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -73,24 +72,30 @@ def test_a_study_from_the_form_to_the_curves_on_one_chart(stack: Stack, page: Pa
     )
     assert state == "success"
 
-    page.goto(f"{stack.addresses.airflow}/dags/{DAG}/runs/{run_id}/tasks/compare")
-    link = page.get_by_role("link", name="MLflow run")
-    expect(link).to_be_visible()
-    page.screenshot(path=tmp_path / "task.png")
-    address = link.get_attribute("href") or ""
-    assert address.startswith(stack.addresses.mlflow)
-    page.goto(address)
-    expect(page.get_by_text("comparison with no_teacher").first).to_be_visible()
-    page.screenshot(path=tmp_path / "comparison.png")
+    page.goto(f"{stack.addresses.airflow}/dags/{DAG}/runs/{run_id}/tasks/compare/details")
+    expect(page.get_by_role("link", name="Ray job")).to_be_visible()
+    comparison = follow(page, "MLflow run")
+    expect(comparison.get_by_text("comparison with no_teacher").first).to_be_visible()
+    comparison.screenshot(path=tmp_path / "comparison.png")
 
-    experiment = re.sub(r"/runs/.*", "", address)
-    condition = "tags.%60windrow.kind%60%20%3D%20'summary'"
-    page.goto(f"{experiment}/runs?searchFilter={condition}&compareRunsMode=CHART")
-    chart = page.get_by_test_id("experiment-view-compare-runs-card").filter(has_text=re.compile(r"^log_loss")).first
-    expect(chart.locator(".js-plotly-plot .scatterlayer .trace")).to_have_count(len(VARIANTS))
+    curves = follow(page, "MLflow curves")
+    curves.get_by_placeholder("Search metric charts").fill("^log_loss$")
+    charts = curves.get_by_test_id("experiment-view-compare-runs-card")
+    expect(charts).to_have_count(1)
     for variant in VARIANTS:
-        expect(page.get_by_text(f"{variant} (all seeds)", exact=True).first).to_be_visible()
-    page.screenshot(path=tmp_path / "curves.png")
+        expect(charts).to_contain_text(f"{variant} (all seeds)")
+    lines = charts.locator(".scatterlayer .trace path.js-line")
+    expect(lines).not_to_have_count(0)
+    colours = lines.evaluate_all("paths => paths.map(path => getComputedStyle(path).stroke)")
+    assert len(set(colours)) == len(VARIANTS), "one line per variant, each in a colour of its own"
+    curves.screenshot(path=tmp_path / "curves.png")
+
+
+def follow(page: Page, name: str) -> Page:
+    """Click a button of the task's page and go where it leads."""
+    with page.expect_popup() as opened:
+        page.get_by_role("link", name=name).click()
+    return opened.value
 
 
 def _latest_run(airflow: Airflow) -> str | None:
