@@ -8,16 +8,18 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
+import httpx
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from pipeline.job import CompareJob, IngestJob, TrainJob, load_job
 from pipeline.lake import Lake
-from pipeline.lineup import DatasetConfig, LineUp, LogSource, load_lineup
+from pipeline.lineup import DatasetConfig, LineUp, LogSource, SimulatedSource, load_lineup
 from pipeline.settings import Settings
 from pipeline.window import Window
 
@@ -179,13 +181,15 @@ def compare(
             lineup=_lineup(lineup), variants=tuple(variant or ()), first=Window.of(first), last=Window.of(last)
         )
         outcome = _run(job)
-    _answer(outcome, as_json, comparison_table(outcome))
+    _answer(outcome, as_json, _comparison(outcome))
 
 
-def comparison_table(outcome: dict[str, Any]) -> Table:
-    """A compare job's outcome as a table."""
-    title = f"{outcome['lineup']}, windows {outcome['first']} to {outcome['last']}"
-    table = Table(*outcome["header"], title=title, title_justify="left")
+def _comparison(outcome: dict[str, Any]) -> Table:
+    table = Table(
+        *outcome["header"],
+        title=f"{outcome['lineup']}, windows {outcome['first']} to {outcome['last']}",
+        title_justify="left",
+    )
     for row in outcome["rows"]:
         table.add_row(*row)
     return table
@@ -207,7 +211,7 @@ def run_spec(
         job = load_job(text)
         outcome = _run(job)
     if isinstance(job, CompareJob):
-        out.print(comparison_table(outcome))
+        out.print(_comparison(outcome))
     else:
         _answer(outcome, as_json=True)
 
@@ -277,6 +281,49 @@ def down() -> None:
     from pipeline import services
 
     services.down()
+
+
+@app.command()
+def demo(
+    lineup: LineUpFile = None,
+    first: Annotated[str | None, typer.Option(help="Start of history. [default: the simulated log's day zero]")] = None,
+    online: Annotated[int, typer.Option(help="Number of online windows to backfill.", min=1)] = 3,
+    as_json: AsJson = False,
+) -> None:
+    """Run the main job through Airflow (`windrow up` first): ingest, warm-up, daily runs by backfill, comparison.
+
+    Ends with the comparison of the line-up's variants over the online windows, and the addresses to open.
+    """
+    from pipeline import services
+    from pipeline.compare import compare as compare_variants
+    from pipeline.demo import Airflow, MainJobFailed, main_job
+    from pipeline.report import HEADER, columns, table_rows
+
+    with _told():
+        path = lineup or Settings().lineup
+        chosen = load_lineup(path)
+        source = chosen.dataset.source
+        start = source.origin if isinstance(source, SimulatedSource) else None
+        if first is not None:
+            start = Window.of(first)
+        if start is None:
+            raise ValueError(f"--first is needed: {chosen.dataset.name!r} is a log, whose first window only you know")
+        last = chosen.online_start.shift(online - 1)
+        say = partial(typer.echo, err=True)
+        found = services.addresses()
+        try:
+            main_job(Airflow.login(found), path.stem, chosen, start, last, say)
+        except (MainJobFailed, httpx.HTTPError) as error:
+            typer.secho(f"windrow: {error}", fg="red", err=True)
+            raise typer.Exit(1) from None
+        compared = compare_variants(Lake(Settings().lake), chosen, (), chosen.online_start, last)
+    span = {"lineup": chosen.name, "first": chosen.online_start.name, "last": last.name}
+    rows = {"header": list(HEADER), "rows": [list(row) for row in table_rows(compared)]}
+    _answer({**span, "columns": columns(compared)}, as_json, _comparison({**span, **rows}))
+    if not as_json:
+        out.print(f"\nAirflow  {found.airflow}  user {found.user}, password {found.password}")
+        out.print(f"MLflow   {found.mlflow}  experiment {chosen.name}: select the 'all seeds' runs and press Compare")
+        out.print(f"Ray      {found.ray}  token in {Settings().ray_token_path}\nEnd everything with `make down`.")
 
 
 @app.command()
