@@ -19,7 +19,7 @@ from operators.submission import TaskTry
 from operators.tracking import TrackingServer
 from operators.trigger import POLL_S, RayJobTrigger
 from pipeline.config import canonical_json, content_key
-from pipeline.job import ENTRYPOINT, SPEC_VARIABLE, SUBMISSION_VARIABLE, TAGS_VARIABLE, JobError, load_job
+from pipeline.job import ENTRYPOINT, SPEC_VARIABLE, SUBMISSION_VARIABLE, TAGS_VARIABLE, IngestJob, JobError, load_job
 
 if TYPE_CHECKING:
     from airflow.sdk import Connection, Context
@@ -99,6 +99,7 @@ class RayJobOperator(BaseOperator):
                 deadline=(job.started + timeout).isoformat(),
                 ray_conn_id=self.ray_conn_id,
                 mlflow_conn_id=self.mlflow_conn_id,
+                experiment=experiment_of(document),
                 poll_s=self.poll_s,
             ),
             method_name="execute_complete",
@@ -238,6 +239,12 @@ def checked_document(given: Any) -> str:
             "environment variable: name fewer files, with globs or {date}"
         )
     return text
+
+
+def experiment_of(document: str) -> str | None:
+    """The MLflow experiment that a job writes to: its line-up's."""
+    job = load_job(document)
+    return None if isinstance(job, IngestJob) else job.lineup.name
 
 
 def checked_timeout(given: Any) -> timedelta:

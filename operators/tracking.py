@@ -28,7 +28,7 @@ class Pages:
 
     run: str
     """The run that tells most: the comparison, else a variant's, else a stage's. Where several tell as much, their
-    experiment with these runs selected."""
+    experiment with these runs selected; where nothing was left to do, the experiment."""
     curves: str
     """Every variant's curves on the same charts: means over seeds once they are compared, each seed's before."""
 
@@ -81,24 +81,38 @@ class TrackingServer:
             await self._ask("runs/update", {"run_id": run_id, "status": status, "end_time": end_time})
         return left
 
-    async def pages(self, submission_id: str) -> Pages | None:
-        """Where to look at what a submission does; None before it has opened a run."""
+    async def pages(self, submission_id: str, experiment_name: str | None = None) -> Pages | None:
+        """Where to look at what a submission does; None before there is anything to see.
+
+        Args:
+            submission_id: the job.
+            experiment_name: where to look for curves when the job opens no run, because all of it was done before.
+        """
         runs = await self.runs(submission_id)
         by_kind = {kind: [run for run in runs if _tag(run, KIND_TAG) == kind] for kind in KINDS}
         chosen = next(filter(None, by_kind.values()), runs)
-        if not chosen:
+        found = [run["info"]["experiment_id"] for run in chosen] or await self._experiments(experiment_name)
+        if not found:
             return None
-        info = chosen[0]["info"]
-        experiment = f"{self.url}/#/experiments/{info['experiment_id']}"
+        experiment = f"{self.url}/#/experiments/{found[0]}"
         selected = quote(f"tags.{SUBMISSION_TAG} = '{submission_id}'", safe="")
         kind = "summary" if by_kind["summary"] else "variant"
-        curves = quote(f"tags.`{KIND_TAG}` = '{kind}'", safe="")
-        return Pages(
-            run=f"{experiment}/runs/{info['run_id']}"
-            if len(chosen) == 1
-            else f"{experiment}/runs?searchFilter={selected}",
-            curves=f"{experiment}/runs?searchFilter={curves}&compareRunsMode=CHART",
-        )
+        summarised = quote(f"tags.`{KIND_TAG}` = '{kind}'", safe="")
+        match chosen:
+            case []:
+                run_page = experiment
+            case [only]:
+                run_page = f"{experiment}/runs/{only['info']['run_id']}"
+            case _:
+                run_page = f"{experiment}/runs?searchFilter={selected}"
+        return Pages(run=run_page, curves=f"{experiment}/runs?searchFilter={summarised}&compareRunsMode=CHART")
+
+    async def _experiments(self, name: str | None) -> list[str]:
+        """The id of the experiment of that name, if there is one."""
+        if name is None:
+            return []
+        condition = {"filter": f"name = '{name}'"}
+        return [found["experiment_id"] for found in await self._pages("experiments/search", "experiments", condition)]
 
     async def _pages(self, path: str, key: str, body: dict[str, Any]) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = []

@@ -40,17 +40,25 @@ class RayJobTrigger(BaseTrigger):
         deadline: an aware time in ISO format; the job is stopped then.
         ray_conn_id: the Airflow connection to the cluster.
         mlflow_conn_id: the Airflow connection to the tracking server.
+        experiment: the name of the MLflow experiment that the job writes to, if it writes to one.
         poll_s: seconds between two looks.
     """
 
     def __init__(
-        self, submission_id: str, deadline: str, ray_conn_id: str, mlflow_conn_id: str, poll_s: float = POLL_S
+        self,
+        submission_id: str,
+        deadline: str,
+        ray_conn_id: str,
+        mlflow_conn_id: str,
+        experiment: str | None = None,
+        poll_s: float = POLL_S,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.submission_id = submission_id
         self.deadline = deadline
         self.ray_conn_id = ray_conn_id
         self.mlflow_conn_id = mlflow_conn_id
+        self.experiment = experiment
         self.poll_s = poll_s
         self._stored_pages: Pages | None = None
 
@@ -61,6 +69,7 @@ class RayJobTrigger(BaseTrigger):
             "deadline": self.deadline,
             "ray_conn_id": self.ray_conn_id,
             "mlflow_conn_id": self.mlflow_conn_id,
+            "experiment": self.experiment,
             "poll_s": self.poll_s,
         }
 
@@ -140,7 +149,7 @@ class RayJobTrigger(BaseTrigger):
         task = self.task_instance
         try:
             async with TrackingServer.of(await BaseHook.aget_connection(self.mlflow_conn_id)) as tracking:
-                pages = await tracking.pages(self.submission_id)
+                pages = await tracking.pages(self.submission_id, self.experiment)
         except TrackingError as error:
             self._say(f"no links to MLflow yet: {error}")
             return

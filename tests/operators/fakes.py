@@ -76,9 +76,11 @@ class FakeMlflow:
         """A run's status."""
         return str(next(run["info"]["status"] for run in self.runs if run["info"]["run_id"] == run_id))
 
-    async def experiments(self, _request: web.Request) -> web.Response:
-        """Two, on two pages."""
-        body = await _request.json()
+    async def experiments(self, request: web.Request) -> web.Response:
+        """Two, on two pages; one by name."""
+        body = await request.json()
+        if "filter" in body:
+            return web.json_response({"experiments": [{"experiment_id": "7"}]})
         if body.get("page_token"):
             return web.json_response({"experiments": [{"experiment_id": "7"}]})
         return web.json_response({"experiments": [{"experiment_id": "0"}], "next_page_token": "more"})

@@ -120,6 +120,9 @@ async def test_the_link_leads_to_the_run_that_tells_most(ray: FakeRay, mlflow: F
             return pages.run.removeprefix(f"{mlflow.url}/#/experiments/7/")
 
         assert await tracking.pages("job") is None
+        done = await tracking.pages("job", "all of it was done before")
+        assert done is not None
+        assert done.run == f"{mlflow.url}/#/experiments/7"
         stage = mlflow.add("job", "stage")
         assert await run() == f"runs/{stage}"
         variant = mlflow.add("job", "variant")
