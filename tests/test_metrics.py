@@ -101,7 +101,11 @@ def test_what_cannot_be_computed_is_left_out() -> None:
 
 
 @settings(max_examples=50, deadline=None)
-@given(st.lists(st.tuples(st.floats(-3e38, 3e38, width=32), st.booleans(), st.floats(0, 1)), min_size=1, max_size=20))
+@given(
+    st.lists(
+        st.tuples(st.floats(-(2.0**127), 2.0**127, width=32), st.booleans(), st.floats(0, 1)), min_size=1, max_size=20
+    )
+)
 def test_extreme_predictions_stay_finite(examples: list[tuple[float, bool, float]]) -> None:
     z, label, truth = (np.array(column) for column in zip(*examples, strict=True))
     metrics = ClickSums.of(label.astype(np.float32), z.astype(np.float32), true_prob=truth).metrics()
