@@ -167,17 +167,17 @@ def assemble(
     sparse = KeyedJaggedTensor(keys=keys, values=torch.from_numpy(flat).long(), lengths=lengths.ravel())
 
     def padded(column: Floats | None) -> torch.Tensor:
-        out = torch.zeros(size)
+        out = np.zeros(size, np.float32)
         if column is not None:
-            out[:count] = torch.from_numpy(column)
-        return out
+            out[:count] = column
+        return torch.from_numpy(out)
 
-    dense = torch.zeros((size, num_dense))
+    dense = np.zeros((size, num_dense), np.float32)
     if rows is not None:
-        dense[:count] = torch.from_numpy(rows.dense)
+        dense[:count] = rows.dense
     weight = padded(None if rows is None else rows.weight) / normaliser
     return ClickBatch(
-        dense=dense,
+        dense=torch.from_numpy(dense),
         sparse=sparse,
         label=padded(None if rows is None else rows.label),
         weight=weight,

@@ -146,16 +146,14 @@ def _compare_one(
 ) -> VariantComparison:
     points: dict[Window, WindowPoint] = {}
     sums: list[tuple[Array, Array]] = []
-    labels: list[NDArray[np.uint8]] = []
-    logits: list[list[NDArray[np.float32]]] = []
+    seen: list[list[_Slice]] = []
     totals = ClickSums()
     for window in windows:
         ours = [_Slice.read(lake, step) for step in steps[window]]
         theirs = [_Slice.read(lake, step) for step in reference[window]]
         loss, base = _cluster_sums(window, ours, theirs)
         sums.append((loss, base))
-        labels.append(ours[0].label)
-        logits.append([s.logit for s in ours])
+        seen.append(ours)
         for s in ours:
             totals += ClickSums.of(s.label, s.logit, true_prob=s.true_prob)
         points[window] = WindowPoint(
@@ -164,8 +162,10 @@ def _compare_one(
             examples=float(np.mean([step.total_examples for step in steps[window]])),
         )
     metrics = totals.metrics()
-    label = np.concatenate(labels)
-    areas = [auc(label, np.concatenate([w[i] for w in logits])) for i in range(len(lineup.seeds))]
+    areas = [
+        auc(np.concatenate([s.label for s in slices]), np.concatenate([s.logit for s in slices]))
+        for slices in zip(*seen, strict=True)
+    ]
     if all(area is not None for area in areas):
         metrics["auc"] = float(np.mean([area for area in areas if area is not None]))
     loss, base = (np.concatenate([pair[i] for pair in sums], axis=1) for i in (0, 1))
@@ -190,11 +190,13 @@ def _cluster_sums(window: Window, ours: list[_Slice], theirs: list[_Slice]) -> t
                 f"{window}: variant and reference were evaluated on different rows; the window was published again "
                 "between them: train both on it again"
             )
-    _, cluster = np.unique(ours[0].cluster, return_inverse=True)
-    count = int(cluster.max()) + 1
+    known = np.unique(np.concatenate([s.cluster for s in ours]))  # above the cap each seed has rows of its own
 
     def summed(slices: list[_Slice]) -> Array:
-        return np.stack([np.bincount(cluster, log_losses(s.logit, s.label), count) for s in slices])
+        places = [np.searchsorted(known, s.cluster) for s in slices]
+        return np.stack(
+            [np.bincount(at, log_losses(s.logit, s.label), len(known)) for at, s in zip(places, slices, strict=True)]
+        )
 
     return summed(ours), summed(theirs)
 

@@ -79,7 +79,7 @@ class Airflow:
             "reprocess_behavior": "completed",
             "dag_run_conf": conf,
         }
-        backfill = self.call("POST", "/backfills", json=body)["id"]
+        backfill = self._create_backfill(body)
         say(f"{dag}: backfill {backfill} of {first} to {last}, {self.address}/dags/{dag}/backfills")
         told: set[str] = set()
         wanted = {w.name for w in Window.span(first, last)}
@@ -96,6 +96,17 @@ class Airflow:
                     say(
                         f"{dag}: {day} {run['state']} ({len(told)} of {len(wanted)}, {time.monotonic() - started:.0f} s)"
                     )
+
+    def _create_backfill(self, body: dict[str, Any], tries: int = 30) -> int:
+        """SQLite may be locked for a moment by another of Airflow's processes; Airflow answers 503 then."""
+        for _ in range(tries):
+            answer = self.client.post("/api/v2/backfills", json=body)
+            if answer.status_code != httpx.codes.SERVICE_UNAVAILABLE:
+                break
+            time.sleep(POLL_SECONDS)
+        if answer.is_error:
+            raise MainJobFailed(f"Airflow answered {answer.status_code} to the backfill: {answer.text[:500]}")
+        return int(answer.json()["id"])
 
     def _check(self, dag: str, run: str, state: str) -> None:
         if state != "success":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import warnings
 from collections.abc import Callable
 from typing import Any, assert_never
 
@@ -124,6 +125,7 @@ def run_train(job: TrainJob, lake: Lake, settings: Settings) -> dict[str, Any]:
 
 def train_on_worker(config: dict[str, Any]) -> dict[str, Any]:
     """What every Ray Train worker does; the process group is up."""
+    warnings.simplefilter("ignore", FutureWarning)  # of TorchRec about itself
     logging.getLogger().setLevel(logging.WARNING)  # TorchRec and FBGEMM tell every batch and table
     logging.getLogger("pipeline").setLevel(logging.INFO)
     job = load_job(config["job"])
