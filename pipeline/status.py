@@ -11,7 +11,7 @@ from pipeline.dataset import read_manifest
 from pipeline.job import head_path
 from pipeline.lake import Lake
 from pipeline.lineup import LineUp
-from pipeline.steps import StepManifest, StepStore
+from pipeline.steps import StepManifest, StepStore, step_key
 from pipeline.window import Window
 
 
@@ -68,21 +68,28 @@ def _why_stale(
     manifest = read_manifest(lake, lineup.dataset.name, step.window)
     if manifest is None:
         return "its window is gone"
-    if manifest.digest != step.window_digest:
-        return "its window was published again with other rows"
+    seed = step.config.seed
     chosen = lineup.variant(variant)
-    config = resolve(
-        chosen, step.window, online_start=lineup.online_start, evaluation=lineup.evaluation, seed=step.config.seed
-    )
-    if config != step.config:
-        return "the line-up's config changed"
+    config = resolve(chosen, step.window, online_start=lineup.online_start, evaluation=lineup.evaluation, seed=seed)
     before = step.window.previous()
-    if before in stale:
-        return f"the step before it ({before}) is stale"
-    if step.parent is not None and (before not in steps or steps[before].key != step.parent):
-        return f"the step before it ({before}) was trained again as something else"
+    parent = None if step.parent is None else steps.get(before)
+    scores = None
     if step.scores_read is not None and chosen.teacher is not None:
-        teacher = StepStore(lake, lineup.dataset.name).head(lineup.name, chosen.teacher, step.config.seed, step.window)
-        if teacher is None or teacher.scores is None or teacher.scores.digest != step.scores_read[1]:
-            return f"its teacher {chosen.teacher} left other scores since"
-    return None
+        teacher = StepStore(lake, lineup.dataset.name).head(lineup.name, chosen.teacher, seed, step.window)
+        scores = None if teacher is None else teacher.scores
+    reasons = (
+        (manifest.digest != step.window_digest, "its window was published again with other rows"),
+        (manifest.schema_key != step.schema_key, "its window was published again with another schema"),
+        (config != step.config, "the line-up's config changed"),
+        (before in stale, f"the step before it ({before}) is stale"),
+        (
+            step.parent != (None if parent is None else parent.key),
+            f"the step before it ({before}) was trained again as something else",
+        ),
+        (
+            step.scores_read is not None and (scores is None or scores.digest != step.scores_read[1]),
+            f"its teacher {chosen.teacher} left other scores since",
+        ),
+        (step_key(config, manifest, scores, parent) != step.key, "this version of Windrow trains it to something else"),
+    )
+    return next((reason for holds, reason in reasons if holds), None)
