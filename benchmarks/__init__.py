@@ -1,0 +1,1 @@
+"""What Windrow's training is measured against, and how: `python -m benchmarks`."""

@@ -1,0 +1,116 @@
+"""The benchmark measures what it says: the same rows on both sides, the same step, ratios within rounds, no goal hidden."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+
+from benchmarks import report, windrow
+from benchmarks.contest import Rates, Ratio, Result, measure
+from benchmarks.data import BATCH_SIZE, Examples, make_examples
+from pipeline.config import Widths
+from pipeline.lake import Lake
+
+RATES = Rates(embedding=0.02, dense=0.02)
+
+
+@pytest.fixture(scope="module")
+def examples(tmp_path_factory: pytest.TempPathFactory) -> Examples:
+    lake = Lake(str(tmp_path_factory.mktemp("lake")))
+    return make_examples(lake, rows=BATCH_SIZE + 100, held_out_rows=50, num_ids=100, tuning=True)
+
+
+@pytest.fixture
+def alone() -> Iterator[None]:
+    windrow.join_alone()
+    yield
+    dist.destroy_process_group()
+
+
+def test_quick_run_prints_windrow_s_rows(root: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks", "--quick", "--no-rival"],
+        cwd=root,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    for name in (windrow.FromParquet.name, windrow.FromMemory.name, windrow.StockFromMemory.name):
+        assert f"| {name} |" in done.stdout
+    assert "met" not in done.stdout.split("## The run")[1]
+
+
+def test_the_rival_trains_on_the_rows_of_the_window(examples: Examples, tmp_path: Path) -> None:
+    examples.export(tmp_path)
+    for name in examples.manifests:
+        x, y = np.load(tmp_path / f"{name}.x.npy"), np.load(tmp_path / f"{name}.y.npy")
+        batches = windrow.in_memory(examples, name)
+        assert np.array_equal(y, torch.cat([batch.label for batch in batches]).numpy())
+        assert np.array_equal(x[:, :13], torch.cat([batch.dense for batch in batches]).numpy())
+        ids = torch.cat([batch.sparse.values().view(26, -1) for batch in batches], dim=1)
+        assert np.array_equal(x[:, 13:].T, ids.numpy())
+
+
+def test_memory_and_parquet_give_the_same_weights(examples: Examples, alone: None) -> None:
+    widths = Widths(embedding_dim=4, bottom=(8,), over=(8,))
+    kept = {"train": windrow.in_memory(examples, "train")}
+    parquet = windrow.FromParquet(examples, widths, RATES)
+    memory = windrow.FromMemory(examples, widths, RATES, kept)
+    parquet.train("train")
+    memory.train("train")
+    states = [dict(each.model.named_parameters()) for each in (parquet.trainer, memory.trainer)]
+    assert states[0].keys() == states[1].keys()
+    for name, weight in states[0].items():
+        assert torch.equal(weight, states[1][name]), name
+
+
+class Clock:
+    """Takes as many seconds as it is told, round by round."""
+
+    name = "clock"
+
+    def __init__(self, seconds: list[float]) -> None:
+        self.seconds = seconds
+        self.seen: list[str] = []
+
+    def train(self, window: str) -> float:
+        self.seen.append(window)
+        return self.seconds.pop(0) if window == "train" else 100.0
+
+    def log_loss(self, window: str) -> float:
+        self.seen.append(window)
+        return 0.5
+
+
+def test_ratios_are_taken_within_rounds_and_losses_after_equal_rows() -> None:
+    ours, theirs = Clock([1, 10, 100]), Clock([2, 20, 400])
+    results = measure([ours, theirs], num_rows=100, num_rounds=3, tell=lambda line: None)
+    assert Ratio.of(results[0].rates, results[1].rates) == Ratio(median=2.0, low=2.0, high=4.0)
+    assert ours.seen == theirs.seen == ["warm_up", "train", "held_out", "train", "train"]
+
+
+@pytest.mark.parametrize(("slower", "loss", "unmet"), [(2.5, 0.5, 0), (1.5, 0.5, 1), (1.5, 0.51, 2), (2.5, 0.49, 1)])
+def test_an_unmet_goal_is_shown(slower: float, loss: float, unmet: int) -> None:
+    ours = report.Row(Result("ours", [100.0], 0.5), RATES, None, 0.005)
+    rival = report.Row(Result("rival", [100.0 / slower], loss), RATES, 2.0, 0.005)
+    run = report.Run(
+        command="",
+        threads=1,
+        rows=1,
+        held_out_rows=1,
+        rounds=1,
+        num_ids=1,
+        table_rows=1,
+        load=0.0,
+        versions={"torch": "2"},
+    )
+    page = report.page(run, [("widths", [ours, rival])])
+    assert page.count("**not met**") == unmet
+    assert page.count(": met") == 2 - unmet
