@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import torch
 import torch.distributed as dist
 
-from pipeline.checkpoint import load_checkpoint, save_checkpoint
+from pipeline.checkpoint import MissingCheckpoint, load_checkpoint, save_checkpoint
 from pipeline.config import Cutover, StepConfig, Variant, cutover_window, resolve
 from pipeline.dataset import WindowManifest, read_schema, require_manifest
 from pipeline.evaluate import evaluate
@@ -23,9 +23,10 @@ from pipeline.job import TrainJob
 from pipeline.lake import Lake
 from pipeline.lineup import LineUp
 from pipeline.model import Features
+from pipeline.scores import Scores
 from pipeline.selection import selection_salt
 from pipeline.steps import StepManifest, StepStore, check_parent, step_key
-from pipeline.teacher import ScoreReader, Scores, write_scores
+from pipeline.teacher import ScoreReader, write_scores
 from pipeline.train import Trained, Trainer
 from pipeline.window import Window
 
@@ -118,14 +119,17 @@ class Engine:
         if parent is None and self.job.start == "parent":
             parent = self.store.require_parent(lineup.name, variant.name, seed, window)
         if parent is not None:
-            check_parent(config, parent, variant.name)
+            check_parent(config, manifest, parent, variant.name)
         scores = None
         if config.soft_weight is not None and variant.teacher is not None:
             scores = self.store.require_scores(lineup.name, variant.teacher, seed, window)
         key = step_key(config, manifest, scores, parent)
         previous = self.store.read(key)
         complete = previous is not None and (previous.scores is not None or variant.name not in lineup.teachers)
-        return Plan(manifest, config, key, scores, parent, previous, skip=complete and not self.job.force)
+        skip = complete and not self.job.force
+        if scores is not None and not skip:
+            ScoreReader(self.lake, scores, manifest.digest)  # refuses scores that do not fit, before anybody trains
+        return Plan(manifest, config, key, scores, parent, previous, skip)
 
     def _step(self, variant: Variant, seed: int, plan: Plan) -> StepManifest:
         if self.recorder is not None:
@@ -228,7 +232,11 @@ class Engine:
         if parent is None or parent.checkpoint is not None:
             trainer = self._new_trainer(config)
             if parent is not None and parent.checkpoint is not None:
-                load_checkpoint(self.lake, parent.checkpoint, trainer.model, trainer.optimizer)
+                try:
+                    load_checkpoint(self.lake, parent.checkpoint, trainer.model, trainer.optimizer)
+                except MissingCheckpoint:
+                    self.agreed_error = True  # a checkpoint is read together, and fails together
+                    raise
             return trainer
         return self._replay(parent)
 

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.batch import Floats
 from pipeline.config import All, NegativeDownsampling, Selection
+
+Floats = NDArray[np.float32]
 
 
 def keyed_uniform(example_id: NDArray[np.uint64], salt: int) -> NDArray[np.float64]:

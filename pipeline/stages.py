@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
+# Each stage imports what it needs when it runs: TorchRec takes seconds, in the driver and in every helper process.
 import logging
 import os
 import warnings
 from collections.abc import Callable
-from typing import Any, assert_never
+from typing import TYPE_CHECKING, Any, assert_never
 
-import torch.distributed as dist
-
-from pipeline import report
-from pipeline.chain import Engine
-from pipeline.compare import VariantComparison, compare
 from pipeline.dataset import WindowManifest
-from pipeline.ingest import ingest
 from pipeline.job import SUBMISSION_VARIABLE, CompareJob, IngestJob, TrainJob, load_job, result_path
 from pipeline.lake import Lake
 from pipeline.lineup import LogSource, SimulatedSource
 from pipeline.schema import Schema
 from pipeline.settings import Settings
-from pipeline.simulator import SimulatorConfig, simulate
-from pipeline.tracking import MlflowRecorder, record_comparison
 from pipeline.window import Window
-from pipeline.workers import run_on_workers, worker_device
+
+if TYPE_CHECKING:
+    from pipeline.compare import VariantComparison
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +51,8 @@ def run(job: IngestJob | TrainJob | CompareJob, settings: Settings) -> dict[str,
 
 def run_ingest(job: IngestJob, lake: Lake) -> dict[str, Any]:
     """Publish the windows of a span."""
+    from pipeline.simulator import SimulatorConfig, simulate
+
     windows = list(Window.span(job.first, job.last))
     source = job.dataset.source
     match source:
@@ -76,6 +73,8 @@ def run_ingest(job: IngestJob, lake: Lake) -> dict[str, Any]:
 
 
 def _ingest_log(job: IngestJob, source: LogSource, lake: Lake, windows: list[Window]) -> list[WindowManifest]:
+    from pipeline.ingest import ingest
+
     schema = Schema.load(source.schema_file)
 
     def publish(files: list[str], asked: list[Window]) -> list[WindowManifest]:
@@ -108,6 +107,8 @@ def _ingest_log(job: IngestJob, source: LogSource, lake: Lake, windows: list[Win
 
 def run_train(job: TrainJob, lake: Lake, settings: Settings) -> dict[str, Any]:
     """Train a job's steps on a group of Ray Train workers."""
+    from pipeline.workers import run_on_workers
+
     config = {"job": job.model_dump_json(), "lake": settings.lake, "tracking_uri": settings.tracking_uri}
     storage = lake.address("ray-train")
     outcome: dict[str, Any] = run_on_workers(
@@ -125,6 +126,12 @@ def run_train(job: TrainJob, lake: Lake, settings: Settings) -> dict[str, Any]:
 
 def train_on_worker(config: dict[str, Any]) -> dict[str, Any]:
     """What every Ray Train worker does; the process group is up."""
+    import torch.distributed as dist
+
+    from pipeline.chain import Engine
+    from pipeline.tracking import MlflowRecorder
+    from pipeline.workers import worker_device
+
     warnings.simplefilter("ignore", FutureWarning)  # of TorchRec about itself
     logging.getLogger().setLevel(logging.WARNING)  # TorchRec and FBGEMM tell every batch and table
     logging.getLogger("pipeline").setLevel(logging.INFO)
@@ -167,6 +174,10 @@ def train_on_worker(config: dict[str, Any]) -> dict[str, Any]:
 
 def run_compare(job: CompareJob, lake: Lake, settings: Settings) -> dict[str, Any]:
     """Compare variants, and log table, figures and a summary run per variant."""
+    from pipeline import report
+    from pipeline.compare import compare
+    from pipeline.tracking import record_comparison
+
     compared = compare(lake, job.lineup, job.variants, job.first, job.last)
     text = report.markdown(compared)
     log.info("\n%s", text)

@@ -10,7 +10,7 @@ from pipeline.config import Frozen, StepConfig, content_key
 from pipeline.dataset import WindowManifest
 from pipeline.job import head_path
 from pipeline.lake import Lake
-from pipeline.teacher import MissingScores, Scores
+from pipeline.scores import MissingScores, Scores
 from pipeline.window import Window
 
 SEMANTICS_VERSION = 1
@@ -159,8 +159,8 @@ class StepStore:
         return step.scores
 
 
-def check_parent(config: StepConfig, parent: StepManifest, variant: str) -> None:
-    """Refuse to go on with a model of another shape or seed.
+def check_parent(config: StepConfig, window: WindowManifest, parent: StepManifest, variant: str) -> None:
+    """Refuse to go on with a model of another shape or seed, or with features of another meaning.
 
     Raises:
         ContradictoryParent: says what differs.
@@ -172,3 +172,9 @@ def check_parent(config: StepConfig, parent: StepManifest, variant: str) -> None
                 f"{variant!r} has {part} {ours[part]}, but its checkpoint of {parent.window} was trained with "
                 f"{theirs[part]}: give the changed variant a new name and warm it up, or take the change back"
             )
+    if window.schema_key != parent.schema_key:
+        raise ContradictoryParent(
+            f"{window.window} was published with schema {window.schema_key}, but {variant!r} was trained on "
+            f"{parent.window} with schema {parent.schema_key}: publish both with one schema, or give the data set with "
+            "the new one a new name"
+        )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -14,36 +13,7 @@ from numpy.typing import NDArray
 
 from pipeline.examples import Share
 from pipeline.lake import Lake
-
-
-class MissingScores(ValueError):
-    """A student needs scores that its teacher has not left."""
-
-
-@dataclass(frozen=True, slots=True)
-class Scores:
-    """Where a teacher's scores of one window lie. Row group by row group they match the window's."""
-
-    teacher: str
-    """Key of the step that made them."""
-    window_digest: str
-    """Digest of the window they were made for."""
-    files: tuple[str, ...]
-    """Parquet files relative to the lake, columns `example_id` and `logit`."""
-    places: tuple[tuple[int, int], ...]
-    """For each row group of the window: its file and the row group therein."""
-    digest: str
-    """sha256 over ids and logits in the window's order."""
-
-    def to_json(self) -> dict[str, Any]:
-        """The document that names these scores."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, document: dict[str, Any]) -> Scores:
-        """Read such a document back."""
-        places = tuple((int(file), int(group)) for file, group in document["places"])
-        return cls(**{**document, "files": tuple(document["files"]), "places": places})
+from pipeline.scores import MissingScores, Scores
 
 
 def write_scores(
@@ -111,7 +81,13 @@ class ScoreReader:
                 "train the teacher on the window again, before its students"
             )
         self._scores = scores
-        self._files = [pq.ParquetFile(lake.files.open_input_file(path)) for path in scores.files]
+        try:
+            self._files = [pq.ParquetFile(lake.files.open_input_file(path)) for path in scores.files]
+        except FileNotFoundError as error:
+            raise MissingScores(
+                f"the scores of teacher step {scores.teacher[:12]} are named by its manifest, got no such file ({error}): "
+                "train the teacher on the window again with `force`"
+            ) from None
 
     def __call__(self, group: int, example_id: NDArray[np.uint64]) -> NDArray[np.float32]:
         """(N,) the teacher's raw logits of one row group of the window.
