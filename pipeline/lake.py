@@ -101,7 +101,7 @@ class Lake:
         Raises:
             Conflict: the document is no longer the one that was read; read again and redo.
         """
-        with self._alone(path):
+        with self._alone(checked_path(path)):
             found = self._get(path)
             current = None if found is None else json.loads(found[0])
             if current != previous:
