@@ -1,0 +1,322 @@
+"""Bad input: each a clear error that says what, got and the cure, and leaves nothing half-written."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from pipeline.checkpoint import MissingCheckpoint
+from pipeline.cli import BAD_INPUT, app
+from pipeline.config import Continuous, ModelConfig
+from pipeline.dataset import MissingWindow, publish_window
+from pipeline.lake import Conflict, Lake, LakeError
+from pipeline.model import FeatureError
+from pipeline.schema import Schema
+from pipeline.simulator import Simulator, SimulatorConfig
+from pipeline.steps import ContradictoryParent, MissingParent, StepStore
+from pipeline.teacher import MissingScores
+from tests.training import DATASET, DAY, TINY, folders, lineup, listing, publish, steps, train, variant, windows
+
+SCHEMA = {
+    "label": "click",
+    "event_time": {"column": "at"},
+    "dense": [{"name": "price"}],
+    "categorical": [{"name": "item", "hash_size": 100}],
+}
+GOOD = "at,click,item,price\n" + "".join(f"2024-01-01T{n % 24:02}:00:00,{n % 2},i{n},{n / 7:.3f}\n" for n in range(60))
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Iterator[Path]:
+    """A folder of one's own for everything, named by the environment and by nothing else."""
+    with mock.patch.dict(os.environ, {"WINDROW_HOME": str(tmp_path / "home"), "TMPDIR": str(tmp_path)}):
+        for name in ("WINDROW_LAKE", "WINDROW_LINEUP"):
+            os.environ.pop(name, None)
+        yield tmp_path
+
+
+@pytest.fixture
+def lake(home: Path) -> Lake:
+    """The lake that the command line uses."""
+    return Lake(str(home / "home" / "lake"))
+
+
+def ingest(home: Path, content: bytes | str, *options: str, name: str = "log.csv", **schema: Any) -> tuple[int, str]:
+    """Run `windrow ingest` on one file; its exit status and what it said."""
+    log, described = home / name, home / "schema.yaml"
+    log.write_bytes(content.encode() if isinstance(content, str) else content)
+    described.write_text(yaml.safe_dump({**SCHEMA, **schema}))
+    fixed = ["--dataset", "mine", "--schema", str(described), "--file", str(log), "--first", "2024-01-01"]
+    ran = CliRunner().invoke(app, ["-q", "ingest", *fixed, *options])
+    return ran.exit_code, ran.output
+
+
+def parquet(**columns: list[Any]) -> bytes:
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.table(columns), sink)
+    return sink.getvalue().to_pybytes()
+
+
+TIMES = ["2024-01-01T00:00:00"] * 3
+BAD_LOGS: dict[str, tuple[Any, dict[str, Any], list[str]]] = {
+    "a column is missing": (GOOD.replace("price", "cost", 1), {}, ["log.csv", "price", "cost"]),
+    "a column has the wrong type": (
+        parquet(at=TIMES, click=[0, 1, 0], item=["a", "b", "c"], price=[[1.0], [2.0], [3.0]]),
+        {},
+        ["price", "list"],
+    ),
+    "every number is a word": (
+        "at,click,item,price\n" + "".join("2024-01-01,1,a,cheap\n" for _ in range(20)),
+        {},
+        ["price", "cheap", "max_quarantine_share"],
+    ),
+    "the file is empty": ("", {}, ["must hold rows, got an empty file", "leave it out or write it again"]),
+    "the file has a header alone": ("at,click,item,price\n", {}, ["a header alone", "leave it out or write it again"]),
+    "the gzip is cut short": (
+        gzip.compress(GOOD.encode() * 500)[:-100],
+        {"name": "log.csv.gz"},
+        ["whole gzip file", "truncated", "fetch or write the file again"],
+    ),
+    "a parquet file is cut short": (
+        parquet(at=TIMES, click=[0, 1, 0], item=["a", "b", "c"], price=[1.0, 2, 3])[:-20],
+        {},
+        ["must be a whole table", "fetch or write the file again"],
+    ),
+    "labels are no clicks": (
+        GOOD.replace(",1,i", ",maybe,i"),
+        {},
+        ["may be quarantined, got 30 of 60", "maybe", "mend the log or the schema, or raise max_quarantine_share"],
+    ),
+    "no row is of that day": (
+        GOOD.replace("2024-01-01", "2024-02-01"),
+        {},
+        ["must hold good rows of the windows asked for, got none", "check sources and schema"],
+    ),
+    "the schema names a column twice": (
+        GOOD,
+        {"categorical": [{"name": "price", "hash_size": 9}]},
+        ["a feature's name occurs once, got price twice"],
+    ),
+    "the schema shows the label to the model": (
+        GOOD,
+        {"dense": [{"name": "click_too", "column": "click"}]},
+        ["column 'click' tells the answer", "take it out"],
+    ),
+    "the schema misspells a field": (GOOD, {"densse": []}, ["densse: Extra inputs are not permitted"]),
+}
+
+
+@pytest.mark.parametrize("published_before", [False, True], ids=["empty lake", "window there"])
+@pytest.mark.parametrize("case", BAD_LOGS)
+def test_a_bad_log_is_refused_and_the_lake_stays_as_it_was(
+    home: Path, lake: Lake, case: str, published_before: bool
+) -> None:
+    content, changes, words = BAD_LOGS[case]
+    if published_before:
+        assert ingest(home, GOOD)[0] == 0
+    before = listing(lake), folders(lake)
+    status, said = ingest(home, content, **changes)
+    assert status == BAD_INPUT, said
+    assert said.startswith("windrow: ")
+    assert "Traceback" not in said
+    assert [word for word in words if word not in said] == [], said
+    assert (listing(lake), folders(lake)) == before
+    assert not list(home.glob("windrow-ingest-*")), "nothing staged is left either"
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--file", "{home}/none.csv"], ["got none at", "none.csv", "check the path"]),
+        (["--file", "$NOWHERE/log.csv"], ["environment variables that are not set", "$NOWHERE/log.csv"]),
+        (["--schema", "{home}/none.yaml"], ["none.yaml", "criteo"]),
+        (["--dataset", "../outside"], ["../outside", "name"]),
+        (["--dataset", "/etc"], ["/etc", "name"]),
+        (["--first", "01.01.2024"], ["a window is named YYYY-MM-DD, got '01.01.2024'"]),
+        (["--last", "2023-12-31"], ["a span runs forward, got 2024-01-01 to 2023-12-31"]),
+        (["--cut", "by_moon"], ["by_moon", "event_time"]),
+        (["--cut", "equal"], ["a log with event times is cut by them, got cut 'equal'"]),
+    ],
+    ids=str,
+)
+def test_a_bad_question_is_refused_and_the_lake_stays_as_it_was(
+    home: Path, lake: Lake, options: list[str], words: list[str]
+) -> None:
+    before = sorted(path for path in home.parent.iterdir()), listing(lake), folders(lake)
+    status, said = ingest(home, GOOD, *(option.format(home=home) for option in options))
+    if options[0] == "--file":
+        assert "{home}" not in said
+    assert status == BAD_INPUT, said
+    assert [word for word in words if word not in said] == [], said
+    assert "Traceback" not in said
+    assert (sorted(path for path in home.parent.iterdir()), listing(lake), folders(lake)) == before
+
+
+def refused(kind: type[Exception], message: str, lake: Lake, *arguments: Any, **options: Any) -> None:
+    """A train job that is refused before it changes anything."""
+    before = listing(lake), folders(lake)
+    with pytest.raises(kind, match=message):
+        train(lake, *arguments, **options)
+    assert (listing(lake), folders(lake)) == before
+
+
+def test_no_window_at_all(lake: Lake) -> None:
+    refused(MissingWindow, "window 2024-01-01 of data set 'sim' is needed.*`windrow ingest`", lake, lineup(), 2)
+
+
+def test_a_window_missing_in_the_middle_of_a_span(lake: Lake) -> None:
+    publish(lake, [DAY, DAY.shift(2)])
+    message = "window 2024-01-02 of data set 'sim' is needed, got none at .*: publish it with `windrow ingest`"
+    with pytest.raises(MissingWindow, match=message):
+        train(lake, lineup(), 3)
+    assert [day for _, day in steps(lake, lineup(), 3)] == [DAY], "what came before is whole, and nothing after it"
+    refused(MissingWindow, message, lake, lineup(), 3)
+    publish(lake, [DAY.shift(1)])
+    assert len(train(lake, lineup(), 3)) == 3
+
+
+def test_no_parent_at_all(lake: Lake) -> None:
+    publish(lake, windows(2))
+    refused(
+        MissingParent,
+        "'plain' .line-up 'test', seed 0. has no checkpoint of 2024-01-01.*run `online_training` for 2024-01-01, or "
+        "`historical_warmup`",
+        lake,
+        lineup(),
+        1,
+        first=DAY.shift(1),
+        start="parent",
+    )
+
+
+@pytest.mark.parametrize("damage", ["gone", "metadata gone", "cut short"])
+def test_a_parents_checkpoint_that_cannot_be_read(lake: Lake, damage: str) -> None:
+    publish(lake, windows(2))
+    step = train(lake, lineup(), 1)["plain", DAY]
+    assert step.checkpoint is not None
+    folder = lake.root / step.checkpoint
+    if damage == "gone":
+        shutil.rmtree(folder)
+    elif damage == "metadata gone":
+        (folder / ".metadata").unlink()
+    else:
+        for part in folder.glob("*.distcp"):
+            part.write_bytes(part.read_bytes()[:100])
+    message = f"the checkpoint {folder} cannot be read .*: train its window again with `force`, or restore the folder"
+    refused(MissingCheckpoint, message, lake, lineup(), 1, first=DAY.shift(1), start="parent")
+    train(lake, lineup(), 1, force=True)
+    assert len(train(lake, lineup(), 1, first=DAY.shift(1), start="parent")) == 1, "the cure works"
+
+
+STUDENT = variant("student", distillation=Continuous(teacher="teacher"))
+
+
+def test_scores_that_were_never_made(lake: Lake) -> None:
+    publish(lake, windows(1))
+    refused(
+        MissingScores,
+        "teacher 'teacher' .line-up 'test', seed 0. has left no scores for 2024-01-01: train 'teacher' on 2024-01-01",
+        lake,
+        lineup(variant("teacher"), STUDENT),
+        1,
+        variants=("student",),
+    )
+
+
+def test_scores_of_other_rows(lake: Lake) -> None:
+    publish(lake, windows(1))
+    chosen = lineup(variant("teacher"), STUDENT)
+    train(lake, chosen, 1, variants=("teacher",))
+    publish(lake, windows(1), seed=5)
+    message = "made for another generation of the window: train the teacher on the window again, before its students"
+    refused(MissingScores, message, lake, chosen, 1, variants=("student",))
+    assert len(train(lake, chosen, 1)) == 2, "the cure works"
+
+
+def test_scores_whose_files_are_gone(lake: Lake) -> None:
+    publish(lake, windows(1))
+    chosen = lineup(variant("teacher"), STUDENT)
+    step = train(lake, chosen, 1, variants=("teacher",))["teacher", DAY]
+    assert step.scores is not None
+    (lake.root / step.scores.files[0]).unlink()
+    message = f"scores of teacher step {step.key[:12]} are named by its manifest, got no such file.*with `force`"
+    refused(MissingScores, message, lake, chosen, 1, variants=("student",))
+    train(lake, chosen, 1, variants=("teacher",), force=True)
+    assert len(train(lake, chosen, 1)) == 2, "the cure works"
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        (ModelConfig(size="small", prior=0.2), "'plain' has model .*but its checkpoint of 2024-01-01 was trained with"),
+        (ModelConfig(arch="dcnv2", size="tiny", prior=0.2), "give the changed variant a new name and warm it up"),
+        (ModelConfig(size="tiny", prior=0.2, exclude=("C1",)), "or take the change back"),
+    ],
+)
+def test_a_config_that_contradicts_its_parents(lake: Lake, model: ModelConfig, words: str) -> None:
+    publish(lake, windows(2))
+    train(lake, lineup(), 1)
+    changed = lineup(variant(model=model))
+    refused(ContradictoryParent, words, lake, changed, 1, first=DAY.shift(1), start="parent")
+
+
+@pytest.mark.parametrize("start", ["scratch", "parent"])
+def test_a_window_with_another_schema_than_its_parents(lake: Lake, start: str) -> None:
+    """The columns still fit the model, and mean something else: going on would train on nonsense."""
+    publish(lake, windows(1))
+    simulator = Simulator(SimulatorConfig.tiny(rows_per_window=500, num_lists=1, cluster=True))
+    document = simulator.schema.model_dump(mode="json")
+    document["lists"][0]["pooling"] = "sum"
+    day = DAY.shift(1)
+    publish_window(lake, DATASET, day, Schema.of(document, "the test"), simulator.window(day), row_group_size=100)
+    train(lake, lineup(), 1)
+    span: dict[str, Any] = {"first": DAY, "num": 2} if start == "scratch" else {"first": day, "num": 1}
+    message = "2024-01-02 was published with schema .*'plain' was trained on 2024-01-01 with schema .*publish both with"
+    refused(ContradictoryParent, message, lake, lineup(), start=start, **span)
+
+
+def test_a_feature_that_the_schema_does_not_have(lake: Lake) -> None:
+    publish(lake, windows(1))
+    chosen = lineup(variant(model=TINY.model_copy(update={"exclude": ("colour",)})))
+    refused(FeatureError, "cannot exclude .'colour'.: the schema has .'I1', ", lake, chosen, 1)
+
+
+@pytest.mark.parametrize("path", ["../x.json", "/etc/x.json", "a/../../x.json", "", "a\\b", "a\0b"])
+def test_a_path_that_would_leave_the_lake(lake: Lake, path: str) -> None:
+    before = folders(lake)
+    for act in (lambda: lake.read(path), lambda: lake.create(path, {}), lambda: lake.address(path)):
+        with pytest.raises(LakeError, match="a path in the lake is relative and stays inside it, got"):
+            act()
+    with pytest.raises(LakeError, match="stays inside it"):
+        lake.replace(path, {}, None)
+    assert folders(lake) == before
+    assert not list(lake.root.parent.rglob("*x.json*"))
+
+
+def test_a_step_that_somebody_else_published_meanwhile(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two jobs that train the same step, the second to end is told, and the first's step stays whole."""
+    publish(lake, windows(1))
+    publish_first = StepStore.publish
+    raced: list[Any] = []
+
+    def race(store: StepStore, manifest: Any, previous: Any) -> None:
+        if not raced:
+            raced.append(manifest.model_copy(update={"generation": "faster"}))
+            publish_first(store, raced[0], previous)
+        publish_first(store, manifest, previous)
+
+    monkeypatch.setattr(StepStore, "publish", race)
+    with pytest.raises(Conflict, match="changed while this job ran: trigger the job again"):
+        train(lake, lineup(), 1)
+    assert StepStore(lake, DATASET).read(raced[0].key) == raced[0]
