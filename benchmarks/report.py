@@ -36,7 +36,7 @@ How the sides differ:
   DeepCTR-Torch's is PyTorch's (one accumulator a weight, all rows, since its tables have dense gradients). Larger tables
   slow the latter down and not the former.
 - Losses are those of a later window after equal rows. No side is regularised, both begin with the same distributions of
-  weights, and each model has the learning rates that did best on windows of their own (`--tune`).
+  weights. Each model has learning rates of its own; `--tune` chooses them on windows that nothing else uses.
 """
 
 
