@@ -173,14 +173,18 @@ def compare(
     last: Day,
     lineup: LineUpFile = None,
     variant: Variants = None,
+    folder: Annotated[Path | None, typer.Option(help="Leave a copy of table and figures here.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Compare variants with the line-up's reference on the same rows, with 95 % intervals."""
+    from pipeline.stages import run_compare
+
     with _told():
         job = CompareJob(
             lineup=_lineup(lineup), variants=tuple(variant or ()), first=Window.of(first), last=Window.of(last)
         )
-        outcome = _run(job)
+        settings = Settings()
+        outcome = run_compare(job, Lake(settings.lake), settings, folder)
     _answer(outcome, as_json, _comparison(outcome))
 
 

@@ -7,6 +7,7 @@ import logging
 import os
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, assert_never
 
 from pipeline.dataset import WindowManifest
@@ -172,8 +173,8 @@ def train_on_worker(config: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def run_compare(job: CompareJob, lake: Lake, settings: Settings) -> dict[str, Any]:
-    """Compare variants, and log table, figures and a summary run per variant."""
+def run_compare(job: CompareJob, lake: Lake, settings: Settings, folder: Path | None = None) -> dict[str, Any]:
+    """Compare variants, and log table, figures and a summary run per variant; leave a copy in `folder` if one is given."""
     from pipeline import report
     from pipeline.compare import compare
     from pipeline.tracking import record_comparison
@@ -181,6 +182,12 @@ def run_compare(job: CompareJob, lake: Lake, settings: Settings) -> dict[str, An
     compared = compare(lake, job.lineup, job.variants, job.first, job.last)
     text = report.markdown(compared)
     log.info("\n%s", text)
+    figures = report.figures(compared, job.lineup.online_start)
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{job.lineup.name}_comparison.md").write_text(text)
+        for name, figure in figures.items():
+            figure.savefig(folder / f"{job.lineup.name}_{name}", dpi=110)
     run_id = record_comparison(
         job.lineup,
         first=job.first,
@@ -188,7 +195,7 @@ def run_compare(job: CompareJob, lake: Lake, settings: Settings) -> dict[str, An
         summaries={c.variant: _summary(c) for c in compared},
         headline={c.variant: {**c.metrics, "gap_percent": c.gap.value, "examples": c.examples} for c in compared},
         table=report.columns(compared),
-        figures=report.figures(compared, job.lineup.online_start),
+        figures=figures,
         text=text,
     )
     return {
