@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -50,14 +51,14 @@ class ClickSums:
     ) -> ClickSums:
         """Sums over N rows, each standing for `weight` rows."""
         w = np.ones(len(label)) if weight is None else np.asarray(weight, np.float64)
-        truth = np.full(len(label), np.nan) if true_prob is None else np.asarray(true_prob, np.float64)
+        truth = None if true_prob is None else np.asarray(true_prob, np.float64)
         return cls(
             weight=float(w.sum()),
             positives=float(w @ np.asarray(label, np.float64)),
             loss=float(w @ log_losses(logit, label)),
             prediction=float(w @ expit(np.asarray(logit, np.float64))),
-            true_prob=float(w @ truth),
-            excess=float(w @ (log_losses(logit, truth) - entropy(truth))),
+            true_prob=math.nan if truth is None else float(w @ truth),
+            excess=math.nan if truth is None else float(w @ (log_losses(logit, truth) - entropy(truth))),
             rows=len(label),
         )
 
@@ -82,7 +83,7 @@ class ClickSums:
         if self.true_prob > 0:
             found["excess"] = self.excess / self.weight
             found["true_calibration"] = self.prediction / self.true_prob
-        return found
+        return {name: value for name, value in found.items() if math.isfinite(value)}
 
 
 def auc(label: NDArray[Any], logit: NDArray[Any]) -> float | None:

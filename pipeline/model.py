@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import nn
@@ -51,22 +52,47 @@ class Features:
         return [f.name for f in (*self.dense, *self.categorical, *self.lists)]
 
 
+class _PairProducts(torch.autograd.Function):
+    """Dot products of every pair of F + 1 vectors; the gradient's matrix is symmetric, so one product with it suffices.
+
+    Autograd would multiply the upper triangle and its transpose apart and add: the same up to rounding.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, values: torch.Tensor, pairs: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+        """From (B, F + 1, D) to (B, F + 1 choose 2)."""
+        ctx.save_for_backward(values, places)
+        return torch.bmm(values, values.transpose(1, 2)).flatten(1).index_select(1, pairs)
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        """From (B, F + 1 choose 2) to (B, F + 1, D)."""
+        values, places = ctx.saved_tensors
+        size = values.shape[1]
+        matrix = nn.functional.pad(grad, (0, 1)).index_select(1, places).view(-1, size, size)
+        return torch.bmm(matrix, values), None, None
+
+
 class PairwiseInteraction(InteractionArch):
     """DLRM's dot products of every pair of embeddings, gathered by one flat index.
 
-    Bitwise equal to TorchRec's gather by two indices, and half as expensive on a CPU.
+    Forward bitwise equal to TorchRec's gather by two indices, backward equal up to rounding, and in both half as
+    expensive on a CPU.
     """
 
     def __init__(self, num_sparse_features: int) -> None:
         super().__init__(num_sparse_features)
         rows, columns = self.triu_indices
-        self.register_buffer("pairs", rows * (self.F + 1) + columns, persistent=False)
+        size = self.F + 1
+        self.register_buffer("pairs", rows * size + columns, persistent=False)
+        places = torch.full((size, size), len(rows))  # the diagonal reads the zero behind the last pair
+        places[rows, columns] = places[columns, rows] = torch.arange(len(rows))
+        self.register_buffer("places", places.flatten(), persistent=False)
 
     def forward(self, dense_features: torch.Tensor, sparse_features: torch.Tensor) -> torch.Tensor:
         """From (B, D) and (B, F, D) to (B, D + F + F choose 2)."""
         values = torch.cat((dense_features.unsqueeze(1), sparse_features), dim=1)
-        products = torch.bmm(values, values.transpose(1, 2))
-        flat = products.flatten(1).index_select(1, self.pairs)
+        flat: torch.Tensor = _PairProducts.apply(values, self.pairs, self.places)  # type: ignore[no-untyped-call]
         return torch.cat((dense_features, flat), dim=1)
 
 
