@@ -115,6 +115,7 @@ class Engine:
         lineup = self.lineup
         config = resolve(variant, window, online_start=lineup.online_start, evaluation=lineup.evaluation, seed=seed)
         manifest = require_manifest(self.lake, lineup.dataset.name, window)
+        Features(read_schema(self.lake, manifest.dataset, manifest.schema_key), config.model.exclude)  # do they fit?
         parent = before
         if parent is None and self.job.start == "parent":
             parent = self.store.require_parent(lineup.name, variant.name, seed, window)

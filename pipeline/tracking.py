@@ -39,7 +39,12 @@ def open_experiment(client: MlflowClient, lineup: LineUp, first: Window) -> str:
     """The experiment of a line-up, made when it is not there; `first` becomes step 0 of its curves then."""
     found = client.get_experiment_by_name(lineup.name)
     if found is None:
-        tags = {ORIGIN_TAG: first.name, "windrow.dataset": lineup.dataset.name, "windrow.reference": lineup.reference}
+        tags = {
+            ORIGIN_TAG: first.name,
+            "windrow.dataset": lineup.dataset.name,
+            "windrow.reference": lineup.reference,
+            "mlflow.experimentKind": "custom_model_development",  # else its page opens on traces of language models
+        }
         try:
             return client.create_experiment(lineup.name, tags=tags)
         except MlflowException:
@@ -152,12 +157,12 @@ class MlflowRecorder:
             stage.flops += step.flops
             stage.seconds += step.seconds["train"]
             stage.windows.append(step.window.name)
-            self._log(stage.run_id, index, _curve_point(step) | {f"seconds_{k}": v for k, v in step.seconds.items()})
+            self._log(stage.run_id, index, _curve_point(step) | {f"seconds/{k}": v for k, v in step.seconds.items()})
             totals = {
-                "stage_examples": float(stage.examples),
-                "stage_flops": stage.flops,
-                "stage_train_seconds": stage.seconds,
-                "examples_per_second": stage.examples / max(stage.seconds, 1e-9),
+                "stage/examples": float(stage.examples),
+                "stage/flops": stage.flops,
+                "stage/train_seconds": stage.seconds,
+                "stage/examples_per_second": stage.examples / max(stage.seconds, 1e-9),
             }
             self._log(stage.run_id, index, totals)
             tags = {
@@ -264,11 +269,11 @@ def record_comparison(
             for window, values in windows.items()
             for name, value in values.items()
         ]
-        points += [Metric(f"all_{name}", float(value), now, 0) for name, value in headline[variant].items()]
+        points += [Metric(f"overall/{name}", float(value), now, 0) for name, value in headline[variant].items()]
         for start in range(0, len(points), 1000):
             client.log_batch(run, metrics=points[start : start + 1000])
         client.set_terminated(run)
-    tags = job_tags() | {"windrow.kind": "comparison"}
+    tags = job_tags() | {"windrow.kind": "comparison", "mlflow.note.content": text}
     run = _renew(client, experiment, tags, f"comparison with {lineup.reference}")
     client.log_table(run, dict(table), "comparison.json")
     client.log_text(run, text, "comparison.md")
@@ -306,7 +311,7 @@ def _recipe(variant: Variant) -> dict[str, str]:
 def _curve_point(step: StepManifest) -> dict[str, float]:
     return {
         **step.metrics,
-        **{f"progressive_{k}": v for k, v in step.progressive.items()},
+        **{f"progressive/{k}": v for k, v in step.progressive.items()},
         "examples": float(step.total_examples),
         "flops": step.total_flops,
         "examples_in_window": float(step.num_selected),

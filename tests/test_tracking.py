@@ -137,7 +137,7 @@ def test_a_stage_is_a_phase_of_a_span_and_adds_up(lake: Lake, uri: str) -> None:
     assert {run.data.tags["mlflow.parentRunId"] for run in stages} == {parent}
     assert stages[0].data.params["selection.rate"] == "0.3"
     assert stages[1].data.params["selection.kind"] == "all"
-    assert stages[0].data.metrics["stage_examples"] < stages[1].data.metrics["stage_examples"] == 1000
+    assert stages[0].data.metrics["stage/examples"] < stages[1].data.metrics["stage/examples"] == 1000
     assert {run.info.status for run in runs(uri)} == {"FINISHED"}
 
 
@@ -242,7 +242,7 @@ def test_a_comparison_made_twice_has_one_summary_for_each_variant(uri: str) -> N
         assert len(summaries) == 1
         assert curve(uri, summaries[0], "gap_percent") == [(0, 2.0), (1, 2.0), (2, 2.0)]
         assert summaries[0].info.status == "FINISHED"
-    assert runs(uri, kind="summary", variant="student")[0].data.metrics["all_gap_percent"] == 2.0
+    assert runs(uri, kind="summary", variant="student")[0].data.metrics["overall/gap_percent"] == 2.0
     assert [run.info.run_id for run in runs(uri, kind="comparison")] == [last]
     client = MlflowClient(uri)
     assert sorted(each.path for each in client.list_artifacts(last)) == ["comparison.json", "comparison.md", "gap.png"]
