@@ -26,7 +26,7 @@ from pipeline.schema import Schema
 from pipeline.simulator import Simulator, SimulatorConfig
 from pipeline.steps import ContradictoryParent, MissingParent, StepStore
 from pipeline.teacher import MissingScores
-from tests.training import DATASET, DAY, TINY, folders, lineup, listing, publish, steps, train, variant, windows
+from tests.training import DATASET, DAY, TINY, engine, folders, lineup, listing, publish, steps, train, variant, windows
 
 SCHEMA = {
     "label": "click",
@@ -164,11 +164,13 @@ def test_a_bad_question_is_refused_and_the_lake_stays_as_it_was(
 
 
 def refused(kind: type[Exception], message: str, lake: Lake, *arguments: Any, **options: Any) -> None:
-    """A train job that is refused before it changes anything."""
+    """A train job that is refused before it changes anything, on all of its workers: none is started again in vain."""
     before = listing(lake), folders(lake)
+    job = engine(lake, *arguments, **options)
     with pytest.raises(kind, match=message):
-        train(lake, *arguments, **options)
+        job.run()
     assert (listing(lake), folders(lake)) == before
+    assert job.agreed_error
 
 
 def test_no_window_at_all(lake: Lake) -> None:

@@ -94,10 +94,24 @@ def train(
     Returns:
         Every step of the span by variant and window, under the line-up's first seed.
     """
-    device = alone()
+    made = engine(lake, chosen, num, first=first, start=start, recorder=recorder, **options)
+    made.run()
+    return steps(lake, chosen, num, first=first, only=made.job.variants)
+
+
+def engine(
+    lake: Lake,
+    chosen: LineUp,
+    num: int = 1,
+    *,
+    first: Window = DAY,
+    start: str = "scratch",
+    recorder: Recorder | None = None,
+    **options: Any,
+) -> Engine:
+    """What runs a train job over `num` windows in this process."""
     job = TrainJob(lineup=chosen, first=first, last=first.shift(num - 1), start=start, **options)
-    Engine(lake, job, recorder, device).run()
-    return steps(lake, chosen, num, first=first, only=job.variants)
+    return Engine(lake, job, recorder, alone())
 
 
 def steps(
