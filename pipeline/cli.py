@@ -47,7 +47,8 @@ Variants = Annotated[
     list[str] | None, typer.Option("--variant", "-v", help="A variant of the line-up; repeatable. [default: all]")
 ]
 
-out = Console()
+out = Console(width=max(120, Console().width))
+"""A comparison's row takes 110 columns, also where the output is a file."""
 
 
 @contextmanager

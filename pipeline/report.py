@@ -17,7 +17,7 @@ COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#5
 """Okabe & Ito's palette (2008)."""
 DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (7, 2)), (0, (1, 1)))
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-HEADER = ("variant", "windows", "examples", "log-loss", "NE", "AUC", "calibration", "gap to reference, % (95 %)")
+HEADER = ("variant", "windows", "examples", "log-loss", "NE", "AUC", "calibration", "gap to reference, percent (95 %)")
 
 
 def table_rows(compared: Sequence[VariantComparison]) -> list[tuple[str, ...]]:

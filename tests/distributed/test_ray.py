@@ -1,0 +1,84 @@
+"""Through Ray Train the same bits come out as under plain torch.distributed, and MLflow tells of every step."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from mlflow import MlflowClient
+from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
+
+from pipeline.lake import Lake
+from pipeline.simulator import SimulatorConfig, simulate
+from pipeline.steps import StepManifest, StepStore
+from pipeline.window import Window
+from tests.conftest import Stack
+from tests.distributed.test_identity import FIRST, LAST, in_four_jobs, in_one_job, line_up
+from tests.distributed.worlds import train_in_world
+
+WORKERS = 2
+VARIANT = "dcnv2_offset"
+
+pytestmark = [pytest.mark.distributed, pytest.mark.services]
+
+
+def tensors(lake: Lake, step: StepManifest, scratch: Path) -> dict[str, torch.Tensor]:
+    """Every tensor of a step's checkpoint, whole."""
+    assert step.checkpoint is not None
+    dcp_to_torch_save(lake.address(step.checkpoint), scratch)
+    found: dict[str, torch.Tensor] = {}
+
+    def add(name: str, value: Any) -> None:
+        if isinstance(value, torch.Tensor):
+            found[name] = value
+        elif isinstance(value, dict):
+            for key, inner in value.items():
+                add(f"{name}.{key}", inner)
+
+    add("", torch.load(scratch, weights_only=False))
+    return found
+
+
+def test_one_job_through_ray_equals_four_jobs_without_it(stack: Stack, tmp_path: Path) -> None:
+    """Two Ray Train workers over four windows leave the checkpoint and metrics that four plain jobs leave."""
+    lakes = [Lake(str(tmp_path / name)) for name in ("ray", "plain")]
+    config = SimulatorConfig.tiny(rows_per_window=1_900, num_lists=1)
+    simulate(lakes[0], "clicks", config, Window.span(FIRST, LAST), row_group_size=128)
+    (lakes[1].root / "windows").symlink_to(lakes[0].root / "windows")
+    lineup = line_up("through-ray", WORKERS)
+    (job,) = in_one_job(lineup, VARIANT)
+    spec = tmp_path / "spec.json"
+    spec.write_text(job.model_dump_json())
+    environ = {**stack.environ, "WINDROW_LAKE": lakes[0].url}
+    done = subprocess.run(
+        ["windrow", "run", spec], env=environ, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    train_in_world(WORKERS, lakes[1], in_four_jobs(lineup, VARIANT), tmp_path / "meeting")
+
+    ray, plain = (StepStore(lake, "clicks").head(lineup.name, VARIANT, 0, LAST) for lake in lakes)
+    assert ray is not None
+    assert plain is not None
+    assert (ray.key, ray.metrics, ray.progressive) == (plain.key, plain.metrics, plain.progressive)
+    ours, theirs = (
+        tensors(lake, step, tmp_path / f"{n}.pt")
+        for n, (lake, step) in enumerate(zip(lakes, (ray, plain), strict=True))
+    )
+    assert ours.keys() == theirs.keys()
+    assert any("momentum" in name for name in ours)
+    assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
+
+    client = MlflowClient(stack.settings.tracking_uri)
+    experiment = client.get_experiment_by_name(lineup.name)
+    assert experiment is not None
+    (curve,) = client.search_runs([experiment.experiment_id], "tags.`windrow.kind` = 'variant'")
+    history = client.get_metric_history(curve.info.run_id, "log_loss")
+    assert [point.step for point in history] == [0, 1, 2, 3]
+    assert history[-1].value == ray.metrics["log_loss"]
+    stages = client.search_runs([experiment.experiment_id], "tags.`windrow.kind` = 'stage'")
+    assert sorted(run.data.tags["windrow.phase"] for run in stages) == ["historical", "online"]
+    assert {run.info.status for run in (curve, *stages)} == {"FINISHED"}
+    assert sum(len(run.inputs.dataset_inputs) for run in stages) == 4
