@@ -17,6 +17,8 @@ from pipeline.steps import StepManifest, StepStore
 from pipeline.window import Window
 
 NUM_RESAMPLES = 2000
+CLUSTERS_AT_A_TIME = 4096
+MIN_CLUSTERS = 2
 ROW_CLUSTERS = 64
 """Where no column names clusters, rows are resampled in so many random groups per window."""
 
@@ -98,8 +100,8 @@ def compare(
 ) -> list[VariantComparison]:
     """Compare variants with the line-up's reference on the evaluation slices of the windows `first` to `last`.
 
-    Each interval is a percentile bootstrap of the ratio of summed losses: clusters are drawn with replacement within
-    their window, and training seeds where there are several.
+    Each interval is a percentile bootstrap of the ratio of summed losses: clusters of all windows are drawn anew, and
+    training seeds where there are several.
 
     Raises:
         NothingToCompare: a variant shares no window with the reference.
@@ -202,23 +204,33 @@ def _cluster_sums(window: Window, ours: list[_Slice], theirs: list[_Slice]) -> t
 
 
 def _resampled(sums: list[tuple[Array, Array]], random: np.random.Generator, num_resamples: int) -> Array:
-    """(R,) the relative loss under resampling of seeds, and of clusters within their windows."""
+    """(R,) the relative loss under resampling of seeds and of clusters.
+
+    A Poisson bootstrap (Chamandy et al. 2012): each cluster of any window is drawn Poisson(1) times, so that windows
+    of few clusters carry their full uncertainty, and memory stays small whatever the number of clusters.
+    """
     num_seeds = len(sums[0][0])
     seeds = random.integers(0, num_seeds, (num_resamples, num_seeds))
     seed_weight = np.stack([(seeds == s).sum(axis=1) for s in range(num_seeds)], axis=1).astype(float)
     loss = np.zeros(num_resamples)
     base = np.zeros(num_resamples)
     for ours, theirs in sums:
-        count = ours.shape[1]
-        weight = random.multinomial(count, np.full(count, 1 / count), num_resamples).astype(float)
-        loss += ((weight @ ours.T) * seed_weight).sum(axis=1)
-        base += ((weight @ theirs.T) * seed_weight).sum(axis=1)
-    return 100 * (loss / base - 1)
+        for start in range(0, ours.shape[1], CLUSTERS_AT_A_TIME):
+            piece = slice(start, start + CLUSTERS_AT_A_TIME)
+            weight = random.poisson(1.0, (num_resamples, ours[:, piece].shape[1])).astype(float)
+            loss += ((weight @ ours[:, piece].T) * seed_weight).sum(axis=1)
+            base += ((weight @ theirs[:, piece].T) * seed_weight).sum(axis=1)
+    drawn = base > 0
+    return 100 * (loss[drawn] / base[drawn] - 1)
 
 
 def _gap(resampled: Array, loss: Array, base: Array) -> Interval:
+    """The relative loss; from a single cluster its interval cannot be known, and is not a number."""
+    value = float(100 * (loss.sum() / base.sum() - 1))
+    if loss.shape[1] < MIN_CLUSTERS:
+        return Interval(value, float("nan"), float("nan"))
     low, high = np.quantile(resampled, [0.025, 0.975])
-    return Interval(float(100 * (loss.sum() / base.sum() - 1)), float(low), float(high))
+    return Interval(value, float(low), float(high))
 
 
 def _mean(rows: list[dict[str, float]]) -> dict[str, float]:

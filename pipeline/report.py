@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter
 
 from pipeline.compare import VariantComparison
 from pipeline.window import Window
@@ -133,6 +134,7 @@ def _loss_against_examples(compared: Sequence[VariantComparison]) -> Figure:
             linestyle="",
         )
     axes.set_xlim(left=0)
+    axes.xaxis.set_major_formatter(EngFormatter())
     axes.axhline(0, color="#000000", linewidth=0.6)
     axes.legend(frameon=False, fontsize=8)
     return figure

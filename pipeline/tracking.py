@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from collections.abc import Mapping
@@ -268,6 +269,7 @@ def record_comparison(
             Metric(name, float(value), now, window_index(client, experiment, window))
             for window, values in windows.items()
             for name, value in values.items()
+            if math.isfinite(value)
         ]
         points += [Metric(f"overall/{name}", float(value), now, 0) for name, value in headline[variant].items()]
         for start in range(0, len(points), 1000):
