@@ -12,7 +12,7 @@ STAMP := $(VENV)/.installed
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up down check format test bench lock
+.PHONY: help setup demo up down check format test browser bench lock
 
 help: ## list these commands
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
@@ -49,8 +49,14 @@ format: setup ## put the code into its format
 	ruff check --fix .
 	ruff format .
 
-test: setup ## run the tests
+test: setup browser ## run the tests
 	python -m pytest $(ARGS)
+
+# The browser test drives Chromium: Debian's where root may install it, else the one that Playwright brings.
+browser: setup
+	@test -x /usr/bin/chromium || \
+		{ test "$$(id -u)" = 0 && apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y chromium; } || \
+		playwright install chromium
 
 bench: setup ## measure; see benchmarks/
 	python -m benchmarks $(ARGS)
