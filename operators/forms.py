@@ -112,10 +112,10 @@ def distillation_study() -> dict[str, Param]:
             description_md="Names its MLflow experiment: letters, digits, `.`, `_`, `-`.",
         ),
         "lineup": lineup(),
-        "teacher_size": _size("Teacher", "medium"),
-        "student_size": _size("Students", "small"),
+        "teacher_size": _size("Teacher", "small"),
+        "student_size": _size("Students", "tiny"),
         "soft_weight": Param(
-            1.0,
+            3.0,
             type="number",
             exclusiveMinimum=0,
             maximum=100,

@@ -292,7 +292,7 @@ def down() -> None:
 def demo(
     lineup: LineUpFile = None,
     first: Annotated[str | None, typer.Option(help="Start of history. [default: the simulated log's day zero]")] = None,
-    online: Annotated[int, typer.Option(help="Number of online windows to backfill.", min=1)] = 3,
+    online: Annotated[int, typer.Option(help="Number of online windows to backfill.", min=1)] = 6,
     as_json: AsJson = False,
 ) -> None:
     """Run the main job through Airflow (`windrow up` first): ingest, warm-up, daily runs by backfill, comparison.
