@@ -30,7 +30,7 @@ trains one teacher and the same student in several ways over the same windows, a
 Fill in the form and trigger. While a job runs, its task's *Details* hold buttons: *Ray job*, *MLflow run* (once
 `compare` is green: the table and the figures) and *MLflow curves* (every variant on the same charts).
 **Triggering the same study again finishes only what is missing**; another name starts a study of its own.
-On two cores the defaults (15 windows of 40,000 rows) take about ten minutes; line-up `tiny` takes five.
+For a first look choose the line-up `tiny`.
 """
 
 with DAG(

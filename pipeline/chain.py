@@ -16,7 +16,7 @@ import torch.distributed as dist
 
 from pipeline.checkpoint import MissingCheckpoint, load_checkpoint, save_checkpoint
 from pipeline.config import Cutover, StepConfig, Variant, cutover_window, resolve
-from pipeline.dataset import WindowManifest, read_schema, require_manifest
+from pipeline.dataset import WindowManifest, read_schema, require_manifest, require_whole
 from pipeline.evaluate import evaluate
 from pipeline.examples import Share
 from pipeline.job import TrainJob
@@ -114,7 +114,7 @@ class Engine:
     def _plan(self, variant: Variant, seed: int, window: Window, before: StepManifest | None) -> Plan:
         lineup = self.lineup
         config = resolve(variant, window, online_start=lineup.online_start, evaluation=lineup.evaluation, seed=seed)
-        manifest = require_manifest(self.lake, lineup.dataset.name, window)
+        manifest = require_whole(self.lake, require_manifest(self.lake, lineup.dataset.name, window))
         Features(read_schema(self.lake, manifest.dataset, manifest.schema_key), config.model.exclude)  # do they fit?
         parent = before
         if parent is None and self.job.start == "parent":

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline.job import CompareJob, IngestJob, TrainJob, load_job
-from pipeline.lake import Lake
+from pipeline.lake import Conflict, Lake
 from pipeline.lineup import DatasetConfig, LineUp, LogSource, SimulatedSource, load_lineup
 from pipeline.settings import Settings
 from pipeline.window import Window
@@ -36,6 +36,9 @@ app = typer.Typer(
 
 BAD_INPUT = 2
 """Exit status when what was given must change: trying again does not help. Schedulers read it."""
+
+TRY_AGAIN = 1
+"""Exit status when the same may succeed the next time."""
 
 LineUpFile = Annotated[
     Path | None, typer.Option("--lineup", "-l", help="The line-up's YAML file. [default: $WINDROW_LINEUP]")
@@ -59,6 +62,9 @@ def _told() -> Iterator[None]:
     except ValueError as error:
         typer.secho(f"windrow: {error}", fg="red", err=True)
         raise typer.Exit(BAD_INPUT) from None
+    except Conflict as error:
+        typer.secho(f"windrow: {error}", fg="red", err=True)
+        raise typer.Exit(TRY_AGAIN) from None
 
 
 def _answer(document: dict[str, Any], as_json: bool, table: Table | None = None) -> None:
@@ -275,7 +281,7 @@ def up(as_json: AsJson = False) -> None:
         found = services.up()
     except services.ServiceError as error:
         typer.secho(f"windrow: {error}", fg="red", err=True)
-        raise typer.Exit(1) from None
+        raise typer.Exit(TRY_AGAIN) from None
     if as_json:
         _answer({"airflow": found.airflow, "mlflow": found.mlflow, "ray": found.ray, "user": found.user}, True)
 

@@ -162,6 +162,21 @@ def require_manifest(lake: Lake, dataset: str, window: Window) -> WindowManifest
     return manifest
 
 
+def require_whole(lake: Lake, manifest: WindowManifest) -> WindowManifest:
+    """The same manifest, once all of its files have been seen.
+
+    Raises:
+        MissingWindow: a file is gone; says how to make it again.
+    """
+    found = lake.files.get_file_info([part.path for part in manifest.parts])
+    if gone := [lake.address(info.path) for info in found if info.type != fs.FileType.File]:
+        raise MissingWindow(
+            f"window {manifest.window.name} of data set {manifest.dataset!r} names files that are gone: "
+            f"{', '.join(gone)}: publish it again with `windrow ingest --force`"
+        )
+    return manifest
+
+
 def read_schema(lake: Lake, dataset: str, schema_key: str) -> Schema:
     """The schema that windows of the data set were published with.
 

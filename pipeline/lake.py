@@ -22,8 +22,8 @@ class LakeError(ValueError):
     """The lake lacks what was asked for, or refuses what was offered."""
 
 
-class Conflict(LakeError):
-    """Somebody else replaced the document first."""
+class Conflict(RuntimeError):
+    """Somebody else replaced the document first: the same job, run again, finds what is there now."""
 
 
 def checked_name(name: str) -> str:

@@ -32,8 +32,7 @@ def distillation_study(
     Command: `airflow dags trigger distillation_study`, or the form in the UI.
 
     Cost: a pass of the teacher and one of each student over the span, per seed. The students share what their
-    schedules have in common up to the cutover, which is trained once. On two cores about 40,000 rows a second and
-    student, a quarter of that for a teacher of the next size.
+    schedules have in common up to the cutover, which is trained once.
 
     Args:
         base: gives the data set, the workers, the evaluation slice, and of its reference variant all but the size.

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from pipeline.checkpoint import MissingCheckpoint
 from pipeline.cli import BAD_INPUT, app
 from pipeline.config import Continuous, ModelConfig
-from pipeline.dataset import MissingWindow, publish_window
+from pipeline.dataset import MissingWindow, publish_window, require_manifest
 from pipeline.lake import Conflict, Lake, LakeError
 from pipeline.model import FeatureError
 from pipeline.schema import Schema
@@ -186,6 +186,15 @@ def test_a_window_missing_in_the_middle_of_a_span(lake: Lake) -> None:
     refused(MissingWindow, message, lake, lineup(), 3)
     publish(lake, [DAY.shift(1)])
     assert len(train(lake, lineup(), 3)) == 3
+
+
+def test_a_window_whose_files_are_gone(lake: Lake) -> None:
+    publish(lake, [DAY])
+    manifest = require_manifest(lake, "sim", DAY)
+    lake.files.delete_file(manifest.parts[0].path)
+    refused(
+        MissingWindow, "names files that are gone: .*publish it again with `windrow ingest --force`", lake, lineup(), 1
+    )
 
 
 def test_no_parent_at_all(lake: Lake) -> None:
