@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyarrow import fs
 
+from pipeline import job
 from pipeline.lake import Conflict, Lake, LakeError, checked_name, checked_path
 from pipeline.schema import Schema
 from pipeline.window import Window
@@ -131,8 +132,8 @@ def generation_prefix(dataset: str, window: Window, generation: str) -> str:
 
 
 def manifest_path(dataset: str, window: Window) -> str:
-    """Where a window's manifest lies, relative to the lake's root."""
-    return f"{window_prefix(dataset, window)}/manifest.json"
+    """Where a window's manifest lies, relative to the lake's root; the name is checked."""
+    return job.manifest_path(checked_name(dataset), window)
 
 
 def schema_path(dataset: str, schema_key: str) -> str:
