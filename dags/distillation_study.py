@@ -39,7 +39,7 @@ with DAG(
     doc_md=DOC,
     schedule=None,
     is_paused_upon_creation=False,
-    max_active_runs=2,
+    max_active_runs=1,
     tags=["windrow", "study"],
     params={
         **forms.distillation_study(),

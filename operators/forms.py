@@ -66,7 +66,7 @@ def workers() -> dict[str, Param]:
             maximum=4096,
             title="Workers",
             description_md="Processes that share the tables and the batch; leave empty for the line-up's number. "
-            "Results do not depend on it beyond rounding.",
+            "Batches are dealt to them differently, so that results of different numbers differ a little.",
             section=LIMITS,
         ),
         "hardware": Param(

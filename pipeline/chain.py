@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ import torch.distributed as dist
 from pipeline.checkpoint import MissingCheckpoint, load_checkpoint, save_checkpoint
 from pipeline.config import Cutover, StepConfig, Variant, cutover_window, resolve
 from pipeline.dataset import WindowManifest, read_schema, require_manifest, require_whole
-from pipeline.evaluate import evaluate
+from pipeline.evaluate import Evaluation, evaluate
 from pipeline.examples import Share
 from pipeline.job import TrainJob
 from pipeline.lake import Lake
@@ -25,13 +26,21 @@ from pipeline.lineup import LineUp
 from pipeline.model import Features
 from pipeline.scores import Scores
 from pipeline.selection import selection_salt
-from pipeline.steps import StepManifest, StepStore, check_parent, step_key
+from pipeline.steps import StepManifest, StepStore, check_parent, check_start, step_key
 from pipeline.teacher import ScoreReader, write_scores
 from pipeline.train import Trained, Trainer
 from pipeline.window import Window
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
+
+
+class Diverged(ValueError):
+    """A model's loss is no longer a number."""
+
+
+class ContradictoryStep(ValueError):
+    """A step is done under the same key with another config."""
 
 
 class Recorder(Protocol):
@@ -113,7 +122,7 @@ class Engine:
 
     def _plan(self, variant: Variant, seed: int, window: Window, before: StepManifest | None) -> Plan:
         lineup = self.lineup
-        config = resolve(variant, window, online_start=lineup.online_start, evaluation=lineup.evaluation, seed=seed)
+        config = self._resolved(variant, seed, window)
         manifest = require_whole(self.lake, require_manifest(self.lake, lineup.dataset.name, window))
         Features(read_schema(self.lake, manifest.dataset, manifest.schema_key), config.model.exclude)  # do they fit?
         parent = before
@@ -121,16 +130,40 @@ class Engine:
             parent = self.store.require_parent(lineup.name, variant.name, seed, window)
         if parent is not None:
             check_parent(config, manifest, parent, variant.name)
+        elif not self.job.force:
+            check_start(self.store.head(lineup.name, variant.name, seed, window), window, variant.name)
         scores = None
         if config.soft_weight is not None and variant.teacher is not None:
-            scores = self.store.require_scores(lineup.name, variant.teacher, seed, window)
+            teacher = lineup.variant(variant.teacher)
+            scores = self.store.require_scores(
+                lineup.name, teacher.name, manifest, self._resolved(teacher, seed, window)
+            )
         key = step_key(config, manifest, scores, parent)
         previous = self.store.read(key)
+        if previous is not None and previous.config != config:
+            raise ContradictoryStep(
+                f"step {key[:16]} is done under another config, {previous.config}, than {config}: a default has changed; "
+                "raise SEMANTICS_VERSION"
+            )
         complete = previous is not None and (previous.scores is not None or variant.name not in lineup.teachers)
         skip = complete and not self.job.force
         if scores is not None and not skip:
             ScoreReader(self.lake, scores, manifest.digest)  # refuses scores that do not fit, before anybody trains
         return Plan(manifest, config, key, scores, parent, previous, skip)
+
+    def _resolved(self, variant: Variant, seed: int, window: Window) -> StepConfig:
+        lineup = self.lineup
+        return resolve(variant, window, online_start=lineup.online_start, evaluation=lineup.evaluation, seed=seed)
+
+    def _check_finite(self, plan: Plan, name: str, evaluation: Evaluation, trained: Trained) -> None:
+        """Refuse to publish a model that has diverged: every later window would build on it."""
+        if evaluation.num_rows and "log_loss" not in evaluation.metrics or not math.isfinite(trained.sums.loss):
+            self.agreed_error = True  # all workers have the same sums
+            optimizer = plan.config.optimizer
+            raise Diverged(
+                f"{name!r} diverged in {plan.window.window}: its loss is not finite with learning rates "
+                f"{optimizer.embedding_lr} and {optimizer.dense_lr}; lower them, under a new name. Nothing was published"
+            )
 
     def _step(self, variant: Variant, seed: int, plan: Plan) -> StepManifest:
         if self.recorder is not None:
@@ -153,6 +186,7 @@ class Engine:
         with _timed(seconds, "train"):
             teaches = variant.name in self.lineup.teachers
             trained = self._train(trainer, share, plan, score_all=teaches, label=f"{plan.window.window} {variant.name}")
+        self._check_finite(plan, variant.name, evaluation, trained)
         generation, folder = self._on_first(lambda: self.store.new_generation(plan.key))
         with _timed(seconds, "save"):
             scores = None
@@ -169,7 +203,7 @@ class Engine:
                     filesystem=self.lake.files,
                     compression="lz4",
                 )
-        flops = trainer.forward_flops * (3 * trained.num_rows + evaluation.num_rows + trained.num_scored)
+        flops = trainer.forward_flops * (3 * (trained.num_rows + trained.num_scored) + evaluation.num_rows)
         parent = plan.parent
         step = StepManifest(
             key=plan.key,

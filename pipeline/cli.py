@@ -20,6 +20,7 @@ from rich.table import Table
 from pipeline.job import CompareJob, IngestJob, TrainJob, load_job
 from pipeline.lake import Conflict, Lake
 from pipeline.lineup import DatasetConfig, LineUp, LogSource, SimulatedSource, load_lineup
+from pipeline.services import environment
 from pipeline.settings import Settings
 from pipeline.window import Window
 
@@ -80,16 +81,21 @@ def _lineup(path: Path | None) -> LineUp:
 
 def _run(job: IngestJob | TrainJob | CompareJob) -> dict[str, Any]:
     # Imported here: torch and Ray take seconds, and most commands need neither.
-    from pipeline.services import environment
-
     settings = Settings()
-    for name, value in environment(settings).items():
-        if name.startswith(("RAY_", "MLFLOW_")):
-            os.environ.setdefault(name, value)  # Ray reads its own when it is imported
+    _join(settings)
 
     from pipeline.stages import run
 
     return run(job, settings)
+
+
+def _join(settings: Settings) -> None:
+    """Let this process find and enter the local services; Ray reads its part when it is imported."""
+    for name, value in environment(settings).items():
+        if name.startswith(("RAY_", "MLFLOW_")):
+            os.environ.setdefault(name, value)
+        elif name.lower() == "no_proxy":
+            os.environ[name] = value
 
 
 @app.callback()
@@ -122,7 +128,12 @@ def ingest(
         if dataset is not None:
             if schema is None or not file:
                 raise ValueError(f"--dataset needs --schema and --file too, got schema {schema!r} and files {file!r}")
-            source = LogSource.model_validate({"schema_file": schema, "files": tuple(file), "cut": cut})
+            document: dict[str, Any] = {"schema_file": schema, "files": tuple(file), "cut": cut}
+            if cut != "event_time" and not any("{date}" in path for path in file):
+                document["first"] = first
+            if cut == "equal":
+                document["count"] = len(list(Window.span(Window.of(first), Window.of(last or first))))
+            source = LogSource.model_validate(document)
             chosen = DatasetConfig(name=dataset, source=source)
         else:
             chosen = _lineup(lineup).dataset
@@ -170,7 +181,12 @@ def train(
         outcome = _run(job)
     table = Table("window", "step", "examples", "log-loss before training")
     for chain in outcome["chains"]:
-        table.add_row(chain["window"], chain["step"][:16], f"{chain['total_examples']:,}", f"{chain['log_loss']:.5f}")
+        table.add_row(
+            chain["window"],
+            chain["step"][:16],
+            f"{chain['total_examples']:,}",
+            f"{chain['log_loss'] or float('nan'):.5f}",
+        )
     _answer(outcome, as_json, table)
 
 
@@ -191,6 +207,7 @@ def compare(
             lineup=_lineup(lineup), variants=tuple(variant or ()), first=Window.of(first), last=Window.of(last)
         )
         settings = Settings()
+        _join(settings)
         outcome = run_compare(job, Lake(settings.lake), settings, folder)
     _answer(outcome, as_json, _comparison(outcome))
 

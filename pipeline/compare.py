@@ -82,7 +82,9 @@ class _Slice:
             table = pq.read_table(file)
         columns = {name: table.column(name).to_numpy() for name in table.column_names}
         ids = columns["example_id"]
+        # Random groups of one window are others than the next one's, where a column's clusters may come again.
         random_groups = (keyed_uniform(ids, salt=3) * ROW_CLUSTERS).astype(np.uint64)
+        random_groups += np.uint64(ROW_CLUSTERS * step.window.start.toordinal())
         return cls(
             columns["label"], columns["logit"], ids, columns.get("cluster", random_groups), columns.get("true_prob")
         )
@@ -147,13 +149,15 @@ def _compare_one(
     num_resamples: int,
 ) -> VariantComparison:
     points: dict[Window, WindowPoint] = {}
+    clusters: list[NDArray[np.uint64]] = []
     sums: list[tuple[Array, Array]] = []
     seen: list[list[_Slice]] = []
     totals = ClickSums()
     for window in windows:
         ours = [_Slice.read(lake, step) for step in steps[window]]
         theirs = [_Slice.read(lake, step) for step in reference[window]]
-        loss, base = _cluster_sums(window, ours, theirs)
+        ids, loss, base = _cluster_sums(window, ours, theirs)
+        clusters.append(ids)
         sums.append((loss, base))
         seen.append(ours)
         for s in ours:
@@ -170,7 +174,7 @@ def _compare_one(
     ]
     if all(area is not None for area in areas):
         metrics["auc"] = float(np.mean([area for area in areas if area is not None]))
-    loss, base = (np.concatenate([pair[i] for pair in sums], axis=1) for i in (0, 1))
+    loss, base = _across_windows(clusters, sums)
     last = steps[windows[-1]]
     return VariantComparison(
         variant=name,
@@ -179,13 +183,13 @@ def _compare_one(
         examples=float(np.mean([step.total_examples for step in last])),
         flops=float(np.mean([step.total_flops for step in last])),
         metrics=metrics,
-        gap=_gap(_resampled(sums, random, num_resamples), loss, base),
+        gap=_gap(_resampled([(loss, base)], random, num_resamples), loss, base),
         points=points,
     )
 
 
-def _cluster_sums(window: Window, ours: list[_Slice], theirs: list[_Slice]) -> tuple[Array, Array]:
-    """(S, C) each: summed losses per seed and cluster, of the variant and of the reference on the same rows."""
+def _cluster_sums(window: Window, ours: list[_Slice], theirs: list[_Slice]) -> tuple[NDArray[np.uint64], Array, Array]:
+    """(C,) clusters, and (S, C) each: summed losses per seed and cluster, of the variant and of the reference on the same rows."""
     for one, other in zip(ours, theirs, strict=True):
         if not np.array_equal(one.example_id, other.example_id):
             raise NothingToCompare(
@@ -200,7 +204,19 @@ def _cluster_sums(window: Window, ours: list[_Slice], theirs: list[_Slice]) -> t
             [np.bincount(at, log_losses(s.logit, s.label), len(known)) for at, s in zip(places, slices, strict=True)]
         )
 
-    return summed(ours), summed(theirs)
+    return known, summed(ours), summed(theirs)
+
+
+def _across_windows(clusters: list[NDArray[np.uint64]], sums: list[tuple[Array, Array]]) -> tuple[Array, Array]:
+    """(S, C) each: sums per cluster over all windows, since what recurs is drawn with all of its windows or not."""
+    _, place = np.unique(np.concatenate(clusters), return_inverse=True)
+    count = int(place.max()) + 1
+
+    def added(rows: Array) -> Array:
+        return np.stack([np.bincount(place, row, count) for row in rows])
+
+    loss, base = (np.concatenate([pair[i] for pair in sums], axis=1) for i in (0, 1))
+    return added(loss), added(base)
 
 
 def _resampled(sums: list[tuple[Array, Array]], random: np.random.Generator, num_resamples: int) -> Array:

@@ -56,6 +56,10 @@ class Lake:
     """
 
     def __init__(self, url: str) -> None:
+        if urlparse(url).username or urlparse(url).password:
+            raise LakeError(
+                "a lake's URL carries no credentials, which would show in logs and tags: use AWS_* variables"
+            )
         self.url = url
         self.is_local = urlparse(url).scheme in ("", "file")
         if self.is_local:

@@ -27,11 +27,22 @@ class LogSource(Frozen):
     cut: Literal["event_time", "file_per_window", "equal"] = "event_time"
     """How rows get their window."""
     first: Window | None = None
-    """First window of a log without times. [default: the first one asked for]"""
+    """First window of a log without times; needed unless its files have `{date}`."""
     count: int | None = Field(default=None, ge=1)
-    """Into how many windows `equal` cuts the log. [default: as many as are asked for]"""
+    """Into how many windows `equal` cuts the log."""
     max_quarantine_share: float = Field(default=0.01, ge=0, le=1)
     """Share of rows that may be quarantined before ingest fails."""
+
+    @model_validator(mode="after")
+    def _anchored(self) -> LogSource:
+        if self.cut == "event_time" or any("{date}" in file for file in self.files):
+            return self
+        if self.first is None or (self.cut == "equal" and self.count is None):
+            raise ValueError(
+                f"a log without times that is cut as {self.cut!r} says which window is its `first`, and with 'equal' the "
+                f"`count` of its windows, else each run would place it anew; got first {self.first} and count {self.count}"
+            )
+        return self
 
 
 class SimulatedSource(Frozen):

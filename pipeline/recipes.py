@@ -44,6 +44,8 @@ def distillation_study(
         negative_rate: also a continuous student that trains on this fraction of the negatives; none when not given.
         num_seeds: each variant is trained with the seeds 0 to this.
     """
+    if name == base.name:
+        raise ValueError(f"a study has a name of its own: {name!r} is the line-up's, whose chains it would take over")
     origin = base.variant(base.reference)
     plain = Variant(name=REFERENCE, model=_sized(origin.model, student_size), optimizer=origin.optimizer)
     continuous = Continuous(teacher=TEACHER, weight=soft_weight)

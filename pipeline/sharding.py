@@ -29,16 +29,11 @@ from torchrec.optim.rowwise_adagrad import RowWiseAdagrad
 from pipeline.config import OptimizerConfig
 
 SHARDING_TYPES = {
-    "cpu": (ShardingType.TABLE_WISE, ShardingType.COLUMN_WISE),
-    "cuda": (
-        ShardingType.TABLE_WISE,
-        ShardingType.COLUMN_WISE,
-        ShardingType.ROW_WISE,
-        ShardingType.TABLE_ROW_WISE,
-        ShardingType.TABLE_COLUMN_WISE,
-    ),
+    "cpu": (ShardingType.TABLE_WISE,),
+    "cuda": (ShardingType.TABLE_WISE, ShardingType.ROW_WISE, ShardingType.TABLE_ROW_WISE),
 }
-"""How tables may lie. FBGEMM's CPU kernels know no sharding by rows."""
+"""How tables may lie. FBGEMM's CPU kernels know no sharding by rows. By columns, row-wise Adagrad would keep an
+accumulator per row *and shard*: another optimizer for each number of workers, whose checkpoints no other could read."""
 
 
 def shard(
@@ -46,7 +41,7 @@ def shard(
 ) -> tuple[DistributedModelParallel, CombinedOptimizer]:
     """Spread a model over the workers of the default process group.
 
-    Tables lie whole or by columns on CPUs, by rows too on GPUs, as the planner chooses; dense layers are replicated and
+    Tables lie whole, on GPUs by rows too, as the planner chooses; dense layers are replicated and
     their gradients averaged. Row-wise Adagrad runs inside the embeddings' backward pass (one accumulator per row).
 
     Returns:
@@ -69,7 +64,7 @@ def shard(
     sharders = [cast("ModuleSharder[nn.Module]", EmbeddingBagCollectionSharder())]
     topology = TopologyFactory.create_topology(
         TrainerConfig(world_size=dist.get_world_size()),
-        HardwareConfig(),
+        HardwareConfig(hbm_cap_bytes=_gpu_bytes(device)),
         KernelConfig(compute_device=device.type),
     )
     planner = EmbeddingShardingPlanner(topology=topology, constraints=constraints)
@@ -82,6 +77,11 @@ def shard(
         lambda params: torch.optim.Adagrad(params, lr=config.dense_lr, eps=config.eps),
     )
     return sharded, CombinedOptimizer([sharded.fused_optimizer, dense])
+
+
+def _gpu_bytes(device: torch.device) -> int | None:
+    """The memory of this worker's GPU; the planner would take any for a small one."""
+    return torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None
 
 
 @torch.no_grad()

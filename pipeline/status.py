@@ -81,7 +81,7 @@ def _why_stale(
         (manifest.digest != step.window_digest, "its window was published again with other rows"),
         (manifest.schema_key != step.schema_key, "its window was published again with another schema"),
         (config != step.config, "the line-up's config changed"),
-        (before in stale, f"the step before it ({before}) is stale"),
+        (step.parent is not None and before in stale, f"the step before it ({before}) is stale"),
         (
             step.parent != (None if parent is None else parent.key),
             f"the step before it ({before}) was trained again as something else",

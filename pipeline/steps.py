@@ -9,7 +9,7 @@ from typing import Any
 from pipeline.config import Frozen, StepConfig, content_key
 from pipeline.dataset import WindowManifest
 from pipeline.job import head_path
-from pipeline.lake import Lake
+from pipeline.lake import Conflict, Lake
 from pipeline.scores import MissingScores, Scores
 from pipeline.window import Window
 
@@ -83,6 +83,7 @@ def step_key(config: StepConfig, window: WindowManifest, scores: Scores | None, 
         {
             "semantics": SEMANTICS_VERSION,
             "config": config.model_dump(mode="json", exclude_defaults=True),
+            "selection": config.selection.kind,
             "schema": window.schema_key,
             "window": window.digest,
             "scores": None if scores is None else scores.digest,
@@ -113,8 +114,11 @@ class StepStore:
 
     def publish(self, manifest: StepManifest, previous: StepManifest | None) -> None:
         """Make a step known, or replace the generation that was read before it ran."""
-        before = None if previous is None else previous.model_dump(mode="json")
-        self.lake.replace(self._path(manifest.key), manifest.model_dump(mode="json"), before)
+        path = self._path(manifest.key)
+        before = self.lake.read(path)
+        if (before or {}).get("generation") != (None if previous is None else previous.generation):
+            raise Conflict(f"step {manifest.short} of {manifest.window} was published meanwhile: trigger the job again")
+        self.lake.replace(path, manifest.model_dump(mode="json"), before)
 
     def head(self, lineup: str, variant: str, seed: int, window: Window) -> StepManifest | None:
         """The step with which a chain closed a window."""
@@ -144,19 +148,44 @@ class StepStore:
             )
         return parent
 
-    def require_scores(self, lineup: str, teacher: str, seed: int, window: Window) -> Scores:
+    def require_scores(self, lineup: str, teacher: str, window: WindowManifest, config: StepConfig) -> Scores:
         """The scores that a teacher of the same line-up left for a window.
 
+        Args:
+            lineup: whose chain.
+            teacher: its name.
+            window: the window as it is now.
+            config: the teacher's config for it, as the line-up says now; its seed is the chain's.
+
         Raises:
-            MissingScores: there are none.
+            MissingScores: there are none, or they were made by another config or for other rows.
         """
-        step = self.head(lineup, teacher, seed, window)
+        cure = f"train {teacher!r} on {window.window} first; `historical_warmup` over that span makes them"
+        step = self.head(lineup, teacher, config.seed, window.window)
         if step is None or step.scores is None:
             raise MissingScores(
-                f"teacher {teacher!r} (line-up {lineup!r}, seed {seed}) has left no scores for {window}: train "
-                f"{teacher!r} on {window} first; `historical_warmup` over that span makes them"
+                f"teacher {teacher!r} (line-up {lineup!r}, seed {config.seed}) has left no scores for "
+                f"{window.window}: {cure}"
+            )
+        if step.config != config:
+            raise MissingScores(
+                f"teacher {teacher!r} (line-up {lineup!r}, seed {config.seed}) was another model when it scored "
+                f"{window.window}: {cure}"
             )
         return step.scores
+
+
+def check_start(head: StepManifest | None, window: Window, variant: str) -> None:
+    """Refuse new weights in the middle of a chain.
+
+    Raises:
+        ContradictoryParent: the chain has closed this window, coming from an earlier one.
+    """
+    if head is not None and head.first < window:
+        raise ContradictoryParent(
+            f"{variant!r} closed {window} in a chain that started on {head.first}, and was asked to start there with "
+            f"new weights: start on {head.first}, go on from the window before, or `force` to begin anew here"
+        )
 
 
 def check_parent(config: StepConfig, window: WindowManifest, parent: StepManifest, variant: str) -> None:

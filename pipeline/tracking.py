@@ -275,7 +275,9 @@ def record_comparison(
         for start in range(0, len(points), 1000):
             client.log_batch(run, metrics=points[start : start + 1000])
         client.set_terminated(run)
-    tags = job_tags() | {"windrow.kind": "comparison", "mlflow.note.content": text}
+    compared = sorted(window for windows in summaries.values() for window in windows)
+    span = f"{compared[0]} to {compared[-1]}"
+    tags = job_tags() | {"windrow.kind": "comparison", "windrow.windows": span, "mlflow.note.content": text}
     run = _renew(client, experiment, tags, f"comparison with {lineup.reference}")
     client.log_table(run, dict(table), "comparison.json")
     client.log_text(run, text, "comparison.md")
@@ -287,10 +289,12 @@ def record_comparison(
 
 def _renew(client: MlflowClient, experiment: str, tags: Mapping[str, str], name: str) -> str:
     """A fresh run in the place of the one that said the same before, which is removed from the list."""
-    same = {k: tags[k] for k in ("windrow.kind", "windrow.variant") if k in tags}
-    for old in client.search_runs([experiment], _filter(same)):
+    same = {k: tags[k] for k in ("windrow.kind", "windrow.variant", "windrow.windows") if k in tags}
+    before = client.search_runs([experiment], _filter(same))
+    run = client.create_run(experiment, tags=dict(tags), run_name=name)
+    for old in before:
         client.delete_run(old.info.run_id)
-    return str(client.create_run(experiment, tags=dict(tags), run_name=name).info.run_id)
+    return str(run.info.run_id)
 
 
 def _recipe(variant: Variant) -> dict[str, str]:

@@ -88,7 +88,7 @@ class Trainer:
             salt: key of the selection's hash.
             scores: the teacher's logits by row group, when there is a soft loss.
             score_all: keep this model's own logit for every row of the window: those trained on from the training pass,
-                the others from forward-only batches in between.
+                the others from batches of weight zero in between, which move nothing.
             progress: told the steps done and the steps in all, after each.
         """
         count = count_selected(share, config.selection, salt=salt)
