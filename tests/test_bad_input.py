@@ -16,11 +16,13 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
+from pipeline.chain import Diverged
 from pipeline.checkpoint import MissingCheckpoint
 from pipeline.cli import BAD_INPUT, app
-from pipeline.config import Continuous, ModelConfig
+from pipeline.config import Continuous, ModelConfig, OptimizerConfig
 from pipeline.dataset import MissingWindow, publish_window, require_manifest
 from pipeline.lake import Conflict, Lake, LakeError
+from pipeline.lineup import LogSource
 from pipeline.model import FeatureError
 from pipeline.schema import Schema
 from pipeline.simulator import Simulator, SimulatorConfig
@@ -331,3 +333,37 @@ def test_a_step_that_somebody_else_published_meanwhile(lake: Lake, monkeypatch: 
     with pytest.raises(Conflict, match="changed while this job ran: trigger the job again"):
         train(lake, lineup(), 1)
     assert StepStore(lake, DATASET).read(raced[0].key) == raced[0]
+
+
+def test_new_weights_in_the_middle_of_a_chain(lake: Lake) -> None:
+    publish(lake, [DAY, DAY.next(), DAY.shift(2)])
+    train(lake, lineup(), 3)
+    message = "in a chain that started on 2024-01-01.*start on 2024-01-01, go on from the window before, or `force`"
+    refused(ContradictoryParent, message, lake, lineup(), 1, first=DAY.shift(2))
+    again = train(lake, lineup(), 1, first=DAY.shift(2), force=True)
+    assert [step.first for step in again.values()] == [DAY.shift(2)], "only when it is asked for in so many words"
+
+
+def test_scores_of_a_teacher_that_was_another_model(lake: Lake) -> None:
+    publish(lake, [DAY])
+    student = variant("student", distillation=Continuous(teacher="teacher"))
+    train(lake, lineup(variant("teacher"), student), 1, variants=("teacher",))
+    other = lineup(variant("teacher", optimizer=OptimizerConfig(batch_size=50)), student)
+    message = "teacher 'teacher' .* was another model when it scored 2024-01-01: train 'teacher' on 2024-01-01 first"
+    refused(MissingScores, message, lake, other, 1, variants=("student",))
+
+
+def test_a_model_that_diverges_is_not_published(lake: Lake) -> None:
+    publish(lake, [DAY, DAY.next()])
+    wild = variant(optimizer=OptimizerConfig(batch_size=100, dense_lr=1e38, embedding_lr=1e38))
+    with pytest.raises(Diverged, match="diverged in 2024-01-0[12].*learning rates 1e\\+38 and 1e\\+38; lower them"):
+        train(lake, lineup(wild), 2)
+    assert len(steps(lake, lineup(wild), 2)) < 2
+
+
+def test_a_log_without_times_says_where_it_begins() -> None:
+    with pytest.raises(ValueError, match="says which window is its `first`"):
+        LogSource(schema_file="criteo", files=("log.tsv",), cut="equal", count=3)
+    with pytest.raises(ValueError, match="the `count` of its windows"):
+        LogSource(schema_file="criteo", files=("log.tsv",), cut="equal", first=DAY)
+    LogSource(schema_file="criteo", files=("{date}.tsv",), cut="file_per_window")

@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from pipeline import report
-from pipeline.compare import NothingToCompare, VariantComparison, _gap, _resampled, compare
+from pipeline.compare import NothingToCompare, VariantComparison, _across_windows, _gap, _resampled, compare
 from pipeline.config import EvaluationConfig, NegativeDownsampling, content_key, resolve
 from pipeline.lake import Lake
 from pipeline.lineup import LineUp
@@ -222,6 +222,22 @@ def test_the_interval_covers_the_truth_about_95_times_in_100() -> None:
         errors.append(gap.value)
     assert 0.90 <= covered / 400 <= 0.985
     assert np.mean(widths) == pytest.approx(2 * 1.96 * np.std(errors), rel=0.15)
+
+
+def test_clusters_that_come_again_are_drawn_with_all_of_their_windows() -> None:
+    """A user of twenty days is one user: the interval covers the truth, where twenty users' would be far too narrow."""
+    random = np.random.default_rng(0)
+    truth, num_users, num_windows, covered = 0.01, 200, 20, 0
+    users = np.arange(num_users, dtype=np.uint64)
+    for _ in range(200):
+        taste = random.normal(0, 0.1, num_users)
+        base = [random.gamma(4, 0.25, num_users) for _ in range(num_windows)]
+        sums = [((b * (1 + truth + taste))[None], b[None]) for b in base]
+        loss, reference = _across_windows([users] * num_windows, sums)
+        assert loss.shape == (1, num_users)
+        gap = _gap(_resampled([(loss, reference)], random, 300), loss, reference)
+        covered += gap.low <= 100 * truth <= gap.high
+    assert 0.90 <= covered / 200 <= 0.99
 
 
 def test_an_interval_shrinks_with_the_root_of_the_number_of_clusters() -> None:
