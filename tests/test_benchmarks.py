@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
 
 from benchmarks import report, windrow
 from benchmarks.contest import Rates, Ratio, Result, measure
 from benchmarks.data import BATCH_SIZE, Examples, make_examples
 from pipeline.config import Widths
 from pipeline.lake import Lake
+from tests import training
 
 RATES = Rates(embedding=0.02, dense=0.02)
 
@@ -28,10 +27,8 @@ def examples(tmp_path_factory: pytest.TempPathFactory) -> Examples:
 
 
 @pytest.fixture
-def alone() -> Iterator[None]:
-    windrow.join_alone()
-    yield
-    dist.destroy_process_group()
+def alone() -> None:
+    training.alone()
 
 
 def test_quick_run_prints_windrow_s_rows(root: Path) -> None:

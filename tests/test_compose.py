@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -70,15 +68,3 @@ def test_images_are_pinned_and_their_recipes_copy_what_exists(root: Path, servic
         for copied in re.findall(r"^COPY (?:--\S+ )?(.+) \S+$", recipe, re.MULTILINE):
             for source in copied.split():
                 assert (root / source).exists(), source
-
-
-@pytest.mark.skipif(not shutil.which("docker"), reason="docker is not installed")
-def test_compose_accepts_the_files(root: Path, tmp_path: Path, variables: set[tuple[str, str]]) -> None:
-    if subprocess.run(["docker", "compose", "version"], capture_output=True).returncode:
-        pytest.skip("docker has no compose plugin")
-    filled = tmp_path / "env"
-    filled.write_text("".join(f"{name}=x\n" for name, use in variables if use == ":?"))
-    folder = root / "docker"
-    files = ["--file", str(folder / "compose.yaml"), "--file", str(folder / "compose.gpu.yaml")]
-    command = ["docker", "compose", "--env-file", str(filled), *files, "--profile", "workers", "config", "--quiet"]
-    subprocess.run(command, check=True)
