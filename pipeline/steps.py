@@ -117,7 +117,9 @@ class StepStore:
         path = self._path(manifest.key)
         before = self.lake.read(path)
         if (before or {}).get("generation") != (None if previous is None else previous.generation):
-            raise Conflict(f"step {manifest.short} of {manifest.window} changed while this job ran: trigger the job again")
+            raise Conflict(
+                f"step {manifest.short} of {manifest.window} changed while this job ran: trigger the job again"
+            )
         self.lake.replace(path, manifest.model_dump(mode="json"), before)
 
     def head(self, lineup: str, variant: str, seed: int, window: Window) -> StepManifest | None:

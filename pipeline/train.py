@@ -153,9 +153,11 @@ class Trainer:
         sent: deque[Rows | None] = deque()
 
         def fed() -> Iterator[ClickBatch]:
-            for batch, rows in prefetch(source):
+            # On CPUs the model's threads hold every core: a thread that reads ahead takes more from them than it saves.
+            on_gpu = self.device.type == "cuda"
+            for batch, rows in prefetch(source) if on_gpu else source:
                 sent.append(rows)
-                yield batch.pin_memory() if self.device.type == "cuda" else batch
+                yield batch.pin_memory() if on_gpu else batch
 
         stream = fed()
         while True:
