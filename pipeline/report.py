@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter
+from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from pipeline.compare import VariantComparison
 from pipeline.window import Window
@@ -110,8 +110,9 @@ def _gap_by_window(compared: Sequence[VariantComparison], online_start: Window) 
         start: Any = np.datetime64(online_start.name)
         axes.axvline(start, color="#777777", linewidth=0.8, linestyle=":")
         axes.annotate("online phase", (start, 1), xycoords=("data", "axes fraction"), fontsize=8, va="top")
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))  # whole days
     figure.autofmt_xdate()
-    axes.legend(frameon=False, fontsize=8)
+    axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
 
