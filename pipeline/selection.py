@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.config import All, NegativeDownsampling, Selection
+from pipeline.hashing import splitmix64
 
 Floats = NDArray[np.float32]
 
@@ -17,15 +18,8 @@ def keyed_uniform(example_id: NDArray[np.uint64], salt: int) -> NDArray[np.float
 
     Nothing else enters: neither the order of rows, nor the number of workers, nor a generator's state.
     """
-    key = _mix(np.array([salt & 0xFFFFFFFFFFFFFFFF], np.uint64))
-    return (_mix(example_id ^ key) >> np.uint64(11)).astype(np.float64) * 2.0**-53
-
-
-def _mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    x = x + np.uint64(0x9E3779B97F4A7C15)
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
+    key = splitmix64(np.array([salt & 0xFFFFFFFFFFFFFFFF], np.uint64))
+    return (splitmix64(example_id ^ key) >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
 def selection_salt(seed: int) -> int:
