@@ -51,6 +51,11 @@ class Share:
         ]
         return np.concatenate(([0], np.cumsum(sizes, dtype=np.int64)))
 
+    @property
+    def num_rows(self) -> int:
+        """Rows of this worker's row groups."""
+        return int(np.diff(self.starts())[list(self.row_groups)].sum())
+
     def read(self, group: int, columns: list[str]) -> pa.Table:
         """Some columns of one row group."""
         return read_row_group(self.lake, self.manifest, group, columns)
@@ -152,7 +157,7 @@ def _with(rows: Rows, **columns: NDArray[np.float32]) -> Rows:
 def count_selected(share: Share, policy: Selection, *, salt: int) -> int:
     """How many rows `selected_rows` yields, without reading the features."""
     if isinstance(policy, All):
-        return int(np.diff(share.starts())[list(share.row_groups)].sum())
+        return share.num_rows
     return sum(
         len(select(policy, ids, labels, salt=salt).index)
         for table in (share.read(group, ["example_id", "label"]) for group in share.row_groups)

@@ -101,7 +101,7 @@ class Trainer:
         )
         num_scored = 0
         if score_all and not isinstance(config.selection, All):
-            rest = len_of(share) - count
+            rest = share.num_rows - count
             passed = agree(rest, config.optimizer.batch_size, share.world_size)
             num_scored = sum(passed.counts)
             scoring = batches(passed_over_rows(share, config.selection, salt=salt), passed, share)
@@ -170,11 +170,6 @@ class Trainer:
 
 
 Logits = NDArray[np.float32]
-
-
-def len_of(share: Share) -> int:
-    """Rows of a worker's share."""
-    return count_selected(share, All(), salt=0)
 
 
 def interleave(
