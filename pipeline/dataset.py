@@ -118,7 +118,7 @@ def physical_schema(schema: Schema) -> pa.Schema:
     types |= {feature.name: pa.float32() for feature in schema.dense}
     types |= {feature.name: pa.int32() for feature in schema.categorical}
     types |= {feature.name: pa.list_(pa.int32()) for feature in schema.lists}
-    return pa.schema([(name, types[name]) for name in schema.column_names])
+    return pa.schema([pa.field(name, types[name], nullable=False) for name in schema.column_names])
 
 
 def window_prefix(dataset: str, window: Window) -> str:
@@ -381,7 +381,7 @@ class WindowWriter:
 
     def _part(self) -> pq.ParquetWriter:
         if self._writer is None:
-            # Plain pages and few statistics: a training job decodes every row group many times, and prunes none.
+            # Plain pages, no null levels, few statistics: a training job decodes every row group many times.
             self._writer = pq.ParquetWriter(
                 f"{self.prefix}/part-{len(self._parts):05d}.parquet",
                 self.columns,
