@@ -53,7 +53,8 @@ with DAG(
         """Check the form and write the job."""
         asked = Answers.of(get_current_context())
         first, last = asked.span
-        job = IngestJob(dataset=asked.lineup.dataset, first=first, last=last, force=asked["force"])
+        lineup = asked.lineup
+        job = IngestJob(dataset=lineup.dataset, first=first, last=last, seeds=lineup.seeds, force=asked["force"])
         return {"ingest": job.model_dump(mode="json")}
 
     plan() >> RayJobOperator(

@@ -131,9 +131,12 @@ def needed_paths(document: Any) -> Needed:
     job = load_job(checked_document(document))
     if not isinstance(job, TrainJob):
         raise BadInput(f"only a training job has inputs to wait for, got one of kind {job.kind!r}")
-    dataset, lineup, first = job.lineup.dataset.name, job.lineup.name, job.first
+    seeds, lineup, first = job.lineup.seeds, job.lineup.name, job.first
     publish = f"Run ingest_windows for line-up {lineup!r} with window_date {first}."
-    needed = {manifest_path(dataset, first): (f"window {first} of data set {dataset!r}", publish)}
+    needed = {
+        manifest_path(dataset, first): (f"window {first} of data set {dataset!r}", publish)
+        for dataset in map(job.lineup.dataset.under, seeds)
+    }
     if job.start == "scratch":
         return needed
     before = first.previous()
@@ -142,7 +145,10 @@ def needed_paths(document: Any) -> Needed:
         f"online window, run historical_warmup over a span that ends on {before}."
     )
     for variant in job.lineup.only(job.variants):
-        for seed in job.lineup.seeds:
+        if variant.start is not None and variant.start >= first:
+            continue  # it starts with new weights
+        for seed in seeds:
+            dataset = job.lineup.dataset.under(seed)
             what = f"checkpoint of {variant.name!r} (seed {seed}) that closed window {before}"
             needed[head_path(dataset, lineup, variant.name, seed, before)] = (what, train)
     return needed

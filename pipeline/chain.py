@@ -89,25 +89,32 @@ class Engine:
         """The job's line-up."""
         return self.job.lineup
 
-    @property
-    def store(self) -> StepStore:
-        """The steps of the job's data set."""
-        return StepStore(self.lake, self.lineup.dataset.name)
+    def store(self, seed: int) -> StepStore:
+        """The steps of the data set that a seed is trained on."""
+        return StepStore(self.lake, self.lineup.dataset.under(seed))
 
     def run(self) -> list[StepManifest]:
         """Every step of the job in order: seeds, then variants (teachers first), then windows.
 
+        A chain begins at its variant's `start` where that lies later than the job's first window; one that starts after
+        the job's last window has nothing to do.
+
         Returns:
-            The last step of each chain.
+            The last step of each chain that has one.
         """
-        return [
+        chains = [
             self._chain(variant, seed) for seed in self.lineup.seeds for variant in self.lineup.only(self.job.variants)
         ]
+        return [last for last in chains if last is not None]
 
-    def _chain(self, variant: Variant, seed: int) -> StepManifest:
+    def _chain(self, variant: Variant, seed: int) -> StepManifest | None:
         parent: StepManifest | None = None
         self._live = None
-        for window in Window.span(self.job.first, self.job.last):
+        first = self.job.first if variant.start is None else max(self.job.first, variant.start)
+        if first > self.job.last:
+            log.info("%s seed %d: starts on %s, after this job's last window", variant.name, seed, first)
+            return None
+        for window in Window.span(first, self.job.last):
             known = parent
             plan = self._on_first(lambda w=window, p=known: self._plan(variant, seed, w, p))  # type: ignore[misc]
             if plan.skip and plan.previous is not None:
@@ -116,30 +123,26 @@ class Engine:
             else:
                 parent = self._step(variant, seed, plan)
             self._told(variant, seed, parent, skipped=plan.skip)
-        if parent is None:
-            raise ValueError(f"a span has at least one window, got {self.job.first} to {self.job.last}")
         return parent
 
     def _plan(self, variant: Variant, seed: int, window: Window, before: StepManifest | None) -> Plan:
-        lineup = self.lineup
+        lineup, store = self.lineup, self.store(seed)
         config = self._resolved(variant, seed, window)
-        manifest = require_whole(self.lake, require_manifest(self.lake, lineup.dataset.name, window))
+        manifest = require_whole(self.lake, require_manifest(self.lake, store.dataset, window))
         Features(read_schema(self.lake, manifest.dataset, manifest.schema_key), config.model.exclude)  # do they fit?
         parent = before
-        if parent is None and self.job.start == "parent":
-            parent = self.store.require_parent(lineup.name, variant.name, seed, window)
+        if parent is None and self.job.start == "parent" and window != variant.start:
+            parent = store.require_parent(lineup.name, variant.name, seed, window)
         if parent is not None:
-            check_parent(config, manifest, parent, variant.name)
+            check_parent(config, manifest, parent, variant)
         elif not self.job.force:
-            check_start(self.store.head(lineup.name, variant.name, seed, window), window, variant.name)
+            check_start(store.head(lineup.name, variant.name, seed, window), window, variant.name)
         scores = None
         if config.soft_weight is not None and variant.teacher is not None:
             teacher = lineup.variant(variant.teacher)
-            scores = self.store.require_scores(
-                lineup.name, teacher.name, manifest, self._resolved(teacher, seed, window)
-            )
+            scores = store.require_scores(lineup.name, teacher.name, manifest, self._resolved(teacher, seed, window))
         key = step_key(config, manifest, scores, parent)
-        previous = self.store.read(key)
+        previous = store.read(key)
         if previous is not None and previous.config != config:
             raise ContradictoryStep(
                 f"step {key[:16]} is done under another config, {previous.config}, than {config}: a default has changed; "
@@ -170,7 +173,7 @@ class Engine:
             self.recorder.begin(variant, seed, plan.window, plan.config)
         seconds: dict[str, float] = {}
         with _timed(seconds, "load"):
-            trainer = self._restore(plan.parent, plan.config)
+            trainer = self._restore(plan.parent, plan.config, plan.window)
         share = self._share(plan.window, trainer.features)
         schema = read_schema(self.lake, plan.window.dataset, plan.window.schema_key)
         extras = [name for name, there in (("cluster", schema.cluster), ("true_prob", schema.has_true_prob)) if there]
@@ -187,7 +190,8 @@ class Engine:
             teaches = variant.name in self.lineup.teachers
             trained = self._train(trainer, share, plan, score_all=teaches, label=f"{plan.window.window} {variant.name}")
         self._check_finite(plan, variant.name, evaluation, trained)
-        generation, folder = self._on_first(lambda: self.store.new_generation(plan.key))
+        store = self.store(seed)
+        generation, folder = self._on_first(lambda: store.new_generation(plan.key))
         with _timed(seconds, "save"):
             scores = None
             if teaches:
@@ -232,7 +236,7 @@ class Engine:
             num_workers=self.world_size,
             versions={name: version(name) for name in ("windrow", "torch", "torchrec")},
         )
-        self._on_first(lambda: self.store.publish(step, plan.previous))
+        self._on_first(lambda: store.publish(step, plan.previous))
         self._live = (plan.key, trainer)
         log.info(
             "%s %s seed %d: %d of %d rows, log-loss %.5f before training, %.0f rows/s",
@@ -259,13 +263,13 @@ class Engine:
             progress=_Ticker(label) if self.rank == 0 else None,
         )
 
-    def _restore(self, parent: StepManifest | None, config: StepConfig) -> Trainer:
-        """A model that stands where `parent` closed its window; new weights when there is no parent."""
+    def _restore(self, parent: StepManifest | None, config: StepConfig, window: WindowManifest) -> Trainer:
+        """A model for `window` that stands where `parent` closed the one before; new weights without a parent."""
         if parent is not None and self._live is not None and self._live[0] == parent.key:
             return self._live[1]
         self._live = None
         if parent is None or parent.checkpoint is not None:
-            trainer = self._new_trainer(config)
+            trainer = self._new_trainer(config, window)
             if parent is not None and parent.checkpoint is not None:
                 try:
                     load_checkpoint(self.lake, parent.checkpoint, trainer.model, trainer.optimizer)
@@ -278,12 +282,13 @@ class Engine:
     def _replay(self, step: StepManifest) -> Trainer:
         """Train a step again whose checkpoint was not kept; nothing is published."""
         log.info("%s: step %s kept no checkpoint, training it again", step.window, step.short)
-        before = None if step.parent is None else self.store.read(step.parent)
-        trainer = self._restore(before, step.config)
+        store = StepStore(self.lake, step.dataset)
+        before = None if step.parent is None else store.read(step.parent)
         window = require_manifest(self.lake, step.dataset, step.window)
+        trainer = self._restore(before, step.config, window)
         scores = None
         if step.scores_read is not None:
-            teacher = self.store.read(step.scores_read[0])
+            teacher = store.read(step.scores_read[0])
             scores = None if teacher is None else teacher.scores
         plan = Plan(window, step.config, step.key, scores, before, step, skip=False)
         if step_key(step.config, window, scores, before) != step.key:
@@ -295,10 +300,8 @@ class Engine:
         self._live = (step.key, trainer)
         return trainer
 
-    def _new_trainer(self, config: StepConfig) -> Trainer:
-        dataset = self.lineup.dataset.name
-        manifest = require_manifest(self.lake, dataset, self.job.first)
-        features = Features(read_schema(self.lake, dataset, manifest.schema_key), config.model.exclude)
+    def _new_trainer(self, config: StepConfig, window: WindowManifest) -> Trainer:
+        features = Features(read_schema(self.lake, window.dataset, window.schema_key), config.model.exclude)
         return Trainer(features, config.model, config.optimizer, seed=config.seed, device=self.device)
 
     def _share(self, window: WindowManifest, features: Features) -> Share:
@@ -318,7 +321,7 @@ class Engine:
         """Point the chain's window to its step, and record it."""
 
         def tell() -> None:
-            self.store.set_head(self.lineup.name, variant.name, seed, step)
+            self.store(seed).set_head(self.lineup.name, variant.name, seed, step)
             if self.recorder is not None:
                 self.recorder.done(variant, seed, step, skipped=skipped)
 

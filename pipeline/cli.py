@@ -125,6 +125,7 @@ def ingest(
     Windows that hold the same rows already are left as they are.
     """
     with _told():
+        seeds: tuple[int, ...] = (0,)
         if dataset is not None:
             if schema is None or not file:
                 raise ValueError(f"--dataset needs --schema and --file too, got schema {schema!r} and files {file!r}")
@@ -136,8 +137,9 @@ def ingest(
             source = LogSource.model_validate(document)
             chosen = DatasetConfig(name=dataset, source=source)
         else:
-            chosen = _lineup(lineup).dataset
-        job = IngestJob(dataset=chosen, first=Window.of(first), last=Window.of(last or first), force=force)
+            named = _lineup(lineup)
+            chosen, seeds = named.dataset, named.seeds
+        job = IngestJob(dataset=chosen, first=Window.of(first), last=Window.of(last or first), seeds=seeds, force=force)
         outcome = _run(job)
     table = Table("data set", "windows", "rows", "positives", "quarantined")
     table.add_row(

@@ -108,13 +108,12 @@ def compare(
     Raises:
         NothingToCompare: a variant shares no window with the reference.
     """
-    store = StepStore(lake, lineup.dataset.name)
     chosen = [v.name for v in lineup.only(tuple(variants))]
     random = np.random.default_rng(seed)
-    reference = _steps(store, lineup, lineup.reference, first, last)
+    reference = _steps(lake, lineup, lineup.reference, first, last)
     found = []
     for name in dict.fromkeys([lineup.reference, *chosen]):
-        steps = _steps(store, lineup, name, first, last)
+        steps = _steps(lake, lineup, name, first, last)
         shared = [w for w in steps if w in reference]
         if not shared:
             raise NothingToCompare(
@@ -125,13 +124,14 @@ def compare(
     return found
 
 
-def _steps(
-    store: StepStore, lineup: LineUp, variant: str, first: Window, last: Window
-) -> dict[Window, list[StepManifest]]:
+def _steps(lake: Lake, lineup: LineUp, variant: str, first: Window, last: Window) -> dict[Window, list[StepManifest]]:
     """The windows that all seeds of a variant have closed, and their steps."""
     found: dict[Window, list[StepManifest]] = {}
     for window in Window.span(first, last):
-        heads = [store.head(lineup.name, variant, seed, window) for seed in lineup.seeds]
+        heads = [
+            StepStore(lake, lineup.dataset.under(seed)).head(lineup.name, variant, seed, window)
+            for seed in lineup.seeds
+        ]
         steps = [head for head in heads if head is not None]
         if len(steps) == len(lineup.seeds):
             found[window] = steps

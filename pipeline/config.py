@@ -154,6 +154,9 @@ class Variant(Frozen):
     """Which examples are trained on, and with what correction."""
     distillation: Distillation = NoTeacher()
     """Whether, until when and from whom it learns soft labels."""
+    start: Window | None = None
+    """First window of its chain, with new weights; None: the first window that it is trained on. No part of a step's
+    identity: where a chain started shows in its parents."""
 
     @property
     def teacher(self) -> str | None:

@@ -33,6 +33,8 @@ class IngestJob(Frozen):
     dataset: DatasetConfig
     first: Window
     last: Window
+    seeds: tuple[int, ...] = (0,)
+    """The line-up's seeds: each has a data set of its own where the source is simulated `per_seed`; else ignored."""
     force: bool = False
     """Publish a new generation even where the content is the same."""
 

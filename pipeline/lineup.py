@@ -53,6 +53,18 @@ class SimulatedSource(Frozen):
     """Fields of the simulator's config that differ from its defaults."""
     origin: Window
     """Day zero of its drift and churn."""
+    per_seed: bool = False
+    """Each seed of a line-up has a data set of its own, simulated with that seed: one seed sets data, initial weights and
+    selection."""
+
+    @model_validator(mode="after")
+    def _one_seed(self) -> SimulatedSource:
+        if self.per_seed and "seed" in self.settings:
+            raise ValueError(
+                f"with `per_seed` the line-up's seeds are the simulator's; got {self.settings['seed']!r} in `settings` too: "
+                "leave one of them out"
+            )
+        return self
 
 
 class DatasetConfig(Frozen):
@@ -61,6 +73,15 @@ class DatasetConfig(Frozen):
     name: Name
     """Its name in the lake."""
     source: Annotated[LogSource | SimulatedSource, Field(discriminator="kind")]
+
+    def under(self, seed: int) -> str:
+        """Name in the lake of the data set that a seed of the line-up is trained on."""
+        own = isinstance(self.source, SimulatedSource) and self.source.per_seed
+        return f"{self.name}-seed{seed}" if own else self.name
+
+    def names(self, seeds: tuple[int, ...]) -> dict[str, int]:
+        """The data sets of some seeds in the lake, each with the seed that it is simulated with, if it is `per_seed`."""
+        return {self.under(seed): seed for seed in seeds}
 
 
 class Workers(Frozen):

@@ -59,14 +59,25 @@ def run_ingest(job: IngestJob, lake: Lake) -> dict[str, Any]:
     match source:
         case SimulatedSource():
             config = SimulatorConfig(**{"origin": source.origin, **source.settings})
-            published = simulate(lake, job.dataset.name, config, windows, force=job.force, progress=log.info)
+            published = [
+                manifest
+                for name, seed in job.dataset.names(job.seeds).items()
+                for manifest in simulate(
+                    lake,
+                    name,
+                    config.model_copy(update={"seed": seed}) if source.per_seed else config,
+                    windows,
+                    force=job.force,
+                    progress=log.info,
+                )
+            ]
         case LogSource():
             published = _ingest_log(job, source, lake, windows)
         case _:
             assert_never(source)
     return {
         "dataset": job.dataset.name,
-        "windows": [m.window.name for m in published],
+        "windows": sorted({m.window.name for m in published}),
         "rows": sum(m.num_rows for m in published),
         "positives": sum(m.num_positives for m in published),
         "quarantined": sum(sum(m.quarantined.values()) for m in published),

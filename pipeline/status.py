@@ -36,10 +36,12 @@ def chain_statuses(lake: Lake, lineup: LineUp) -> list[ChainStatus]:
 
 
 def _status(lake: Lake, lineup: LineUp, variant: str, seed: int) -> ChainStatus:
-    store = StepStore(lake, lineup.dataset.name)
-    folder = head_path(lineup.dataset.name, lineup.name, variant, seed, lineup.online_start).rsplit("/", 1)[0]
+    dataset, start = lineup.dataset.under(seed), lineup.variant(variant).start
+    store = StepStore(lake, dataset)
+    folder = head_path(dataset, lineup.name, variant, seed, lineup.online_start).rsplit("/", 1)[0]
     files = lake.files.get_file_info(fs.FileSelector(folder, allow_not_found=True))
-    windows = sorted(Window.of(f.base_name.removeprefix("window=").removesuffix(".json")) for f in files)
+    named = sorted(Window.of(f.base_name.removeprefix("window=").removesuffix(".json")) for f in files)
+    windows = [window for window in named if start is None or window >= start]
     steps = {w: step for w in windows if (step := store.head(lineup.name, variant, seed, w)) is not None}
     stale: dict[Window, str] = {}
     for window, step in steps.items():
@@ -65,7 +67,8 @@ def _why_stale(
     steps: dict[Window, StepManifest],
     stale: dict[Window, str],
 ) -> str | None:
-    manifest = read_manifest(lake, lineup.dataset.name, step.window)
+    dataset = step.dataset
+    manifest = read_manifest(lake, dataset, step.window)
     if manifest is None:
         return "its window is gone"
     seed = step.config.seed
@@ -75,12 +78,16 @@ def _why_stale(
     parent = None if step.parent is None else steps.get(before)
     scores = None
     if step.scores_read is not None and chosen.teacher is not None:
-        teacher = StepStore(lake, lineup.dataset.name).head(lineup.name, chosen.teacher, seed, step.window)
+        teacher = StepStore(lake, dataset).head(lineup.name, chosen.teacher, seed, step.window)
         scores = None if teacher is None else teacher.scores
     reasons = (
         (manifest.digest != step.window_digest, "its window was published again with other rows"),
         (manifest.schema_key != step.schema_key, "its window was published again with another schema"),
         (config != step.config, "the line-up's config changed"),
+        (
+            chosen.start is not None and step.first < chosen.start,
+            f"its chain started on {step.first}, and the line-up lets it start on {chosen.start}",
+        ),
         (step.parent is not None and before in stale, f"the step before it ({before}) is stale"),
         (
             step.parent != (None if parent is None else parent.key),

@@ -6,7 +6,7 @@ import uuid
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.config import Frozen, StepConfig, content_key
+from pipeline.config import Frozen, StepConfig, Variant, content_key
 from pipeline.dataset import WindowManifest
 from pipeline.job import head_path
 from pipeline.lake import Conflict, Lake
@@ -190,12 +190,18 @@ def check_start(head: StepManifest | None, window: Window, variant: str) -> None
         )
 
 
-def check_parent(config: StepConfig, window: WindowManifest, parent: StepManifest, variant: str) -> None:
-    """Refuse to go on with a model of another shape or seed, or with features of another meaning.
+def check_parent(config: StepConfig, window: WindowManifest, parent: StepManifest, chosen: Variant) -> None:
+    """Refuse to go on with a model of another shape, seed or history, or with features of another meaning.
 
     Raises:
         ContradictoryParent: says what differs.
     """
+    variant = chosen.name
+    if chosen.start is not None and parent.first < chosen.start:
+        raise ContradictoryParent(
+            f"{variant!r} starts on {chosen.start}, but its chain that closed {parent.window} started on {parent.first}: "
+            f"train it anew from {chosen.start} on with `force`, or give the changed variant a new name"
+        )
     ours, theirs = config.model_dump(mode="json"), parent.config.model_dump(mode="json")
     for part in ("model", "seed"):
         if ours[part] != theirs[part]:
