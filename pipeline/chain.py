@@ -11,12 +11,14 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any, Protocol, TypeVar
 
+import numpy as np
 import pyarrow.parquet as pq
 import torch
 import torch.distributed as dist
+from numpy.typing import NDArray
 
 from pipeline.checkpoint import MissingCheckpoint, load_checkpoint, save_checkpoint
-from pipeline.config import Cutover, StepConfig, Variant, cutover_window, resolve
+from pipeline.config import Cutover, NoTeacher, OddsProportional, StepConfig, Variant, cutover_window, resolve
 from pipeline.dataset import WindowManifest, read_schema, require_manifest, require_whole
 from pipeline.evaluate import Evaluation, evaluate
 from pipeline.examples import Share
@@ -26,7 +28,7 @@ from pipeline.lineup import LineUp
 from pipeline.model import Features
 from pipeline.scores import Scores
 from pipeline.selection import selection_salt
-from pipeline.steps import StepManifest, StepStore, check_parent, check_start, step_key
+from pipeline.steps import MissingParent, StepManifest, StepStore, check_parent, check_start, step_key
 from pipeline.teacher import ScoreReader, write_scores
 from pipeline.train import Trained, Trainer
 from pipeline.window import Window
@@ -61,11 +63,18 @@ class Plan:
     config: StepConfig
     key: str
     scores: Scores | None
+    """The teacher's, where one is listened to."""
+    pilot: Scores | None
+    """The pilot's, where the selection asks one."""
     parent: StepManifest | None
     previous: StepManifest | None
     """The same step, done before."""
     skip: bool
     """Nothing is left to do."""
+    teaches: bool = False
+    """Somebody reads this model's logits from its training pass."""
+    elders: dict[int, StepManifest] = field(default_factory=dict)
+    """By age, the steps whose checkpoints score this window too, since somebody reads that."""
 
 
 @dataclass
@@ -130,29 +139,79 @@ class Engine:
         config = self._resolved(variant, seed, window)
         manifest = require_whole(self.lake, require_manifest(self.lake, store.dataset, window))
         Features(read_schema(self.lake, manifest.dataset, manifest.schema_key), config.model.exclude)  # do they fit?
-        parent = before
-        if parent is None and self.job.start == "parent" and window != variant.start:
-            parent = store.require_parent(lineup.name, variant.name, seed, window)
-        if parent is not None:
-            check_parent(config, manifest, parent, variant)
-        elif not self.job.force:
-            check_start(store.head(lineup.name, variant.name, seed, window), window, variant.name)
-        scores = None
-        if config.soft_weight is not None and variant.teacher is not None:
-            teacher = lineup.variant(variant.teacher)
-            scores = store.require_scores(lineup.name, teacher.name, manifest, self._resolved(teacher, seed, window))
-        key = step_key(config, manifest, scores, parent)
+        parent = self._parent(variant, manifest, config, before)
+        scores, pilot = self._required(variant, seed, manifest, config)
+        key = step_key(config, manifest, scores, parent, pilot)
         previous = store.read(key)
         if previous is not None and previous.config != config:
             raise ContradictoryStep(
                 f"step {key[:16]} is done under another config, {previous.config}, than {config}: a default has changed; "
                 "raise SEMANTICS_VERSION"
             )
-        complete = previous is not None and (previous.scores is not None or variant.name not in lineup.teachers)
-        skip = complete and not self.job.force
-        if scores is not None and not skip:
-            ScoreReader(self.lake, scores, manifest.digest)  # refuses scores that do not fit, before anybody trains
-        return Plan(manifest, config, key, scores, parent, previous, skip)
+        first = window if parent is None else parent.first
+        ages = frozenset(age for age in lineup.ages_read(variant.name) if window.days_since(first) >= age)
+        if previous is not None and ages <= previous.ages and not self.job.force:
+            return Plan(manifest, config, key, scores, pilot, parent, previous, skip=True)
+        for read in (scores, pilot):
+            if read is not None:
+                ScoreReader(self.lake, read, manifest.digest)  # refuses what does not fit, before anybody trains
+        if previous is not None:
+            ages |= previous.ages  # another line-up reads them
+        elders = self._elders(store, parent, ages)
+        return Plan(manifest, config, key, scores, pilot, parent, previous, False, 0 in ages, elders)
+
+    def _parent(
+        self, variant: Variant, manifest: WindowManifest, config: StepConfig, before: StepManifest | None
+    ) -> StepManifest | None:
+        """The step to go on from, `before` if this job made it; None where the chain starts."""
+        name, seed, window, parent = self.lineup.name, config.seed, manifest.window, before
+        store = self.store(seed)
+        if parent is None and self.job.start == "parent" and window != variant.start:
+            parent = store.require_parent(name, variant.name, seed, window)
+        if parent is not None:
+            check_parent(config, manifest, parent, variant)
+        elif not self.job.force:
+            check_start(store.head(name, variant.name, seed, window), window, variant.name)
+        return parent
+
+    def _required(
+        self, variant: Variant, seed: int, manifest: WindowManifest, config: StepConfig
+    ) -> tuple[Scores | None, Scores | None]:
+        """The scores that a step reads: its teacher's and its pilot's."""
+
+        def left(role: str, source: str | None, age: int) -> Scores | None:
+            if source is None:
+                return None
+            named = self.lineup.variant(source)
+            return self.store(seed).require_scores(
+                self.lineup.name,
+                named,
+                manifest,
+                self._resolved(named, seed, manifest.window),
+                role=role,
+                age=age,
+                reader=variant.name,
+            )
+
+        policy = config.selection
+        return (
+            None if config.soft_weight is None else left("teacher", variant.teacher, config.soft_age),
+            left("pilot", variant.pilot, policy.pilot_age) if isinstance(policy, OddsProportional) else None,
+        )
+
+    def _elders(self, store: StepStore, parent: StepManifest | None, ages: frozenset[int]) -> dict[int, StepManifest]:
+        """By age, the steps that closed so many windows earlier, `parent` being one window old."""
+        found: dict[int, StepManifest] = {}
+        step, age = parent, 1
+        while step is not None and age <= max(ages, default=0):
+            if age in ages:
+                found[age] = step
+            before = step.parent
+            step = None if before is None else store.read(before)
+            if before is not None and step is None:
+                raise MissingParent(f"step {before[:16]}, from which others went on, is gone: run the whole span again")
+            age += 1
+        return found
 
     def _resolved(self, variant: Variant, seed: int, window: Window) -> StepConfig:
         lineup = self.lineup
@@ -186,17 +245,22 @@ class Engine:
                 batch_size=plan.config.optimizer.batch_size,
                 extras=extras,
             )
+        with _timed(seconds, "score"):
+            aged = self._score(trainer, share, plan)
         with _timed(seconds, "train"):
-            teaches = variant.name in self.lineup.teachers
-            trained = self._train(trainer, share, plan, score_all=teaches, label=f"{plan.window.window} {variant.name}")
+            trained = self._train(trainer, share, plan, label=f"{plan.window.window} {variant.name}")
         self._check_finite(plan, variant.name, evaluation, trained)
         store = self.store(seed)
         generation, folder = self._on_first(lambda: store.new_generation(plan.key))
         with _timed(seconds, "save"):
             scores = None
-            if teaches:
+            if plan.teaches:
                 scores = write_scores(share, f"{folder}/scores", plan.key, trained.positions, trained.logits)
-            checkpoint = f"{folder}/checkpoint" if self._keeps_checkpoint(plan.window.window) else None
+            aged_scores = {
+                age: write_scores(share, f"{folder}/scores-age-{age}", plan.key, *scored)
+                for age, scored in aged.items()
+            }
+            checkpoint = f"{folder}/checkpoint" if self._keeps_checkpoint(variant, plan.window.window) else None
             if checkpoint is not None:
                 save_checkpoint(self.lake, checkpoint, trainer.model, trainer.optimizer)
             if evaluation.predictions is not None:
@@ -207,7 +271,8 @@ class Engine:
                     filesystem=self.lake.files,
                     compression="lz4",
                 )
-        flops = trainer.forward_flops * (3 * (trained.num_rows + trained.num_scored) + evaluation.num_rows)
+        flops = trainer.training_flops * (trained.num_rows + trained.num_scored)
+        flops += trainer.forward_flops * (evaluation.num_rows + len(aged) * plan.window.num_rows)
         parent = plan.parent
         step = StepManifest(
             key=plan.key,
@@ -218,11 +283,13 @@ class Engine:
             schema_key=plan.window.schema_key,
             window_digest=plan.window.digest,
             scores_read=None if plan.scores is None else (plan.scores.teacher, plan.scores.digest),
+            pilot_read=None if plan.pilot is None else (plan.pilot.teacher, plan.pilot.digest),
             parent=None if parent is None else parent.key,
             first=plan.window.window if parent is None else parent.first,
             checkpoint=checkpoint,
             predictions=f"{folder}/predictions.parquet",
             scores=scores,
+            aged_scores=aged_scores,
             metrics=evaluation.metrics,
             progressive=trained.sums.metrics(),
             num_rows=plan.window.num_rows,
@@ -250,16 +317,34 @@ class Engine:
         )
         return step
 
-    def _train(self, trainer: Trainer, share: Share, plan: Plan, *, score_all: bool, label: str) -> Trained:
-        reader = None
-        if plan.scores is not None:
-            reader = ScoreReader(self.lake, plan.scores, plan.window.digest)
+    def _score(
+        self, trainer: Trainer, share: Share, plan: Plan
+    ) -> dict[int, tuple[NDArray[np.int64], NDArray[np.float32]]]:
+        """This worker's rows and their logits under each of the plan's older checkpoints; the model itself is one old."""
+        batch_size, found = plan.config.optimizer.batch_size, {}
+        for age, elder in plan.elders.items():
+            if age == 1:
+                found[age] = trainer.score(share, batch_size)
+            else:
+                live, self._live = self._live, None
+                found[age] = self._restore(elder, elder.config, plan.window).score(share, batch_size)
+                self._live = live
+        return found
+
+    def _train(self, trainer: Trainer, share: Share, plan: Plan, *, label: str) -> Trained:
+        def reader(scores: Scores | None) -> ScoreReader | None:
+            return None if scores is None else ScoreReader(self.lake, scores, plan.window.digest)
+
+        decay = plan.config.optimizer.accumulator_decay
+        if plan.parent is not None and decay != 1:
+            trainer.decay_accumulators(decay)
         return trainer.train(
             share,
             plan.config,
             salt=selection_salt(plan.config.seed),
-            scores=reader,
-            score_all=score_all,
+            scores=reader(plan.scores),
+            pilot=reader(plan.pilot),
+            score_all=plan.teaches,
             progress=_Ticker(label) if self.rank == 0 else None,
         )
 
@@ -286,17 +371,21 @@ class Engine:
         before = None if step.parent is None else store.read(step.parent)
         window = require_manifest(self.lake, step.dataset, step.window)
         trainer = self._restore(before, step.config, window)
-        scores = None
-        if step.scores_read is not None:
-            teacher = store.read(step.scores_read[0])
-            scores = None if teacher is None else teacher.scores
-        plan = Plan(window, step.config, step.key, scores, before, step, skip=False)
-        if step_key(step.config, window, scores, before) != step.key:
+
+        def read(source: tuple[str, str] | None, age: int) -> Scores | None:
+            left = None if source is None else store.read(source[0])
+            return None if left is None else left.scores_of(age)
+
+        policy = step.config.selection
+        scores = read(step.scores_read, step.config.soft_age)
+        pilot = read(step.pilot_read, policy.pilot_age if isinstance(policy, OddsProportional) else 0)
+        plan = Plan(window, step.config, step.key, scores, pilot, before, step, skip=False)
+        if step_key(step.config, window, scores, before, pilot) != step.key:
             raise ValueError(
                 f"{step.window} changed since step {step.short} was trained: run the whole span again from its first day"
             )
         share = self._share(window, trainer.features)
-        self._train(trainer, share, plan, score_all=False, label=f"{step.window} again")
+        self._train(trainer, share, plan, label=f"{step.window} again")
         self._live = (step.key, trainer)
         return trainer
 
@@ -307,15 +396,24 @@ class Engine:
     def _share(self, window: WindowManifest, features: Features) -> Share:
         return Share(self.lake, window, features, self.rank, self.world_size)
 
-    def _keeps_checkpoint(self, window: Window) -> bool:
-        """Every k-th, the last, and those from which schedules part."""
-        branches = {self.lineup.online_start.previous()} | {
-            cutover_window(v.distillation, self.lineup.online_start).previous()
-            for v in self.lineup.variants
-            if isinstance(v.distillation, Cutover)
-        }
+    def _keeps_checkpoint(self, variant: Variant, window: Window) -> bool:
+        """Every k-th, the last, those from which schedules part, and all of whoever scores windows that come later."""
         kth = (window.days_since(self.job.first) + 1) % self.lineup.checkpoint_every == 0
-        return kth or window == self.job.last or window in branches
+        scores_later = max(self.lineup.ages_read(variant.name), default=0) > 1
+        return kth or scores_later or window == self.job.last or window.next() in self._branches()
+
+    def _branches(self) -> set[Window]:
+        """The windows in which a schedule may part from another."""
+        found = {self.lineup.online_start}
+        for chosen in self.lineup.variants:
+            taught, policy = chosen.distillation, chosen.selection
+            if isinstance(taught, Cutover):
+                found.add(cutover_window(taught, self.lineup.online_start))
+            if not isinstance(taught, NoTeacher) and taught.since is not None:
+                found.add(taught.since)
+            if isinstance(policy, OddsProportional) and policy.since is not None:
+                found.add(policy.since)
+        return found
 
     def _told(self, variant: Variant, seed: int, step: StepManifest, *, skipped: bool) -> None:
         """Point the chain's window to its step, and record it."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from pipeline.window import Window
 
@@ -69,6 +69,9 @@ class ModelConfig(Frozen):
     """Features of the schema that this model does not see."""
     prior: float = Field(default=0.5, gt=0, lt=1)
     """Probability that an untrained model predicts: the first bias of the logit."""
+    distillation_head: Literal["serving", "auxiliary"] = "serving"
+    """What listens to a teacher: the tower that serves, or a second one on the same backbone while the first sees labels
+    alone (ExFM, Meta 2025; Rec-Distill, ByteDance 2026)."""
 
     @property
     def widths(self) -> Widths:
@@ -87,6 +90,9 @@ class OptimizerConfig(Frozen):
     """Learning rate of the dense layers."""
     eps: float = Field(default=1e-8, gt=0)
     """Added to the root of Adagrad's accumulator."""
+    accumulator_decay: float = Field(default=1.0, ge=0, le=1)
+    """What all of Adagrad's accumulators are multiplied by before each window but the chain's first: below 1 the learning
+    rate no longer falls to zero, 0 forgets them every day."""
 
 
 class All(Frozen):
@@ -107,7 +113,45 @@ class NegativeDownsampling(Frozen):
     """Keep sampling in the online phase too, or train on every example from the first online window."""
 
 
-Selection = Annotated[All | NegativeDownsampling, Field(discriminator="kind")]
+class OddsProportional(Frozen):
+    """Keep all positives, and negatives in proportion to a pilot's odds of a click (Wang, Zhang & Wang 2021).
+
+    A negative is kept with pi_0(x) = clip(c * odds(x), floor, 1), c such that the expected share of negatives kept is
+    `rate`. Hard negatives are likelier to stay, and the correction undoes exactly that.
+    """
+
+    kind: Literal["odds"] = "odds"
+    rate: float = Field(gt=0, le=1)
+    """Expected fraction of negatives kept, in (0, 1]."""
+    pilot: Name
+    """The variant of the line-up whose scores tell the odds."""
+    pilot_age: int = Field(default=0, ge=0)
+    """Scores made by the checkpoint that closed so many windows earlier; 0: from the pilot's own training pass."""
+    since: Window | None = None
+    """First window in which the pilot is asked; before it negatives are kept uniformly at the same rate."""
+    floor: float | None = Field(default=None, gt=0)
+    """Least probability with which any negative is kept; a tenth of the rate when not given."""
+    correction: Literal["weight", "offset"] = "offset"
+    """Weight = 1/pi_y(x), or a logit offset log pi_1(x) - log pi_0(x) in training only; exactly one of them."""
+    scope: Literal["continuous", "historical"] = "continuous"
+    """Keep sampling in the online phase too, or train on every example from the first online window."""
+
+    @property
+    def least(self) -> float:
+        """The floor, given or not."""
+        return self.rate / 10 if self.floor is None else self.floor
+
+    @model_validator(mode="after")
+    def _floor_below_rate(self) -> OddsProportional:
+        if self.least > self.rate:
+            raise ValueError(f"the floor cannot exceed the rate {self.rate}, got {self.floor}")
+        return self
+
+
+Selection = Annotated[All | NegativeDownsampling | OddsProportional, Field(discriminator="kind")]
+
+PILOT = "pilot"
+"""What a resolved policy calls its pilot: the name is no part of a step's identity, the scores are."""
 
 
 class NoTeacher(Frozen):
@@ -116,29 +160,61 @@ class NoTeacher(Frozen):
     kind: Literal["none"] = "none"
 
 
-class Cutover(Frozen):
+class _Taught(Frozen):
+    """What every schedule with a teacher says."""
+
+    teacher: Name
+    """The variant whose scores are learned from."""
+    weight: float = Field(default=1.0, gt=0)
+    """Weight of the soft-label cross-entropy beside the hard loss."""
+    age: int = Field(default=0, ge=0)
+    """Scores made by the checkpoint that closed so many windows earlier; 0: from the teacher's own training pass."""
+    since: Window | None = None
+    """First window in which the teacher is listened to; None: from the start."""
+    ramp: int = Field(default=0, ge=0)
+    """Windows over which the weight grows linearly, counted from `since`; then it is full."""
+
+    @model_validator(mode="after")
+    def _ramp_begins_somewhere(self) -> _Taught:
+        if self.ramp and self.since is None:
+            raise ValueError(f"a ramp is counted from a window: say `since` which, got ramp {self.ramp} without")
+        return self
+
+    def weight_in(self, window: Window) -> float | None:
+        """The soft loss's weight in a window that lies before any cutover; None before `since`.
+
+        In the k-th window from `since` on, counted from 0, k + 1 of ramp + 1 parts.
+        """
+        if self.since is None:
+            return self.weight
+        heard = window.days_since(self.since)
+        return None if heard < 0 else self.weight * min(1.0, (heard + 1) / (self.ramp + 1))
+
+
+class Cutover(_Taught):
     """Learn from a teacher too, until a window from which the teacher's loss is off."""
 
     kind: Literal["cutover"] = "cutover"
-    teacher: Name
-    """The variant whose scores are learned from."""
     at: Window | Literal["early", "late"] = "early"
     """First window without the teacher. Early: the first online window; late: four windows later."""
-    weight: float = Field(default=1.0, gt=0)
-    """Weight of the soft-label cross-entropy beside the hard loss."""
 
 
-class Continuous(Frozen):
+class Continuous(_Taught):
     """Learn from a teacher that keeps training all the while (Jain et al. 2024)."""
 
     kind: Literal["continuous"] = "continuous"
-    teacher: Name
-    """The variant whose scores are learned from."""
-    weight: float = Field(default=1.0, gt=0)
-    """Weight of the soft-label cross-entropy beside the hard loss."""
 
 
 Distillation = Annotated[NoTeacher | Cutover | Continuous, Field(discriminator="kind")]
+
+
+class Read(NamedTuple):
+    """Scores that a variant reads from another of its line-up."""
+
+    source: str
+    """The variant that makes them."""
+    age: int
+    """Windows between the checkpoint that made them and the window; 0: from the source's own training pass."""
 
 
 class Variant(Frozen):
@@ -163,6 +239,21 @@ class Variant(Frozen):
         """The name of the teacher, if it ever has one."""
         return None if isinstance(self.distillation, NoTeacher) else self.distillation.teacher
 
+    @property
+    def pilot(self) -> str | None:
+        """The name of the variant whose odds decide what is selected, if there is one."""
+        return self.selection.pilot if isinstance(self.selection, OddsProportional) else None
+
+    @property
+    def reads(self) -> frozenset[Read]:
+        """All scores that it ever reads: its teacher's and its pilot's."""
+        found = set()
+        if not isinstance(self.distillation, NoTeacher):
+            found.add(Read(self.distillation.teacher, self.distillation.age))
+        if isinstance(self.selection, OddsProportional):
+            found.add(Read(self.selection.pilot, self.selection.pilot_age))
+        return frozenset(found)
+
 
 class EvaluationConfig(Frozen):
     """The evaluation slice: the same rows for every variant, scored before they are trained on."""
@@ -180,6 +271,8 @@ class StepConfig(Frozen):
     selection: Selection
     soft_weight: float | None = Field(default=None, gt=0)
     """Weight of the teacher's loss in this window; None when no teacher is listened to."""
+    soft_age: int = Field(default=0, ge=0)
+    """Windows between the checkpoint that made the soft labels and this window; 0: from the teacher's training pass."""
     evaluation: EvaluationConfig
     seed: int = Field(ge=0)
     """Sets the initial weights and the selection's salt."""
@@ -207,27 +300,30 @@ def resolve(
     variant: Variant, window: Window, *, online_start: Window, evaluation: EvaluationConfig, seed: int
 ) -> StepConfig:
     """What `variant` does in `window`; two schedules that agree there resolve to equal configs."""
-    online = window >= online_start
-    selection = variant.selection
-    if isinstance(selection, NegativeDownsampling):
-        historical_only = selection.scope == "historical"
-        if selection.rate == 1 or (historical_only and online):
-            selection = All()
-        else:
-            selection = selection.model_copy(update={"scope": "continuous"})
-    match variant.distillation:
-        case NoTeacher():
-            soft_weight = None
-        case Continuous(weight=weight):
-            soft_weight = weight
-        case Cutover(weight=weight) as cutover:
-            soft_weight = weight if window < cutover_window(cutover, online_start) else None
+    taught = variant.distillation
+    soft_weight = None if isinstance(taught, NoTeacher) else taught.weight_in(window)
+    if isinstance(taught, Cutover) and window >= cutover_window(taught, online_start):
+        soft_weight = None
     model = variant.model.model_copy(update={"size": variant.model.widths})
     return StepConfig(
         model=model,
         optimizer=variant.optimizer,
-        selection=selection,
+        selection=_resolved_selection(variant.selection, window, online=window >= online_start),
         soft_weight=soft_weight,
+        soft_age=0 if soft_weight is None or isinstance(taught, NoTeacher) else taught.age,
         evaluation=evaluation,
         seed=seed,
+    )
+
+
+def _resolved_selection(policy: Selection, window: Window, *, online: bool) -> Selection:
+    """A policy without what does not matter in one window."""
+    if isinstance(policy, All) or policy.rate == 1 or (policy.scope == "historical" and online):
+        return All()
+    if isinstance(policy, NegativeDownsampling):
+        return policy.model_copy(update={"scope": "continuous"})
+    if policy.since is not None and window < policy.since:
+        return NegativeDownsampling(rate=policy.rate, correction=policy.correction)
+    return policy.model_copy(
+        update={"pilot": PILOT, "since": None, "floor": policy.least, "scope": "continuous"},
     )

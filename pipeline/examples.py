@@ -14,11 +14,20 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 
 from pipeline.batch import Bags, ClickBatch, Rows, assemble
-from pipeline.config import All, Selection
+from pipeline.config import All, OddsProportional, Selection
 from pipeline.dataset import WindowManifest, read_row_group
 from pipeline.lake import Lake
 from pipeline.model import Features
-from pipeline.selection import evaluation_salt, keyed_uniform, select
+from pipeline.selection import (
+    LOGIT_BINS,
+    Pilot,
+    Selected,
+    evaluation_salt,
+    keyed_uniform,
+    logit_counts,
+    select,
+    solve_log_scale,
+)
 
 PREFETCHED_BATCHES = 4
 
@@ -65,6 +74,38 @@ T = TypeVar("T")
 Join = Callable[[int, NDArray[np.uint64]], NDArray[np.float32]]
 
 
+@dataclass(frozen=True)
+class PilotScores:
+    """What a policy's pilot says of a window, and the scale that its whole window gives."""
+
+    scores: Join
+    """The pilot's logits of a row group by its index and example ids."""
+    log_scale: float
+    """log c of `OddsProportional`."""
+
+    @classmethod
+    def of(cls, share: Share, policy: OddsProportional, scores: Join) -> PilotScores:
+        """Solve a policy's scale; every worker calls this, and all get the same.
+
+        Args:
+            share: the worker's part of the window.
+            policy: its rate and floor.
+            scores: the pilot's logits.
+        """
+        counts = np.zeros(LOGIT_BINS, np.int64)
+        for group in share.row_groups:
+            counts += logit_counts(scores(group, share.read(group, ["example_id"]).column(0).to_numpy()))
+        if share.world_size > 1:
+            gathered: list[Any] = [None] * share.world_size
+            dist.all_gather_object(gathered, counts)
+            counts = np.sum(gathered, axis=0)
+        return cls(scores, solve_log_scale(policy, counts))
+
+    def __call__(self, group: int, example_id: NDArray[np.uint64]) -> Pilot:
+        """What the pilot says of one row group."""
+        return Pilot(self.scores(group, example_id), self.log_scale)
+
+
 def _rows(share: Share, group: int, start: int) -> Rows:
     """One row group as rows, nothing selected yet."""
     features = share.features
@@ -102,7 +143,9 @@ def _bags(column: pa.ChunkedArray) -> Bags:
     return Bags(lists.values.to_numpy()[offsets[0] : offsets[-1]], offsets - offsets[0])
 
 
-def selected_rows(share: Share, policy: Selection, *, salt: int, scores: Join | None = None) -> Iterator[Rows]:
+def selected_rows(
+    share: Share, policy: Selection, *, salt: int, scores: Join | None = None, pilot: PilotScores | None = None
+) -> Iterator[Rows]:
     """This worker's selected rows, a row group at a time, with weight, offset and the teacher's logit.
 
     Args:
@@ -110,6 +153,7 @@ def selected_rows(share: Share, policy: Selection, *, salt: int, scores: Join | 
         policy: which rows, and with what correction.
         salt: key of the selection's hash.
         scores: the teacher's logits of a row group by its index and example ids; None without a teacher.
+        pilot: what the policy's pilot says, if it has one.
     """
     starts = share.starts()
     for group in share.row_groups:
@@ -118,7 +162,7 @@ def selected_rows(share: Share, policy: Selection, *, salt: int, scores: Join | 
         if isinstance(policy, All):
             yield _with(rows, soft_logit=soft)
             continue
-        kept = select(policy, rows.example_id, rows.label.astype(np.uint8), salt=salt)
+        kept = _kept(policy, group, rows.example_id, rows.label.astype(np.uint8), salt, pilot)
         yield _with(
             rows.take(kept.index),
             soft_logit=soft[kept.index],
@@ -128,14 +172,34 @@ def selected_rows(share: Share, policy: Selection, *, salt: int, scores: Join | 
         )
 
 
-def passed_over_rows(share: Share, policy: Selection, *, salt: int) -> Iterator[Rows]:
+def passed_over_rows(share: Share, policy: Selection, *, salt: int, pilot: PilotScores | None = None) -> Iterator[Rows]:
     """This worker's rows that a policy does not select, with weight 0: to be scored and not trained on."""
     starts = share.starts()
     for group in share.row_groups:
         rows = _rows(share, group, int(starts[group]))
-        kept = select(policy, rows.example_id, rows.label.astype(np.uint8), salt=salt)
+        kept = _kept(policy, group, rows.example_id, rows.label.astype(np.uint8), salt, pilot)
         rest = rows.take(np.setdiff1d(np.arange(len(rows)), kept.index))
         yield _with(rest, weight=np.zeros(len(rest), np.float32))
+
+
+def _kept(
+    policy: Selection,
+    group: int,
+    example_id: NDArray[np.uint64],
+    label: NDArray[np.uint8],
+    salt: int,
+    pilot: PilotScores | None,
+) -> Selected:
+    """What is selected of one row group."""
+    said = None if pilot is None else pilot(group, example_id)
+    return select(policy, example_id, label, salt=salt, pilot=said)
+
+
+def whole_rows(share: Share) -> Iterator[Rows]:
+    """All of this worker's rows, a row group at a time, nothing selected."""
+    starts = share.starts()
+    for group in share.row_groups:
+        yield _rows(share, group, int(starts[group]))
 
 
 def evaluation_rows(share: Share, *, max_rows: int, seed: int) -> Iterator[Rows]:
@@ -154,13 +218,14 @@ def _with(rows: Rows, **columns: NDArray[np.float32]) -> Rows:
     return Rows(**{**plain, **columns})
 
 
-def count_selected(share: Share, policy: Selection, *, salt: int) -> int:
+def count_selected(share: Share, policy: Selection, *, salt: int, pilot: PilotScores | None = None) -> int:
     """How many rows `selected_rows` yields, without reading the features."""
     if isinstance(policy, All):
         return share.num_rows
     return sum(
-        len(select(policy, ids, labels, salt=salt).index)
-        for table in (share.read(group, ["example_id", "label"]) for group in share.row_groups)
+        len(_kept(policy, group, ids, labels, salt, pilot).index)
+        for group in share.row_groups
+        for table in [share.read(group, ["example_id", "label"])]
         for ids, labels in [(table.column("example_id").to_numpy(), table.column("label").to_numpy())]
     )
 
@@ -169,7 +234,7 @@ def count_evaluated(share: Share, *, max_rows: int, seed: int) -> int:
     """How many rows `evaluation_rows` yields, without reading the features."""
     rate = max_rows / max(1, share.manifest.num_rows)
     if rate >= 1:
-        return count_selected(share, All(), salt=0)
+        return share.num_rows
     salt = evaluation_salt(seed)
     return sum(
         int((keyed_uniform(share.read(group, ["example_id"]).column(0).to_numpy(), salt) < rate).sum())

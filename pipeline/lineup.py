@@ -125,6 +125,10 @@ class LineUp(Frozen):
         for variant in self.variants:
             if variant.teacher is not None and variant.teacher not in names:
                 raise ValueError(f"{variant.name!r} learns from {variant.teacher!r}, which is not among {names}")
+            if variant.pilot is not None and variant.pilot not in names:
+                raise ValueError(
+                    f"{variant.name!r} selects by the odds of {variant.pilot!r}, which is not among {names}"
+                )
             if variant.optimizer.batch_size % self.workers.num_workers:
                 raise ValueError(
                     f"{variant.name!r} has a global batch of {variant.optimizer.batch_size}, which cannot be dealt to "
@@ -148,8 +152,12 @@ class LineUp(Frozen):
 
     @property
     def teachers(self) -> frozenset[str]:
-        """The variants that another learns from: their scores are kept."""
-        return frozenset(v.teacher for v in self.variants if v.teacher is not None)
+        """The variants that another learns from or selects by: their scores are kept."""
+        return frozenset(read.source for variant in self.variants for read in variant.reads)
+
+    def ages_read(self, source: str) -> frozenset[int]:
+        """The ages of the scores that others read from a variant."""
+        return frozenset(read.age for variant in self.variants for read in variant.reads if read.source == source)
 
     def only(self, names: list[str] | tuple[str, ...]) -> tuple[Variant, ...]:
         """The named variants, teachers before students; all of them when `names` is empty."""
@@ -158,16 +166,16 @@ class LineUp(Frozen):
 
 
 def teachers_first(variants: tuple[Variant, ...]) -> tuple[Variant, ...]:
-    """The variants in their order, each moved behind its teacher.
+    """The variants in their order, each moved behind those that it reads scores from: its teacher and its pilot.
 
     Raises:
-        ValueError: teachers learn from each other in a circle.
+        ValueError: some read from each other in a circle.
     """
     ordered: list[Variant] = []
     waiting = list(variants)
     while waiting:
         placed = {v.name for v in ordered}
-        ready = [v for v in waiting if v.teacher is None or v.teacher in placed]
+        ready = [v for v in waiting if {read.source for read in v.reads} <= placed]
         if not ready:
             raise ValueError(f"these variants learn from each other in a circle: {[v.name for v in waiting]}")
         ordered.append(ready[0])

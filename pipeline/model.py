@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
-from torchrec.models.dlrm import DLRM, DLRM_DCN, InteractionArch
+from torchrec.models.dlrm import DLRM, DLRM_DCN, InteractionArch, OverArch
 from torchrec.modules.embedding_configs import EmbeddingBagConfig, PoolingType
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
@@ -97,16 +97,35 @@ class PairwiseInteraction(InteractionArch):
 
 
 class ClickModel(nn.Module):
-    """A DLRM or DCNv2 with its loss: from a batch of B rows to the loss and the (B,) logits that it serves."""
+    """A DLRM or DCNv2 with its loss: from a batch of B rows to the loss and the (B,) logits that it serves.
 
-    def __init__(self, network: DLRM) -> None:
+    With an auxiliary tower, a second over-arch on the same interactions listens to the teacher while the model trains; it
+    shapes the embeddings and the layers below, and is never served (Rec-Distill, ByteDance 2026).
+    """
+
+    def __init__(self, network: DLRM, auxiliary: OverArch | None = None) -> None:
         super().__init__()
         self.network = network
+        self.auxiliary = auxiliary
 
     def forward(self, batch: ClickBatch) -> tuple[torch.Tensor, torch.Tensor]:
         """() loss of the batch and (B,) logits without offset, detached."""
-        logits = self.network(batch.dense, batch.sparse).squeeze(-1)
-        return click_loss(logits, batch), logits.detach()
+        if self.auxiliary is None:
+            logits = self.network(batch.dense, batch.sparse).squeeze(-1)
+            return click_loss(logits, batch), logits.detach()
+        shared = shared_layers(self.network, batch.dense, batch.sparse)
+        logits = self.network.over_arch(shared).squeeze(-1)
+        # Also where nobody listens, with weights of zero: the workers' gradients are averaged over all parameters alike.
+        heard = self.auxiliary(shared).squeeze(-1) if self.training else None
+        return click_loss(logits, batch, heard), logits.detach()
+
+
+def shared_layers(network: DLRM, dense: torch.Tensor, sparse: KeyedJaggedTensor) -> torch.Tensor:
+    """(B, I) interactions of a batch: what the over-arch of a network takes."""
+    shared: torch.Tensor = network.inter_arch(
+        dense_features=network.dense_arch(dense), sparse_features=network.sparse_arch(sparse)
+    )
+    return shared
 
 
 def build_model(features: Features, config: ModelConfig, *, seed: int) -> ClickModel:
@@ -140,14 +159,25 @@ def build_model(features: Features, config: ModelConfig, *, seed: int) -> ClickM
             network.inter_arch = PairwiseInteraction(len(tables))
         else:
             network = DLRM_DCN(**shape, dcn_num_layers=widths.cross_layers, dcn_low_rank_dim=widths.cross_rank)
-    last = network.over_arch.model[-1]
+        auxiliary = None
+        if config.distillation_head == "auxiliary":
+            width = next(network.over_arch.parameters()).shape[1]
+            auxiliary = OverArch(width, shape["over_arch_layer_sizes"])
     with torch.no_grad():
-        last.bias.fill_(math.log(config.prior / (1 - config.prior)))
-    return ClickModel(network)
+        for tower in (network.over_arch, auxiliary):
+            if tower is not None:
+                tower.model[-1].bias.fill_(math.log(config.prior / (1 - config.prior)))
+    return ClickModel(network, auxiliary)
 
 
-def forward_flops(model: ClickModel, features: Features) -> float:
-    """Floating-point operations of one example's forward pass, as PyTorch counts its matrix products."""
+def forward_flops(model: ClickModel, features: Features, *, training: bool = False) -> float:
+    """Floating-point operations of one example's forward pass, as PyTorch counts its matrix products.
+
+    Args:
+        model: in host memory.
+        features: what it sees.
+        training: count the auxiliary tower too, which does not serve.
+    """
     size = 8
     sparse = KeyedJaggedTensor(
         keys=features.keys,
@@ -155,5 +185,8 @@ def forward_flops(model: ClickModel, features: Features) -> float:
         lengths=torch.ones(size * len(features.keys), dtype=torch.int32),
     )
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model.network(torch.zeros(size, features.widths[0]), sparse)
+        shared = shared_layers(model.network, torch.zeros(size, features.widths[0]), sparse)
+        model.network.over_arch(shared)
+        if training and model.auxiliary is not None:
+            model.auxiliary(shared)
     return float(counter.get_total_flops()) / size

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 
 from pyarrow import fs
 
-from pipeline.config import resolve
+from pipeline.config import OddsProportional, resolve
 from pipeline.dataset import read_manifest
 from pipeline.job import head_path
 from pipeline.lake import Lake
 from pipeline.lineup import LineUp
+from pipeline.scores import Scores
 from pipeline.steps import StepManifest, StepStore, step_key
 from pipeline.window import Window
 
@@ -76,10 +77,18 @@ def _why_stale(
     config = resolve(chosen, step.window, online_start=lineup.online_start, evaluation=lineup.evaluation, seed=seed)
     before = step.window.previous()
     parent = None if step.parent is None else steps.get(before)
-    scores = None
-    if step.scores_read is not None and chosen.teacher is not None:
-        teacher = StepStore(lake, dataset).head(lineup.name, chosen.teacher, seed, step.window)
-        scores = None if teacher is None else teacher.scores
+    store = StepStore(lake, dataset)
+
+    def left(source: str | None, age: int, read: tuple[str, str] | None) -> Scores | None:
+        """What a teacher or pilot has left for the window by now."""
+        if read is None or source is None:
+            return None
+        head = store.head(lineup.name, source, seed, step.window)
+        return None if head is None else head.scores_of(age)
+
+    scores = left(chosen.teacher, config.soft_age, step.scores_read)
+    age = config.selection.pilot_age if isinstance(config.selection, OddsProportional) else 0
+    pilot = left(chosen.pilot, age, step.pilot_read)
     reasons = (
         (manifest.digest != step.window_digest, "its window was published again with other rows"),
         (manifest.schema_key != step.schema_key, "its window was published again with another schema"),
@@ -97,6 +106,13 @@ def _why_stale(
             step.scores_read is not None and (scores is None or scores.digest != step.scores_read[1]),
             f"its teacher {chosen.teacher} left other scores since",
         ),
-        (step_key(config, manifest, scores, parent) != step.key, "this version of Windrow trains it to something else"),
+        (
+            step.pilot_read is not None and (pilot is None or pilot.digest != step.pilot_read[1]),
+            f"its pilot {chosen.pilot} left other scores since",
+        ),
+        (
+            step_key(config, manifest, scores, parent, pilot) != step.key,
+            "this version of Windrow trains it to something else",
+        ),
     )
     return next((reason for holds, reason in reasons if holds), None)

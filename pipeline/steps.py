@@ -42,6 +42,8 @@ class StepManifest(Frozen):
     window_digest: str
     scores_read: tuple[str, str] | None
     """The teacher's step key and the digest of its scores; None without a teacher."""
+    pilot_read: tuple[str, str] | None = None
+    """The pilot's step key and the digest of its scores; None where the selection asks none."""
     parent: str | None
     """Key of the step before; None when this one started from new weights."""
     first: Window
@@ -51,7 +53,9 @@ class StepManifest(Frozen):
     predictions: str
     """Parquet file of the lake: the evaluation slice."""
     scores: Scores | None
-    """This model's own scores of the window, if it teaches."""
+    """This model's own scores of the window from its training pass (age 0), if somebody reads them."""
+    aged_scores: dict[int, Scores] = {}
+    """Scores of the window by the checkpoints that closed so many windows earlier, for the ages that somebody reads."""
     metrics: dict[str, float]
     """On the evaluation slice, before training."""
     progressive: dict[str, float]
@@ -66,7 +70,7 @@ class StepManifest(Frozen):
     """Of this step: training (three forward passes), evaluation and scoring."""
     total_flops: float
     seconds: dict[str, float]
-    """Wall time by part: load, evaluate, train, save."""
+    """Wall time by part: load, evaluate, score (forward-only, by older checkpoints), train, save."""
     num_workers: int
     normaliser: str = NORMALISER
     versions: dict[str, str] = {}
@@ -76,11 +80,27 @@ class StepManifest(Frozen):
         """The key as paths and people see it."""
         return self.key[:16]
 
+    @property
+    def ages(self) -> frozenset[int]:
+        """The ages of the scores that this step left."""
+        return frozenset(self.aged_scores) | (frozenset() if self.scores is None else {0})
 
-def step_key(config: StepConfig, window: WindowManifest, scores: Scores | None, parent: StepManifest | None) -> str:
+    def scores_of(self, age: int) -> Scores | None:
+        """The scores of an age, if this step left any."""
+        return self.aged_scores.get(age) if age else self.scores
+
+
+def step_key(
+    config: StepConfig,
+    window: WindowManifest,
+    scores: Scores | None,
+    parent: StepManifest | None,
+    pilot: Scores | None = None,
+) -> str:
     """The identity of a step. Names, workers and other operational settings are no part of it."""
     return content_key(
-        {
+        ({} if pilot is None else {"pilot": pilot.digest})
+        | {
             "semantics": SEMANTICS_VERSION,
             "config": config.model_dump(mode="json", exclude_defaults=True),
             "selection": config.selection.kind,
@@ -150,31 +170,47 @@ class StepStore:
             )
         return parent
 
-    def require_scores(self, lineup: str, teacher: str, window: WindowManifest, config: StepConfig) -> Scores:
-        """The scores that a teacher of the same line-up left for a window.
+    def require_scores(
+        self,
+        lineup: str,
+        source: Variant,
+        window: WindowManifest,
+        config: StepConfig,
+        *,
+        role: str = "teacher",
+        age: int = 0,
+        reader: str = "its student",
+    ) -> Scores:
+        """The scores that a teacher or pilot of the same line-up left for a window.
 
         Args:
             lineup: whose chain.
-            teacher: its name.
+            source: the teacher or pilot.
             window: the window as it is now.
-            config: the teacher's config for it, as the line-up says now; its seed is the chain's.
+            config: the source's config for it, as the line-up says now; its seed is the chain's.
+            role: `teacher` or `pilot`, for the message.
+            age: windows between the checkpoint that made them and the window.
+            reader: who needs them, for the message.
 
         Raises:
             MissingScores: there are none, or they were made by another config or for other rows.
         """
-        cure = f"train {teacher!r} on {window.window} first; `historical_warmup` over that span makes them"
-        step = self.head(lineup, teacher, config.seed, window.window)
-        if step is None or step.scores is None:
+        cure = f"train {source.name!r} on {window.window} first; `historical_warmup` over that span makes them"
+        who = f"{role} {source.name!r} (line-up {lineup!r}, seed {config.seed})"
+        step = self.head(lineup, source.name, config.seed, window.window)
+        first = source.start if step is None else step.first
+        if first is not None and window.window < first.shift(age):
             raise MissingScores(
-                f"teacher {teacher!r} (line-up {lineup!r}, seed {config.seed}) has left no scores for "
-                f"{window.window}: {cure}"
+                f"{who} cannot score {window.window} with a model {age} windows old, since its chain starts on {first}: "
+                f"let {reader!r} listen `since` {first.shift(age)} or a later window"
             )
+        found = None if step is None else step.scores_of(age)
+        if step is None or found is None:
+            old = f" of age {age}" if age else ""
+            raise MissingScores(f"{who} has left no scores{old} for {window.window}: {cure}")
         if step.config != config:
-            raise MissingScores(
-                f"teacher {teacher!r} (line-up {lineup!r}, seed {config.seed}) was another model when it scored "
-                f"{window.window}: {cure}"
-            )
-        return step.scores
+            raise MissingScores(f"{who} was another model when it scored {window.window}: {cure}")
+        return found
 
 
 def check_start(head: StepManifest | None, window: Window, variant: str) -> None:

@@ -11,12 +11,14 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
+from torch.distributed._shard.sharded_tensor import ShardedTensor
 from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 
 from pipeline.batch import ClickBatch, Rows
-from pipeline.config import All, ModelConfig, OptimizerConfig, StepConfig
+from pipeline.config import All, ModelConfig, OddsProportional, OptimizerConfig, StepConfig
 from pipeline.examples import (
     Join,
+    PilotScores,
     Share,
     agree,
     batches,
@@ -24,6 +26,7 @@ from pipeline.examples import (
     passed_over_rows,
     prefetch,
     selected_rows,
+    whole_rows,
 )
 from pipeline.metrics import ClickSums
 from pipeline.model import Features, build_model, forward_flops
@@ -60,7 +63,9 @@ class Trainer:
     ) -> None:
         fresh = build_model(features, model, seed=seed)
         self.forward_flops = forward_flops(fresh, features)
-        """Floating-point operations of one example's forward pass."""
+        """Floating-point operations of one example's forward pass when it serves."""
+        self.training_flops = 3 * forward_flops(fresh, features, training=True)
+        """Of one example's training step: a forward pass, the auxiliary tower's included, and a backward pass of two."""
         self.num_dense_parameters = sum(p.numel() for n, p in fresh.named_parameters() if "embedding_bags" not in n)
         self.num_embedding_parameters = sum(p.numel() for n, p in fresh.named_parameters() if "embedding_bags" in n)
         self.features = features
@@ -77,6 +82,7 @@ class Trainer:
         *,
         salt: int,
         scores: Join | None = None,
+        pilot: Join | None = None,
         score_all: bool = False,
         progress: Progress | None = None,
     ) -> Trained:
@@ -87,24 +93,28 @@ class Trainer:
             config: selection, batch size and the weight of the soft loss.
             salt: key of the selection's hash.
             scores: the teacher's logits by row group, when there is a soft loss.
+            pilot: the pilot's logits by row group, when the selection asks one.
             score_all: keep this model's own logit for every row of the window: those trained on from the training pass,
                 the others from batches of weight zero in between, which move nothing.
             progress: told the steps done and the steps in all, after each.
         """
-        count = count_selected(share, config.selection, salt=salt)
+        policy, odds = config.selection, None
+        if isinstance(policy, OddsProportional) and pilot is not None:
+            odds = PilotScores.of(share, policy, pilot)
+        count = count_selected(share, policy, salt=salt, pilot=odds)
         schedule = agree(count, config.optimizer.batch_size, share.world_size)
         source = batches(
-            selected_rows(share, config.selection, salt=salt, scores=scores),
+            selected_rows(share, policy, salt=salt, scores=scores, pilot=odds),
             schedule,
             share,
             soft_weight=config.soft_weight or 0.0,
         )
         num_scored = 0
-        if score_all and not isinstance(config.selection, All):
+        if score_all and not isinstance(policy, All):
             rest = share.num_rows - count
             passed = agree(rest, config.optimizer.batch_size, share.world_size)
             num_scored = sum(passed.counts)
-            scoring = batches(passed_over_rows(share, config.selection, salt=salt), passed, share)
+            scoring = batches(passed_over_rows(share, policy, salt=salt, pilot=odds), passed, share)
             source = interleave(source, schedule.num_steps, scoring, passed.num_steps)
         self.model.train()
         started = time.perf_counter()
@@ -129,6 +139,27 @@ class Trainer:
             logits=np.concatenate([z for _, z in kept]) if kept else np.empty(0, np.float32),
             seconds=seconds,
         )
+
+    def decay_accumulators(self, factor: float) -> None:
+        """Multiply every accumulator of Adagrad by `factor`: the embeddings' fused ones and the dense layers'."""
+        for state in self.optimizer.state_dict()["state"].values():
+            for name, value in state.items():
+                if isinstance(value, ShardedTensor):
+                    for piece in value.local_shards():
+                        piece.tensor.mul_(factor)
+                elif name != "step":  # Adagrad's count of its calls
+                    value.mul_(factor)
+
+    def score(self, share: Share, batch_size: int) -> tuple[NDArray[np.int64], Logits]:
+        """Score every row of a window forward-only; every worker calls this.
+
+        Returns:
+            (N,) places of this worker's rows in the window's order, and (N,) their logits.
+        """
+        scored = list(self.predict(share, whole_rows(share), share.num_rows, batch_size))
+        positions = np.concatenate([rows.position for rows, _ in scored]) if scored else np.empty(0, np.int64)
+        logits = np.concatenate([z for _, z in scored]) if scored else np.empty(0, np.float32)
+        return positions, logits
 
     def predict(
         self, share: Share, rows: Iterator[Rows], num_rows: int, batch_size: int

@@ -18,6 +18,7 @@ from pipeline.config import (
     EvaluationConfig,
     ModelConfig,
     NegativeDownsampling,
+    OddsProportional,
     OptimizerConfig,
     StepConfig,
     Variant,
@@ -49,6 +50,14 @@ def at(variant: Variant, days: int) -> StepConfig:
         (lambda: NegativeDownsampling(rate=0.1, correction="both"), "'weight' or 'offset'"),
         (lambda: OptimizerConfig(batch_size=0), "batch_size"),
         (lambda: OptimizerConfig(embedding_lr=0), "embedding_lr"),
+        (lambda: OptimizerConfig(accumulator_decay=1.1), "less than or equal to 1"),
+        (lambda: OptimizerConfig(accumulator_decay=-0.1), "greater than or equal to 0"),
+        (lambda: ModelConfig(distillation_head="other"), "'serving' or 'auxiliary'"),
+        (lambda: Continuous(teacher="t", ramp=3), "say `since` which, got ramp 3 without"),
+        (lambda: Cutover(teacher="t", age=-1), "greater than or equal to 0"),
+        (lambda: OddsProportional(rate=0.1, pilot="p", floor=0.2), "the floor cannot exceed the rate 0.1, got 0.2"),
+        (lambda: OddsProportional(rate=0.1, pilot="p", floor=0), "greater than 0"),
+        (lambda: OddsProportional(rate=0.1), "pilot"),
         (lambda: ModelConfig(size="huge"), "size"),
         (lambda: ModelConfig(prior=1), "prior"),
         (lambda: ModelConfig(widht=8), "Extra inputs are not permitted"),
@@ -130,3 +139,41 @@ def test_historical_sampling_ends_where_the_online_phase_begins() -> None:
     assert at(past, -1) == at(ever, -1)
     assert at(past, 0).selection == All()
     assert at(ever, 0).selection == NegativeDownsampling(rate=0.1)
+
+
+def test_a_teacher_is_listened_to_since_a_window_and_ramps_up_from_there() -> None:
+    since = ONLINE.shift(-4)
+    student = Variant(
+        name="s", distillation=Cutover(teacher="t", at=ONLINE.shift(2), weight=2.0, age=3, since=since, ramp=3)
+    )
+    found = {days: at(student, days) for days in range(-6, 4)}
+    assert [found[days].soft_weight for days in range(-6, 4)] == [None, None, 0.5, 1, 1.5, 2, 2, 2, None, None]
+    assert [found[days].soft_age for days in range(-6, 4)] == [0, 0, 3, 3, 3, 3, 3, 3, 0, 0]
+    assert found[-5] == found[2] == at(Variant(name="without"), 0), "where nobody is heard, an age says nothing"
+    never = Variant(name="s", distillation=Cutover(teacher="t", at=since, since=ONLINE, age=1))
+    assert {at(never, days).soft_weight for days in range(-9, 9)} == {None}
+
+
+def test_odds_decide_since_a_window_and_uniformly_before_it() -> None:
+    policy = OddsProportional(rate=0.1, pilot="p", correction="weight", since=ONLINE.shift(-2), scope="historical")
+    sampled = Variant(name="s", selection=policy)
+    assert at(sampled, -3).selection == NegativeDownsampling(rate=0.1, correction="weight")
+    assert at(sampled, 0).selection == All()
+    resolved = at(sampled, -1).selection
+    renamed = policy.model_copy(update={"pilot": "q", "floor": 0.01, "since": None, "scope": "continuous"})
+    assert resolved == at(Variant(name="r", selection=renamed), -1).selection, "neither names nor defaults decide"
+    assert at(Variant(name="all", selection=OddsProportional(rate=1, pilot="p")), 0).selection == All()
+
+
+def test_a_variant_names_all_that_it_reads() -> None:
+    policy = OddsProportional(rate=0.1, pilot="p", pilot_age=2)
+    both = Variant(name="s", selection=policy, distillation=Continuous(teacher="t", age=1))
+    assert both.reads == {("t", 1), ("p", 2)}
+    assert Variant(name="s").reads == set()
+
+
+def test_choices_left_at_their_neutral_values_are_not_spelled_in_a_steps_identity() -> None:
+    """So steps that were done before the choice existed keep their keys."""
+    spelled = at(Variant(name="s", distillation=Continuous(teacher="t")), 0).model_dump_json(exclude_defaults=True)
+    for name in ("distillation_head", "accumulator_decay", "soft_age", "pilot"):
+        assert name not in spelled

@@ -73,6 +73,10 @@ def test_every_lineup_of_the_repository_can_be_run_and_studied(path: Path) -> No
             {"variants": [{"name": "plain", "distillation": {"kind": "continuous", "teacher": "ghost"}}]},
             "'plain' learns from 'ghost', which is not among ['plain']",
         ),
+        (
+            {"variants": [{"name": "plain", "selection": {"kind": "odds", "rate": 0.1, "pilot": "ghost"}}]},
+            "'plain' selects by the odds of 'ghost', which is not among ['plain']",
+        ),
     ],
 )
 def test_a_malformed_lineup_names_file_place_and_fault(tmp_path: Path, change: dict[str, Any], message: str) -> None:

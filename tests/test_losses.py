@@ -91,6 +91,35 @@ def test_losses_add_up_row_by_row() -> None:
     assert click_loss(logits, given) == pytest.approx(float((weight * (hard + 0.3 * soft)).sum()), rel=1e-5)
 
 
+@settings(max_examples=40, deadline=None)
+@given(logits=finite, other=finite, teacher=finite, offset=finite, label=labels)
+def test_an_auxiliary_tower_listens_and_the_serving_one_sees_labels_alone(
+    logits: torch.Tensor, other: torch.Tensor, teacher: torch.Tensor, offset: torch.Tensor, label: torch.Tensor
+) -> None:
+    weight = torch.tensor([1.0, 0, 0.5, 2, 1, 1])
+    given = batch(label=label, weight=weight, soft_weight=0.3 * weight, offset=offset, soft_logit=teacher)
+    serving, auxiliary = logits.clone().requires_grad_(), other.clone().requires_grad_()
+    click_loss(serving, given, auxiliary).backward()
+    assert serving.grad is not None
+    assert auxiliary.grad is not None
+    assert torch.equal(serving.grad, gradient(logits, batch(label=label, weight=weight, offset=offset)))
+    assert torch.equal(auxiliary.grad, gradient(other, given))
+
+
+@settings(max_examples=40, deadline=None)
+@given(logits=finite, other=finite, label=labels)
+def test_an_auxiliary_tower_that_hears_nobody_has_a_gradient_of_exactly_zero(
+    logits: torch.Tensor, other: torch.Tensor, label: torch.Tensor
+) -> None:
+    auxiliary = other.clone().requires_grad_()
+    plain = batch(label=label)
+    loss = click_loss(logits.clone().requires_grad_(), plain, auxiliary)
+    loss.backward()
+    assert auxiliary.grad is not None
+    assert (auxiliary.grad == 0).all()
+    assert float(loss.detach()) == float(click_loss(logits, plain))
+
+
 def test_saturated_predictions_still_learn() -> None:
     """The square of the difference of probabilities would have no gradient here; cross-entropy has."""
     soft = batch(weight=torch.zeros(ROWS), soft_weight=torch.ones(ROWS), soft_logit=torch.full((ROWS,), 30.0))

@@ -212,3 +212,18 @@ def test_columns_of_rows_reach_the_tables_in_order() -> None:
         column = clicks.bags[place]
         expected = [column.values[a:b].tolist() for a, b in zip(column.offsets, column.offsets[1:], strict=False)]
         assert [entries.tolist() for entries in sparse[name].to_dense()] == [*expected, [], [], []]
+
+
+@both_archs
+def test_an_auxiliary_tower_is_made_beside_the_serving_one_and_counted_in_training_alone(arch: Any) -> None:
+    config = ModelConfig(arch=arch, size="tiny", prior=0.2)
+    one = build_model(FEATURES, config, seed=5)
+    two = build_model(FEATURES, config.model_copy(update={"distillation_head": "auxiliary"}), seed=5)
+    shared = dict(two.named_parameters())
+    assert all(torch.equal(value, shared.pop(name)) for name, value in one.named_parameters())
+    assert {name.split(".")[0] for name in shared} == {"auxiliary"}
+    plain = batch(rows())
+    assert torch.equal(one(plain)[1], two(plain)[1])
+    assert forward_flops(two, FEATURES) == forward_flops(one, FEATURES) == forward_flops(one, FEATURES, training=True)
+    tower = sum(2 * value.numel() for name, value in shared.items() if name.endswith("weight"))
+    assert forward_flops(two, FEATURES, training=True) - forward_flops(two, FEATURES) == tower

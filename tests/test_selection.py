@@ -11,14 +11,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from pipeline.config import All, NegativeDownsampling, Selection
+from pipeline.config import All, NegativeDownsampling, OddsProportional, Selection
 from pipeline.selection import (
+    Pilot,
     Selected,
     evaluation_salt,
     keep_probabilities,
     keyed_uniform,
+    logit_counts,
     select,
     selection_salt,
+    solve_log_scale,
 )
 
 POLICIES: list[Selection] = [
@@ -28,6 +31,12 @@ POLICIES: list[Selection] = [
         for rate in (0.01, 0.1, 0.5, 1.0)
         for correction in ("weight", "offset")
     ),
+    *(
+        OddsProportional(rate=rate, pilot="pilot", correction=correction)  # type: ignore[arg-type]
+        for rate in (0.05, 0.3)
+        for correction in ("weight", "offset")
+    ),
+    OddsProportional(rate=0.3, pilot="pilot", floor=0.3),
 ]
 policies = pytest.mark.parametrize("policy", POLICIES, ids=repr)
 seeds = st.integers(0, 2**31)
@@ -45,13 +54,33 @@ def rows(kind: str = "random", seed: int = 0, count: int = NUM_ROWS) -> tuple[ND
     return ids, (random.random(count) < 0.2).astype(np.uint8)
 
 
-def kept(policy: Selection, ids: NDArray[Any], labels: NDArray[Any], seed: int = 0) -> Selected:
-    return select(policy, ids, labels, salt=selection_salt(seed))
+def pilot_logits(ids: NDArray[np.uint64]) -> NDArray[np.float32]:
+    """What a pilot says of the examples: odds that spread over four orders of magnitude."""
+    return (10 * keyed_uniform(ids, salt=12345) - 7).astype(np.float32)
+
+
+def said(policy: Selection, ids: NDArray[np.uint64], window: NDArray[np.uint64] | None = None) -> Pilot | None:
+    """What a policy learns of some rows of a window from its pilot."""
+    if not isinstance(policy, OddsProportional):
+        return None
+    counts = logit_counts(pilot_logits(ids if window is None else window))
+    return Pilot(pilot_logits(ids), solve_log_scale(policy, counts))
+
+
+def kept(
+    policy: Selection,
+    ids: NDArray[Any],
+    labels: NDArray[Any],
+    seed: int = 0,
+    window: NDArray[Any] | None = None,
+) -> Selected:
+    return select(policy, ids, labels, salt=selection_salt(seed), pilot=said(policy, ids, window))
 
 
 @policies
 def test_probabilities_are_probabilities_and_never_zero(policy: Selection) -> None:
-    for pi in keep_probabilities(policy, 100):
+    ids, _ = rows(count=100)
+    for pi in keep_probabilities(policy, 100, said(policy, ids)):
         assert pi.shape == (100,)
         assert ((pi > 0) & (pi <= 1)).all()
 
@@ -69,7 +98,7 @@ def test_positives_are_all_kept_and_no_row_twice(policy: Selection) -> None:
 def test_the_asked_share_is_kept_whatever_the_ids_look_like(policy: Selection, kind: str) -> None:
     ids, labels = rows(kind)
     found = kept(policy, ids, labels)
-    pi_0, pi_1 = keep_probabilities(policy, len(ids))
+    pi_0, pi_1 = keep_probabilities(policy, len(ids), said(policy, ids))
     pi = np.where(labels > 0, pi_1, pi_0)
     noise = math.sqrt((pi * (1 - pi)).sum())
     assert abs(len(found.index) - pi.sum()) <= 4.5 * noise
@@ -91,16 +120,27 @@ def test_neither_the_order_of_rows_nor_their_cut_decides(policy: Selection, seed
         permutation[i]: (w, o, p)
         for i, w, o, p in zip(moved.index, moved.weight, moved.offset, moved.importance, strict=True)
     } == expected
-    parts = [a + kept(policy, ids[a:b], labels[a:b], seed).index for a, b in zip(edges, edges[1:], strict=False)]
+    parts = [a + kept(policy, ids[a:b], labels[a:b], seed, ids).index for a, b in zip(edges, edges[1:], strict=False)]
     assert np.array_equal(np.concatenate(parts), whole.index), "as many workers as one likes"
 
 
 @settings(max_examples=30, deadline=None)
-@given(seed=seeds, low=st.floats(1e-3, 1), high=st.floats(1e-3, 1))
-def test_a_lower_rate_keeps_a_subset(seed: int, low: float, high: float) -> None:
+@given(
+    seed=seeds,
+    low=st.floats(1e-3, 1),
+    high=st.floats(1e-3, 1),
+    make=st.sampled_from(
+        [
+            lambda rate: NegativeDownsampling(rate=rate),
+            lambda rate: OddsProportional(rate=rate, pilot="pilot"),
+            lambda rate: OddsProportional(rate=rate, pilot="pilot", floor=1e-3),
+        ]
+    ),
+)
+def test_a_lower_rate_keeps_a_subset(seed: int, low: float, high: float, make: Any) -> None:
     low, high = sorted((low, high))
     ids, labels = rows(count=2_000)
-    few, many = (kept(NegativeDownsampling(rate=rate), ids, labels, seed).index for rate in (low, high))
+    few, many = (kept(make(rate), ids, labels, seed).index for rate in (low, high))
     assert set(few) <= set(many) <= set(range(2_000))
 
 
@@ -108,18 +148,80 @@ def test_a_lower_rate_keeps_a_subset(seed: int, low: float, high: float) -> None
 def test_exactly_one_correction_and_the_same_for_either_label(policy: Selection) -> None:
     ids, labels = rows()
     found = kept(policy, ids, labels)
-    samples = isinstance(policy, NegativeDownsampling) and policy.rate < 1
+    samples = not isinstance(policy, All) and policy.rate < 1
     weighted, shifted = (found.weight != 1).any(), (found.offset != 0).any()
     assert weighted + shifted == samples
+    assert isinstance(policy, All) or weighted == (samples and policy.correction == "weight")
+    other = kept(policy, ids, 1 - labels)
+    _, ours, theirs = np.intersect1d(found.index, other.index, return_indices=True)
+    assert np.array_equal(found.offset[ours], other.offset[theirs]), "an offset that differs by label tells the label"
     if isinstance(policy, NegativeDownsampling):
-        assert weighted == (samples and policy.correction == "weight")
-        assert np.unique(found.offset).size == 1, "an offset that differs by label would tell the label"
-        if policy.correction == "offset":
-            assert found.offset[0] == pytest.approx(-math.log(policy.rate), abs=1e-6)
+        assert np.unique(found.offset).size == 1
+    pi_0 = keep_probabilities(policy, len(ids), said(policy, ids))[0][found.index]
+    if not isinstance(policy, All) and policy.correction == "offset":
+        assert found.offset == pytest.approx(-np.log(pi_0), abs=1e-6)
     negative = labels[found.index] == 0
-    rate = policy.rate if isinstance(policy, NegativeDownsampling) else 1.0
-    assert found.importance[negative] == pytest.approx(1 / rate)
+    assert found.importance[negative] == pytest.approx(1 / pi_0[negative])
     assert (found.importance[~negative] == 1).all()
+
+
+odds = pytest.mark.parametrize("policy", [p for p in POLICIES if isinstance(p, OddsProportional)], ids=repr)
+
+
+@odds
+def test_the_expected_share_of_negatives_is_the_rate(policy: OddsProportional) -> None:
+    """Weighted by the pilot's own probability that a row is a negative; and so it is kept, if the pilot is right."""
+    ids, _ = rows(count=50_000)
+    pilot = said(policy, ids)
+    assert pilot is not None
+    p = 1 / (1 + np.exp(-pilot.logit.astype(np.float64)))
+    pi_0, _ = keep_probabilities(policy, len(ids), pilot)
+    assert (pi_0 @ (1 - p)) / (1 - p).sum() == pytest.approx(policy.rate, rel=2e-3)
+    labels = (np.random.default_rng(1).random(len(ids)) < p).astype(np.uint8)
+    found = kept(policy, ids, labels)
+    assert (labels[found.index] == 0).sum() / (labels == 0).sum() == pytest.approx(policy.rate, rel=0.05)
+
+
+@odds
+def test_what_the_pilot_finds_likelier_is_likelier_kept_within_floor_and_one(policy: OddsProportional) -> None:
+    ids, _ = rows()
+    pilot = said(policy, ids)
+    assert pilot is not None
+    pi_0, pi_1 = keep_probabilities(policy, len(ids), pilot)
+    assert (np.diff(pi_0[np.argsort(pilot.logit)]) >= 0).all()
+    assert (pi_0 >= policy.least).all()
+    assert (pi_1 == 1).all()
+    within = (pi_0 > policy.least) & (pi_0 < 1)
+    assert np.allclose(np.log(pi_0[within]) - pilot.logit[within], pilot.log_scale, atol=1e-6)
+
+
+@odds
+@given(cuts=st.lists(st.integers(0, 500), max_size=5), order=st.randoms(use_true_random=False))
+@settings(max_examples=20, deadline=None)
+def test_the_scale_is_bit_for_bit_the_same_for_any_order_and_workers(
+    policy: OddsProportional, cuts: list[int], order: Any
+) -> None:
+    logit = pilot_logits(rows(count=500)[0])
+    moved = logit[np.array(order.sample(range(500), 500))]
+    edges = [0, *sorted(cuts), 500]
+    counts = sum(logit_counts(moved[a:b]) for a, b in zip(edges, edges[1:], strict=False))
+    assert solve_log_scale(policy, np.asarray(counts)) == solve_log_scale(policy, logit_counts(logit))
+
+
+@pytest.mark.parametrize("logit", [-1e30, -40.0, 0.0, 40.0, 1e30])
+def test_pilots_that_are_sure_of_everything_still_give_the_rate(logit: float) -> None:
+    policy = OddsProportional(rate=0.2, pilot="pilot")
+    pilot = Pilot(np.full(10, logit, np.float32), solve_log_scale(policy, logit_counts(np.full(10, logit, np.float32))))
+    if abs(logit) < 32:
+        assert keep_probabilities(policy, 10, pilot)[0] == pytest.approx(0.2, rel=2e-3)
+    assert ((keep_probabilities(policy, 10, pilot)[0] >= 0.02) & (keep_probabilities(policy, 10, pilot)[0] <= 1)).all()
+
+
+def test_an_empty_window_has_a_scale_and_a_missing_pilot_has_none() -> None:
+    policy = OddsProportional(rate=0.2, pilot="pilot")
+    assert math.isfinite(solve_log_scale(policy, logit_counts(np.empty(0, np.float32))))
+    with pytest.raises(ValueError, match="the odds of 'pilot' decide what is selected, got none"):
+        keep_probabilities(policy, 3)
 
 
 @policies
