@@ -3,7 +3,7 @@
 Neighbouring days share their luck, early ones are louder, and twenty days can't tell which. Plugging in one estimate of the
 noise gives intervals that are too narrow. Here the restricted likelihood (Patterson & Thompson 1971; Harville 1974) weighs a
 grid of noises, AR(1) times a scale per window, and what is concluded is a mixture over them, as in Bayesian regression with
-a flat prior on the coefficients, 1 / sigma on the scale and nearly flat ones on the grid.
+a flat prior on the coefficients, 1 / sigma on the scale and flat ones on the grid.
 """
 
 from __future__ import annotations
@@ -20,15 +20,13 @@ from pipeline.interval import Interval
 
 Array = NDArray[np.float64]
 
-CORRELATIONS = tuple(round(0.1 * tenth, 1) for tenth in range(-4, 10))
-PRIOR = 1 / 3
-"""The prior density of a correlation rho is (1 - rho) to this power: a flat one is cautious where rho is small, a half bold
-where it is large. Chosen by simulations of trends and means, not those that the tests and the page of figures draw."""
+CORRELATIONS = (-0.3, -0.15, 0.0, 0.15, 0.3, 0.45, 0.6, 0.75, 0.9)
+TYPICAL_CORRELATION = 0.3
 POWERS = (0.0, 0.5, 1.0)
 """How far a window's error follows the sampling error of its rows: not at all, by its root, in proportion."""
-UNREST = (1.0, 2.0, 4.0)
+UNREST = (1.0, 3.0)
 """How many times as loud the first window is as the last; it dies down over an eighth of the run."""
-MIN_WEIGHT = 1e-3
+MIN_WEIGHT = 0.02
 """A noise less likely than this share of the likeliest is left out."""
 
 
@@ -37,6 +35,10 @@ class Noises:
     """K candidates for the noise of W windows: an AR(1) correlation and W standard deviations each, up to a common scale."""
 
     correlation: Array
+    """(K,)"""
+    power: Array
+    """(K,) to which the sampling error enters the scale."""
+    unrest: Array
     """(K,)"""
     scale: Array
     """(K, W)"""
@@ -49,7 +51,8 @@ class Noises:
         decline = np.exp(-np.arange(len(shape)) / max(1.0, len(shape) / 8))
         grid = list(product(CORRELATIONS, POWERS if np.ptp(shape) > 0 else (0.0,), UNREST if unrest else (1.0,)))
         scale = np.exp([power * (shape - shape.mean()) + np.log(loud) * decline for _, power, loud in grid])
-        return cls(np.array([rho for rho, _, _ in grid]), scale)
+        correlation, powers, unrests = np.array(grid).T
+        return cls(correlation, powers, unrests, scale)
 
     def whiten(self, columns: Array) -> Array:
         """(K, W, p) what columns (W, p) become under each noise's inverse root."""
@@ -64,9 +67,15 @@ class Noises:
         known: Array = 2 * np.log(self.scale).sum(axis=1) + (num - 1) * np.log(1 - self.correlation**2)
         return known
 
+    def typical(self) -> Noises:
+        """The one candidate to begin with: somewhat correlated, somewhat uneven."""
+        middle = [np.median(np.unique(values)) for values in (self.power, self.unrest)]
+        far = abs(self.correlation - TYPICAL_CORRELATION) + abs(self.power - middle[0]) + abs(self.unrest - middle[1])
+        return self.only(np.arange(len(far)) == np.argmin(far))
+
     def only(self, chosen: NDArray[np.bool_]) -> Noises:
         """Some of the candidates."""
-        return Noises(self.correlation[chosen], self.scale[chosen])
+        return Noises(self.correlation[chosen], self.power[chosen], self.unrest[chosen], self.scale[chosen])
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +113,6 @@ def regress(values: Array, design: Array, noises: Noises) -> Weighed:
     squares = np.maximum(((y - np.einsum("kwi,ki->kw", x, coefficients)) ** 2).sum(axis=1), 1e-300)
     degrees = num - width
     likelihood = -0.5 * (noises.log_determinant() + np.linalg.slogdet(normal)[1] + degrees * np.log(squares))
-    likelihood += PRIOR * np.log1p(-noises.correlation)
     weight = np.exp(likelihood - likelihood.max())
     kept = weight >= MIN_WEIGHT
     variance = squares[kept] / degrees
