@@ -49,7 +49,8 @@ class TrainJob(Frozen):
     first: Window
     last: Window
     start: Literal["scratch", "parent"]
-    """New weights before `first`, or the checkpoint that closed the window before it."""
+    """New weights before `first`, or the checkpoint that closed the window before it. A variant that has a later `start`
+    of its own begins there, with new weights either way."""
     force: bool = False
     """Do the steps again, as new generations, even where they are done."""
 

@@ -156,8 +156,9 @@ class Trainer:
         Returns:
             (N,) places of this worker's rows in the window's order, and (N,) their logits.
         """
-        scored = list(self.predict(share, whole_rows(share), share.num_rows, batch_size))
-        positions = np.concatenate([rows.position for rows, _ in scored]) if scored else np.empty(0, np.int64)
+        predicted = self.predict(share, whole_rows(share), share.num_rows, batch_size)
+        scored = [(rows.position.copy(), logits) for rows, logits in predicted]
+        positions = np.concatenate([p for p, _ in scored]) if scored else np.empty(0, np.int64)
         logits = np.concatenate([z for _, z in scored]) if scored else np.empty(0, np.float32)
         return positions, logits
 

@@ -12,10 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.batch import Bags, Rows
-from pipeline.config import All, NegativeDownsampling, Selection
+from pipeline.config import All, NegativeDownsampling, OddsProportional, Selection
 from pipeline.dataset import WindowManifest
 from pipeline.examples import (
     BatchSizeError,
+    PilotScores,
     Schedule,
     Share,
     agree,
@@ -29,7 +30,7 @@ from pipeline.examples import (
 )
 from pipeline.lake import Lake
 from pipeline.model import Features
-from pipeline.selection import selection_salt
+from pipeline.selection import LOGIT_BINS, keyed_uniform, logit_counts, selection_salt
 from pipeline.simulator import Simulator, SimulatorConfig
 from pipeline.train import interleave
 from tests.training import DAY, publish
@@ -92,6 +93,41 @@ def test_what_is_not_selected_is_passed_over(window: Made, policy: Selection, wo
         assert (rest.weight == 0).all()
         seen += [*rest.position.tolist(), *joined(selected_rows(each, policy, salt=SALT)).position.tolist()]
     assert sorted(seen) == list(range(517))
+
+
+def pilot_logits(group: int, ids: Any) -> Any:
+    """What a pilot says, by the examples' ids alone."""
+    return (10 * keyed_uniform(ids, salt=7) - 7).astype(np.float32)
+
+
+@worlds
+@pytest.mark.parametrize("correction", ["weight", "offset"])
+def test_a_pilots_odds_select_the_same_rows_for_any_number_of_workers(
+    window: Made, world_size: int, correction: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy = OddsProportional(rate=0.3, pilot="pilot", correction=correction)
+
+    def gather(out: list[Any], mine: Any) -> None:
+        """The counts of all workers, as if they ran at once."""
+        out[:] = [counted(each) for each in shares(window, world_size)]
+
+    def counted(share: Share) -> Any:
+        ids = (share.read(group, ["example_id"]).column(0).to_numpy() for group in share.row_groups)
+        return sum((logit_counts(pilot_logits(0, each)) for each in ids), np.zeros(LOGIT_BINS, np.int64))
+
+    monkeypatch.setattr("pipeline.examples.dist.all_gather_object", gather)
+    alone = PilotScores.of(shares(window, 1)[0], policy, pilot_logits)
+    whole = joined(selected_rows(shares(window, 1)[0], policy, salt=SALT, pilot=alone))
+    together, passed = [], 0
+    for each in shares(window, world_size):
+        pilot = PilotScores.of(each, policy, pilot_logits)
+        assert pilot.log_scale == alone.log_scale, "bit for bit"
+        part = joined(selected_rows(each, policy, salt=SALT, pilot=pilot))
+        assert count_selected(each, policy, salt=SALT, pilot=pilot) == len(part)
+        passed += len(joined(passed_over_rows(each, policy, salt=SALT, pilot=pilot)))
+        together += as_python(part)
+    assert sorted(together, key=lambda row: row[1]) == as_python(whole)
+    assert passed + len(whole) == 517
 
 
 @policies

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from pipeline.config import Continuous, Cutover, ModelConfig, NegativeDownsampling, Variant
+from pipeline.config import Continuous, Cutover, ModelConfig, NegativeDownsampling, OddsProportional, Variant
 from pipeline.lake import Lake
 from pipeline.steps import SEMANTICS_VERSION
-from tests.training import DAY, TINY, lineup, publish, train, variant, windows
+from tests.training import DAY, STEPS, TINY, lineup, publish, train, variant, windows
 
 FILE = Path(__file__).parent / "golden" / "losses.json"
 NUM_WINDOWS = 4
@@ -32,6 +32,15 @@ CASES: list[Variant] = [
         distillation=Continuous(teacher="dcnv2", weight=0.5),
     ),
     variant("dlrm_cutover", distillation=Cutover(teacher="dcnv2", at="early")),
+    variant("dlrm_older_ramp", distillation=Continuous(teacher="dcnv2", age=1, since=DAY.next(), ramp=1)),
+    variant(
+        "dlrm_auxiliary",
+        model=TINY.model_copy(update={"distillation_head": "auxiliary"}),
+        distillation=Continuous(teacher="dcnv2"),
+    ),
+    variant("dlrm_odds_weight", selection=OddsProportional(rate=0.3, pilot="dcnv2", correction="weight")),
+    variant("dlrm_odds_offset", selection=OddsProportional(rate=0.3, pilot="dcnv2", correction="offset")),
+    variant("dlrm_fading", optimizer=STEPS.model_copy(update={"accumulator_decay": 0.5})),
     variant("dlrm_blind", model=TINY.model_copy(update={"exclude": ("C1", "I1", "L1")})),
     variant("dcnv2", model=CROSS),
     variant("dcnv2_weight", model=CROSS, selection=NegativeDownsampling(rate=0.3, correction="weight")),

@@ -6,7 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config import Continuous, ModelConfig, NegativeDownsampling, NoTeacher, OptimizerConfig, Variant
+from pipeline.config import (
+    Continuous,
+    ModelConfig,
+    NegativeDownsampling,
+    NoTeacher,
+    OddsProportional,
+    OptimizerConfig,
+    Variant,
+)
 from pipeline.job import TrainJob
 from pipeline.lake import Lake
 from pipeline.lineup import DatasetConfig, LineUp, SimulatedSource, Workers
@@ -31,7 +39,7 @@ def windows(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def line_up(name: str, world_size: int) -> LineUp:
-    """Both architectures, both corrections, with and without a teacher."""
+    """Both architectures, both corrections and policies, with and without a teacher, an older one, two towers."""
     weight = NegativeDownsampling(rate=0.3, correction="weight")
     offset = NegativeDownsampling(rate=0.3, correction="offset")
     return LineUp(
@@ -52,6 +60,18 @@ def line_up(name: str, world_size: int) -> LineUp:
                 optimizer=BATCH,
                 selection=weight,
                 distillation=Continuous(teacher="teacher", weight=2.0),
+            ),
+            Variant(
+                name="two_towers_older_teacher",
+                model=TINY.model_copy(update={"distillation_head": "auxiliary"}),
+                optimizer=BATCH,
+                distillation=Continuous(teacher="teacher", age=2, since=FIRST.shift(2)),
+            ),
+            Variant(
+                name="odds_fading",
+                model=TINY,
+                optimizer=BATCH.model_copy(update={"accumulator_decay": 0.5}),
+                selection=OddsProportional(rate=0.2, pilot="teacher", pilot_age=1, since=FIRST.shift(1)),
             ),
         ),
         reference="dlrm_all",
