@@ -95,6 +95,20 @@ class Answers:
         return given
 
     @property
+    def study(self) -> dict[str, Any]:
+        """What the recipes of all studies take alike: name, windows and seeds."""
+        first, last = self.span
+        judged = self.params.get("judged")
+        return {
+            "name": self.params["study"],
+            "first": first,
+            "online_start": Window.of(self.params["online_start"]),
+            "last": last,
+            "judged": Window.of(judged) if judged else None,
+            "seeds": self.lineup.seeds,
+        }
+
+    @property
     def variants(self) -> tuple[str, ...]:
         """The chosen variants; none stands for all."""
         return tuple(self.params.get("variants") or ())

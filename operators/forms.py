@@ -101,27 +101,61 @@ def force(help_text: str) -> Param:
     return Param(False, type="boolean", title="Do it again", description_md=help_text, section=LIMITS)
 
 
-def distillation_study() -> dict[str, Param]:
-    """What a study of knowledge distillation compares."""
+def study(name: str) -> dict[str, Param]:
+    """What every study asks first."""
     return {
         "study": Param(
-            "distillation",
+            name,
             type="string",
             pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$",
             title="Name of the study",
             description_md="Names its MLflow experiment: letters, digits, `.`, `_`, `-`.",
         ),
         "lineup": lineup(),
-        "teacher_size": _size("Teacher", "small"),
-        "student_size": _size("Students", "tiny"),
-        "soft_weight": Param(
-            3.0,
-            type="number",
-            exclusiveMinimum=0,
-            maximum=100,
-            title="Weight of the teacher's loss",
-            description_md="Beside the loss on the labels, which has weight 1.",
+        "seeds": seeds(),
+    }
+
+
+def span(*, first: str, online_start: str, last: str) -> dict[str, Param]:
+    """The windows of a study."""
+    return {
+        "first": day(
+            "First window", "Where everybody with full history starts, with new weights.", first, required=True
         ),
+        "online_start": day("First online window", "The early cutover.", online_start, required=True),
+        "last": day("Last window", "Included.", last, required=True),
+        "judged": day(
+            "First judged window",
+            "All are judged from here to the last window; leave empty for a choice well after the late cutover, "
+            "if there is room.",
+        ),
+    }
+
+
+def study_limits() -> dict[str, Param]:
+    """How much of a cluster a study may take, and for how long."""
+    return {
+        "jobs_at_once": Param(
+            1,
+            type="integer",
+            minimum=1,
+            maximum=64,
+            title="Training jobs at once",
+            description_md="Into how many Ray jobs the students are dealt, as many of which run together as the pool has "
+            "slots. Each job starts workers of its own.",
+            section=LIMITS,
+        ),
+        **workers(),
+        "timeout_minutes": timeout(24 * 60),
+    }
+
+
+def distillation() -> dict[str, Param]:
+    """What a study of knowledge distillation compares."""
+    return {
+        "teacher_size": _size("Size of the teacher", "small"),
+        "student_size": _size("Size of the students", "tiny"),
+        "soft_weight": _soft_weight(),
         "negative_rate": Param(
             None,
             type=["null", "number"],
@@ -131,15 +165,94 @@ def distillation_study() -> dict[str, Param]:
             description_md="Adds a continuous student that trains on all clicks and this fraction of the rest, "
             "e.g. `0.1`; leave empty for none.",
         ),
-        "num_seeds": Param(
-            1,
+        "axes": _axes(["start", "size", "age", "head", "weight"], []),
+        "num_starts": Param(
+            7,
             type="integer",
-            minimum=1,
-            maximum=20,
-            title="Number of seeds",
-            description_md="Every variant is trained once per seed; from two on, the comparison shows a band.",
+            minimum=2,
+            maximum=40,
+            title="Number of starts",
+            description_md="At so many points of history students start anew, if `start` is varied.",
         ),
+        "epsilons": _epsilons(),
     }
+
+
+def downsampling() -> dict[str, Param]:
+    """What a study of negative downsampling compares."""
+    return {
+        "size": _size("Size of the model", "tiny"),
+        "rates": _numbers(
+            [0.5, 0.25, 0.1, 0.05],
+            "Fractions of the negatives",
+            "To be tried downwards until the penalty is more than you can afford.",
+            maximum=1,
+        ),
+        "centre": Param(
+            0.1,
+            type="number",
+            exclusiveMinimum=0,
+            exclusiveMaximum=1,
+            title="Fraction at the centre",
+            description_md="Where the other axes vary their one factor.",
+        ),
+        "axes": _axes(["scope", "correction", "policy", "batch", "combined"], ["scope", "correction", "batch"]),
+        "affordable": Param(
+            0.5,
+            type="number",
+            exclusiveMinimum=0,
+            maximum=100,
+            title="Loss you can afford, percent",
+            description_md="The lowest rate whose penalty surely stays below is recommended.",
+        ),
+        "teacher_size": _size("Size of the teacher", "small"),
+        "soft_weight": _soft_weight(),
+        "epsilons": _epsilons(),
+    }
+
+
+def _axes(names: list[str], default: list[str]) -> Param:
+    return Param(
+        default,
+        type="array",
+        items={"type": "string", "enum": names},
+        uniqueItems=True,
+        examples=names,
+        title="Also vary",
+        description_md="One at a time; each adds variants to train. The DAG's page explains them.",
+    )
+
+
+def _epsilons() -> Param:
+    return _numbers(
+        [0.1, 0.2, 0.5],
+        "Epsilons, percent",
+        "Two models within so much log-loss of each other count as equal; the first is the headline's.",
+        maximum=100,
+    )
+
+
+def _numbers(default: list[float], title: str, help_text: str, *, maximum: float) -> Param:
+    return Param(
+        default,
+        type="array",
+        items={"type": "number", "exclusiveMinimum": 0, "maximum": maximum},
+        minItems=1,
+        uniqueItems=True,
+        title=title,
+        description_md=help_text,
+    )
+
+
+def _soft_weight() -> Param:
+    return Param(
+        3.0,
+        type="number",
+        exclusiveMinimum=0,
+        maximum=100,
+        title="Weight of the teacher's loss",
+        description_md="Beside the loss on the labels, which has weight 1.",
+    )
 
 
 def _size(title: str, default: str) -> Param:
@@ -147,7 +260,7 @@ def _size(title: str, default: str) -> Param:
         default,
         type="string",
         enum=["tiny", "small", "medium", "large"],
-        title=f"Size of the {title.lower()}",
+        title=title,
         description_md="Each size is about four times the compute of the one before.",
     )
 

@@ -17,7 +17,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.job import CompareJob, IngestJob, TrainJob, load_job
+from pipeline.job import AnyJob, CompareJob, IngestJob, ReportJob, TrainJob, load_job, study_jobs
 from pipeline.lake import Conflict, Lake
 from pipeline.lineup import DatasetConfig, LineUp, LogSource, SimulatedSource, load_lineup
 from pipeline.services import environment
@@ -79,7 +79,7 @@ def _lineup(path: Path | None) -> LineUp:
     return load_lineup(path or Settings().lineup)
 
 
-def _run(job: IngestJob | TrainJob | CompareJob) -> dict[str, Any]:
+def _run(job: AnyJob) -> dict[str, Any]:
     # Imported here: torch and Ray take seconds, and most commands need neither.
     settings = Settings()
     _join(settings)
@@ -212,6 +212,37 @@ def compare(
         _join(settings)
         outcome = run_compare(job, Lake(settings.lake), settings, folder)
     _answer(outcome, as_json, _comparison(outcome))
+
+
+@app.command()
+def study(
+    answers: Annotated[
+        Path, typer.Argument(help="YAML or JSON file: `kind`, and the fields of that study's form (see dags/studies).")
+    ],
+    folder: Annotated[Path | None, typer.Option(help="Leave a copy of page, table and figures here.")] = None,
+    report_only: Annotated[
+        bool, typer.Option("--report-only", help="Answer from what is trained already; train nothing.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Run a study without Airflow: ingest, train what is missing, and answer on one page.
+
+    The file's fields are those of the DAG's form, so that the same answers can be given to `airflow dags trigger --conf`.
+    """
+    from pipeline.recipes import declared
+    from pipeline.stages import run_report
+
+    with _told():
+        asked = declared(answers)
+        settings = Settings()
+        _join(settings)
+        if not report_only:
+            lineup = asked.lineup
+            _run(IngestJob(dataset=lineup.dataset, first=asked.first, last=asked.last, seeds=lineup.seeds))
+            for job in study_jobs(asked):
+                _run(job)
+        outcome = run_report(ReportJob(study=asked), Lake(settings.lake), settings, folder)
+    _answer(outcome, as_json=True) if as_json else out.print(f"{outcome['headline']}\n\nPage: {outcome['page']}")
 
 
 def _comparison(outcome: dict[str, Any]) -> Table:

@@ -6,8 +6,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
-from pipeline.config import Frozen, Name
+from pipeline.config import Frozen, Name, content_key
 from pipeline.lineup import DatasetConfig, LineUp, explain
+from pipeline.study import Study
 from pipeline.window import Window
 
 SPEC_VARIABLE = "WINDROW_SPEC"
@@ -62,6 +63,18 @@ class TrainJob(Frozen):
         return self
 
 
+class ReportJob(Frozen):
+    """Answer a study from what its cells left in the lake: figures, table, headline, one page."""
+
+    kind: Literal["report"] = "report"
+    study: Study
+
+    @property
+    def lineup(self) -> LineUp:
+        """The line-up whose cells answer."""
+        return self.study.lineup
+
+
 class CompareJob(Frozen):
     """Compare variants of a line-up on the same rows of the windows `first` to `last`."""
 
@@ -73,11 +86,12 @@ class CompareJob(Frozen):
     last: Window
 
 
-Job = Annotated[IngestJob | TrainJob | CompareJob, Field(discriminator="kind")]
-_ADAPTER: TypeAdapter[IngestJob | TrainJob | CompareJob] = TypeAdapter(Job)
+AnyJob = IngestJob | TrainJob | CompareJob | ReportJob
+Job = Annotated[AnyJob, Field(discriminator="kind")]
+_ADAPTER: TypeAdapter[AnyJob] = TypeAdapter(Job)
 
 
-def load_job(text: str) -> IngestJob | TrainJob | CompareJob:
+def load_job(text: str) -> AnyJob:
     """Read a job's document.
 
     Raises:
@@ -102,3 +116,32 @@ def head_path(dataset: str, lineup: str, variant: str, seed: int, window: Window
 def result_path(submission_id: str) -> str:
     """Where a submitted job leaves its outcome, once it has succeeded."""
     return f"jobs/{submission_id}.json"
+
+
+def timing_path(lineup: str, job: TrainJob) -> str:
+    """Where the train jobs of one document leave what their wall time went into."""
+    return f"studies/{lineup}/timings/{content_key(job.model_dump(mode='json'))[:16]}.json"
+
+
+def page_path(study: str) -> str:
+    """Where the page of a study lies."""
+    return f"studies/{study}/report.html"
+
+
+def study_jobs(study: Study, num_groups: int = 1) -> list[TrainJob]:
+    """A study's training jobs: those that others read from first, the rest in groups that may run at the same time.
+
+    Variants that start on the same day share what their schedules have in common, so they stay in one group, which
+    trains it once.
+    """
+    chosen = study.lineup.only(())
+    read_from = [v.name for v in chosen if v.name in study.lineup.teachers]
+    by_start: dict[str, list[str]] = {}
+    for variant in chosen:
+        if variant.name not in read_from:
+            by_start.setdefault(str(variant.start or study.first), []).append(variant.name)
+    groups: list[list[str]] = [[] for _ in range(max(1, min(num_groups, len(by_start))))]
+    for family in sorted(by_start.values(), key=len, reverse=True):
+        min(groups, key=len).extend(family)
+    span = {"lineup": study.lineup, "first": study.first, "last": study.last, "start": "scratch"}
+    return [TrainJob(variants=tuple(names), **span) for names in (read_from, *groups) if names]

@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import cycle
 from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from pipeline.compare import VariantComparison
+from pipeline.drawing import axes_of, styles
 from pipeline.window import Window
 
-COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-"""Okabe & Ito's palette (2008)."""
-DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (7, 2)), (0, (1, 1)))
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 HEADER = ("variant", "windows", "examples", "log-loss", "NE", "AUC", "calibration", "gap to reference, percent (95 %)")
 
 
@@ -68,29 +63,14 @@ def figures(compared: Sequence[VariantComparison], online_start: Window) -> dict
     }
 
 
-def _axes(title: str, across: str, up: str) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(9, 5), layout="constrained")
-    axes = figure.subplots()
-    axes.set_title(title, loc="left", fontsize=11)
-    axes.set_xlabel(across)
-    axes.set_ylabel(up)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="y", alpha=0.25)
-    return figure, axes
-
-
-def _styles() -> Any:
-    return zip(cycle(COLOURS), cycle(DASHES), cycle(MARKERS), strict=False)
-
-
 def _gap_by_window(compared: Sequence[VariantComparison], online_start: Window) -> Figure:
     reference = compared[0].variant
-    figure, axes = _axes(
+    figure, axes = axes_of(
         f"Log-loss relative to {reference} on the same rows, before training on them (95 % bands)",
         "window",
         "percent; below zero is better",
     )
-    for c, (colour, dash, marker) in zip(compared, _styles(), strict=False):
+    for c, (colour, dash, marker) in zip(compared, styles(), strict=False):
         days = np.array([w.name for w in c.points], dtype="datetime64[D]")
         gaps = [p.gap for p in c.points.values()]
         if c.variant == reference:
@@ -117,12 +97,12 @@ def _gap_by_window(compared: Sequence[VariantComparison], online_start: Window) 
 
 
 def _loss_against_examples(compared: Sequence[VariantComparison]) -> Figure:
-    figure, axes = _axes(
+    figure, axes = axes_of(
         "What each example bought: loss over all windows against examples trained on",
         "examples trained on until the last window",
         f"log-loss relative to {compared[0].variant}, percent (95 %)",
     )
-    for c, (colour, _, marker) in zip(compared, _styles(), strict=False):
+    for c, (colour, _, marker) in zip(compared, styles(), strict=False):
         error = [[c.gap.value - c.gap.low], [c.gap.high - c.gap.value]]
         axes.errorbar(
             [c.examples],

@@ -1,17 +1,29 @@
-"""The stages of the main job: ingest, train and compare, each from its document to its outcome."""
+"""The stages of a job: ingest, train, compare and report, each from its document to its outcome."""
 
 from __future__ import annotations
 
 # Each stage imports what it needs when it runs: TorchRec takes seconds, in the driver and in every helper process.
 import logging
 import os
+import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, assert_never
 
 from pipeline.dataset import WindowManifest
-from pipeline.job import SUBMISSION_VARIABLE, CompareJob, IngestJob, TrainJob, load_job, result_path
+from pipeline.job import (
+    SUBMISSION_VARIABLE,
+    AnyJob,
+    CompareJob,
+    IngestJob,
+    ReportJob,
+    TrainJob,
+    load_job,
+    page_path,
+    result_path,
+    timing_path,
+)
 from pipeline.lake import Lake
 from pipeline.lineup import LogSource, SimulatedSource
 from pipeline.schema import Schema
@@ -28,7 +40,7 @@ class BadInput(ValueError):
     """A job cannot succeed until what it was given is changed: trying again does not help."""
 
 
-def run(job: IngestJob | TrainJob | CompareJob, settings: Settings) -> dict[str, Any]:
+def run(job: AnyJob, settings: Settings) -> dict[str, Any]:
     """Do a job and leave its outcome in the lake, where its submission finds it.
 
     Raises:
@@ -42,6 +54,8 @@ def run(job: IngestJob | TrainJob | CompareJob, settings: Settings) -> dict[str,
             outcome = run_train(job, lake, settings)
         case CompareJob():
             outcome = run_compare(job, lake, settings)
+        case ReportJob():
+            outcome = run_report(job, lake, settings)
         case _:
             assert_never(job)
     if submission := os.environ.get(SUBMISSION_VARIABLE):
@@ -121,6 +135,7 @@ def run_train(job: TrainJob, lake: Lake, settings: Settings) -> dict[str, Any]:
     """Train a job's steps on a group of Ray Train workers."""
     from pipeline.workers import run_on_workers
 
+    started = time.perf_counter()
     config = {"job": job.model_dump_json(), "lake": settings.lake, "tracking_uri": settings.tracking_uri}
     storage = lake.address("ray-train")
     outcome: dict[str, Any] = run_on_workers(
@@ -133,11 +148,17 @@ def run_train(job: TrainJob, lake: Lake, settings: Settings) -> dict[str, Any]:
     )
     if "error" in outcome:
         raise BadInput(outcome["error"])
+    seconds = outcome.pop("seconds")
+    parts = {"start-up": time.perf_counter() - started - seconds["worker"], "tracking": seconds["tracking"]}
+    path = timing_path(job.lineup.name, job)
+    before = lake.read(path)
+    lake.replace(path, {part: (before or {}).get(part, 0.0) + spent for part, spent in parts.items()}, before)
     return outcome
 
 
 def train_on_worker(config: dict[str, Any]) -> dict[str, Any]:
     """What every Ray Train worker does; the process group is up."""
+    started = time.perf_counter()
     import torch.distributed as dist
 
     from pipeline.chain import Engine
@@ -169,7 +190,9 @@ def train_on_worker(config: dict[str, Any]) -> dict[str, Any]:
         end("FAILED")
         raise
     end("FINISHED")
+    tracking = 0.0 if recorder is None else recorder.seconds
     return {
+        "seconds": {"worker": time.perf_counter() - started, "tracking": tracking},
         "lineup": job.lineup.name,
         "chains": [
             {
@@ -231,4 +254,42 @@ def _summary(compared: VariantComparison) -> dict[Window, dict[str, float]]:
             "examples": point.examples,
         }
         for window, point in compared.points.items()
+    }
+
+
+def run_report(job: ReportJob, lake: Lake, settings: Settings, folder: Path | None = None) -> dict[str, Any]:
+    """Answer a study on one page, in the lake and in MLflow; leave a copy with the figures in `folder` if one is given."""
+    from pipeline import page
+    from pipeline.evidence import gather, wall_times
+    from pipeline.studies import answer
+    from pipeline.tracking import record_report
+
+    study = job.study
+    evidence = gather(lake, study, log.info)
+    findings = answer(evidence)
+    html = page.render(study, findings, facts=evidence.facts(), times=wall_times(lake, evidence))
+    lake.put_text(page_path(study.name), html)
+    figures = {f"{s.slug}.png": s.figure for s in findings.sections if s.figure is not None}
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{study.name}.html").write_text(html)
+        (folder / f"{study.name}.md").write_text(findings.markdown())
+        for name, figure in figures.items():
+            figure.savefig(folder / f"{study.name}_{name}", dpi=110)
+    run_id = record_report(
+        study.lineup,
+        first=study.first,
+        tracking_uri=settings.tracking_uri,
+        metrics=findings.metrics,
+        headline=findings.headline,
+        figures=figures,
+        page=html,
+    )
+    log.info("%s", findings.headline)
+    return {
+        "study": study.name,
+        "headline": findings.headline,
+        "metrics": findings.metrics,
+        "page": lake.address(page_path(study.name)),
+        "mlflow_run": run_id,
     }

@@ -28,6 +28,10 @@ os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # two l
 
 ORIGIN_TAG = "windrow.first_window"
 MAX_DIGEST = 36
+MAX_METRICS = 1000
+"""What MLflow takes in one call."""
+SEND_EVERY_S = 5.0
+"""What a curve may lag behind."""
 
 
 def window_index(client: MlflowClient, experiment_id: str, window: Window) -> int:
@@ -91,6 +95,8 @@ class _Stage:
     flops: float = 0.0
     seconds: float = 0.0
     windows: list[str] = field(default_factory=list)
+    inputs: list[DatasetInput] = field(default_factory=list)
+    """Not sent yet."""
 
 
 class MlflowRecorder:
@@ -106,6 +112,8 @@ class MlflowRecorder:
         self._tags = job_tags()
         self._curves: dict[tuple[str, int], tuple[str, dict[int, float]]] = {}
         self._stage: _Stage | None = None
+        self._pending: dict[str, tuple[list[Metric], dict[str, str]]] = {}
+        self._sent = time.monotonic()
         self.seconds = 0.0
         """Wall time spent talking to the server."""
 
@@ -138,9 +146,7 @@ class MlflowRecorder:
             source=json.dumps({"manifest": self._lake.address(window.prefix), "digest": window.digest}),
             profile=json.dumps({"num_rows": window.num_rows, "num_positives": window.num_positives}),
         )
-        self._client.log_inputs(
-            stage.run_id, [DatasetInput(dataset, tags=[InputTag("mlflow.data.context", "training")])]
-        )
+        stage.inputs.append(DatasetInput(dataset, tags=[InputTag("mlflow.data.context", "training")]))
         self.seconds += time.perf_counter() - started
 
     def done(self, variant: Variant, seed: int, step: StepManifest, *, skipped: bool) -> None:
@@ -175,20 +181,24 @@ class MlflowRecorder:
                 "windrow.num_workers": str(step.num_workers),
                 "windrow.normaliser": step.normaliser,
             }
-            self._client.log_batch(stage.run_id, tags=[RunTag(k, v) for k, v in tags.items()])
+            self._log(stage.run_id, index, {}, tags)
             if self._daily:
                 self.close()
+        if time.monotonic() - self._sent >= SEND_EVERY_S:
+            self._send()
         self.seconds += time.perf_counter() - started
 
     def close(self, status: str = "FINISHED") -> None:
         """End the open stage."""
         if self._stage is not None:
+            self._send()
             self._client.set_terminated(self._stage.run_id, status)
             self._stage = None
 
     def end(self, status: str = "FINISHED") -> None:
         """End every run that this job opened or went on with."""
         self.close(status)
+        self._send()
         for run_id, _ in self._curves.values():
             self._client.set_terminated(run_id, status)
 
@@ -227,9 +237,24 @@ class MlflowRecorder:
         for run in self._client.search_runs([self._experiment], _filter(same)):
             self._client.set_tag(run.info.run_id, "windrow.superseded", "true")
 
-    def _log(self, run_id: str, step: int, values: Mapping[str, float]) -> None:
+    def _log(self, run_id: str, step: int, values: Mapping[str, float], tags: Mapping[str, str] | None = None) -> None:
+        """Note points and tags, to be sent soon: a study's windows close faster than a server answers."""
         now = int(time.time() * 1000)
-        self._client.log_batch(run_id, metrics=[Metric(k, float(v), now, step) for k, v in values.items()])
+        metrics, known = self._pending.setdefault(run_id, ([], {}))
+        metrics += [Metric(k, float(v), now, step) for k, v in values.items()]
+        known |= tags or {}
+
+    def _send(self) -> None:
+        """Send all that was noted."""
+        for run_id, (metrics, tags) in self._pending.items():
+            for start in range(0, len(metrics), MAX_METRICS):
+                self._client.log_batch(run_id, metrics=metrics[start : start + MAX_METRICS])
+            self._client.log_batch(run_id, tags=[RunTag(k, v) for k, v in tags.items()])
+        self._pending = {}
+        if self._stage is not None and self._stage.inputs:
+            self._client.log_inputs(self._stage.run_id, self._stage.inputs)
+            self._stage.inputs = []
+        self._sent = time.monotonic()
 
 
 def record_comparison(
@@ -272,8 +297,8 @@ def record_comparison(
             if math.isfinite(value)
         ]
         points += [Metric(f"overall/{name}", float(value), now, 0) for name, value in headline[variant].items()]
-        for start in range(0, len(points), 1000):
-            client.log_batch(run, metrics=points[start : start + 1000])
+        for start in range(0, len(points), MAX_METRICS):
+            client.log_batch(run, metrics=points[start : start + MAX_METRICS])
         client.set_terminated(run)
     compared = sorted(window for windows in summaries.values() for window in windows)
     span = f"{compared[0]} to {compared[-1]}"
@@ -281,6 +306,36 @@ def record_comparison(
     run = _renew(client, experiment, tags, f"comparison with {lineup.reference}")
     client.log_table(run, dict(table), "comparison.json")
     client.log_text(run, text, "comparison.md")
+    for name, figure in figures.items():
+        client.log_figure(run, figure, name)
+    client.set_terminated(run)
+    return run
+
+
+def record_report(
+    lineup: LineUp,
+    *,
+    first: Window,
+    tracking_uri: str,
+    metrics: Mapping[str, float],
+    headline: str,
+    figures: Mapping[str, Figure],
+    page: str,
+) -> str:
+    """Log what a study answers: its page, figures and the figures' numbers.
+
+    Returns:
+        The id of the run.
+    """
+    client = MlflowClient(tracking_uri)
+    experiment = open_experiment(client, lineup, first)
+    tags = job_tags() | {"windrow.kind": "report", "mlflow.note.content": headline}
+    run = _renew(client, experiment, tags, f"report of {lineup.name}")
+    now = int(time.time() * 1000)
+    points = [Metric(name, float(value), now, 0) for name, value in metrics.items() if math.isfinite(value)]
+    for start in range(0, len(points), MAX_METRICS):
+        client.log_batch(run, metrics=points[start : start + MAX_METRICS])
+    client.log_text(run, page, "report.html")
     for name, figure in figures.items():
         client.log_figure(run, figure, name)
     client.set_terminated(run)
@@ -301,11 +356,10 @@ def _recipe(variant: Variant) -> dict[str, str]:
     """What distinguishes a variant, as parameters that the Compare page shows side by side."""
     selection, distillation = variant.selection, variant.distillation
     size = variant.model.size if isinstance(variant.model.size, str) else "custom"
+    drawn = {"all": "all", "negatives": "", "odds": " in proportion to the pilot's odds"}[selection.kind]
     return {
         "model": f"{variant.model.arch} {size}",
-        "selection": selection.kind
-        if selection.kind == "all"
-        else f"{selection.rate:g} of negatives, {selection.scope}",
+        "selection": drawn if selection.kind == "all" else f"{selection.rate:g} of negatives, {selection.scope}{drawn}",
         "correction": "none" if selection.kind == "all" else selection.correction,
         "knowledge_distillation": distillation.kind,
         "teacher": variant.teacher or "none",

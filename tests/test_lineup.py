@@ -44,10 +44,13 @@ def test_a_lineup_reads_the_same_as_yaml_and_as_json(tmp_path: Path) -> None:
 @pytest.mark.parametrize("path", sorted((ROOT / "dags" / "lineups").glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_lineup_of_the_repository_can_be_run_and_studied(path: Path) -> None:
     lineup = load_lineup(path)
-    study = distillation_study(lineup, name="study", online_start=lineup.online_start, negative_rate=0.1, num_seeds=2)
-    assert study.dataset == lineup.dataset
-    assert len(study.variants) == 6
-    assert study.teachers == {"teacher"}
+    online = lineup.online_start
+    study = distillation_study(
+        lineup, name="study", first=online.shift(-3), online_start=online, last=online.shift(4), negative_rate=0.1
+    )
+    assert study.lineup.dataset == lineup.dataset
+    assert len(study.lineup.variants) == 6
+    assert study.lineup.teachers == {"teacher"}
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,6 @@ from operators.window import resolve_window
 from pipeline.job import TrainJob, head_path, manifest_path
 from pipeline.lake import Lake
 from pipeline.lineup import LineUpError, load_lineup
-from pipeline.recipes import distillation_study
 from pipeline.simulator import SimulatorConfig
 from pipeline.window import DAY, Window
 
@@ -83,24 +82,6 @@ def test_every_checked_in_line_up_can_be_run(root: Path) -> None:
         assert lineup.name == path.stem
         if lineup.dataset.source.kind == "simulated":
             SimulatorConfig(origin=lineup.dataset.source.origin, **lineup.dataset.source.settings)
-
-
-def test_the_study_compares_the_branches_of_the_paper(root: Path) -> None:
-    base = load_lineup(root / "dags" / "lineups" / "demo.yaml")
-    study = distillation_study(base, name="s", online_start=Window.of("2024-01-09"), negative_rate=0.1, num_seeds=2)
-    kinds = {variant.name: variant.distillation.kind for variant in study.variants}
-    assert kinds == {
-        "teacher": "none",
-        "no_teacher": "none",
-        "early_cutover": "cutover",
-        "late_cutover": "cutover",
-        "continuous": "continuous",
-        "continuous_downsampled_10": "continuous",
-    }
-    assert study.reference == "no_teacher"
-    assert study.seeds == (0, 1)
-    students = {variant.model for variant in study.variants if variant.name != "teacher"}
-    assert len(students) == 1, "the students differ in nothing but how they learn"
 
 
 def test_a_training_job_waits_for_its_window_and_every_parent_and_names_the_cure(root: Path, tmp_path: Path) -> None:

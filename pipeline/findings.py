@@ -1,0 +1,70 @@
+"""Findings: what a study answers, as sentences, figures, tables and checks that a page or a tracker can show."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table as people read it."""
+
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+    def markdown(self) -> str:
+        """The same as markdown."""
+        lines = [self.header, ("---",) * len(self.header), *self.rows]
+        return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """One part of an answer."""
+
+    title: str
+    text: str
+    figure: Figure | None = None
+    table: Table | None = None
+
+    @property
+    def slug(self) -> str:
+        """The title as a file's or an anchor's name."""
+        return "_".join("".join(c if c.isalnum() else " " for c in self.title.lower()).split())
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One of the ways in which the method is known to fail, looked for."""
+
+    signature: str
+    """What failing would look like."""
+    found: str
+    """What was seen, with figures."""
+    passed: bool | None
+    """None where the study cannot tell."""
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """What a study answers."""
+
+    headline: str
+    """One sentence with its interval."""
+    metrics: dict[str, float]
+    """The figures that the sentence and the tables are made of, for MLflow and for programs."""
+    sections: tuple[Section, ...]
+    checks: tuple[Check, ...] = ()
+    notes: tuple[str, ...] = field(default=())
+    """What the reader must know before believing it."""
+
+    def markdown(self) -> str:
+        """The answer without its figures."""
+        parts = [f"**{self.headline}**\n", *(f"{note}\n" for note in self.notes)]
+        for section in self.sections:
+            parts += [f"## {section.title}\n", f"{section.text}\n"]
+            if section.table is not None:
+                parts.append(section.table.markdown())
+        return "\n".join(parts)

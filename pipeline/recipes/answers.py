@@ -1,0 +1,47 @@
+"""A study from a file of answers: the fields of its form, without Airflow."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from inspect import signature
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pipeline.lineup import load_lineup
+from pipeline.recipes.distillation import distillation_study
+from pipeline.recipes.downsampling import downsampling_study
+from pipeline.settings import Settings
+from pipeline.study import Study, StudyError
+from pipeline.window import Window
+
+RECIPES: dict[str, Callable[..., Study]] = {"distillation": distillation_study, "downsampling": downsampling_study}
+DAYS = ("first", "online_start", "last", "judged")
+
+
+def declared(path: Path) -> Study:
+    """The study that a file of answers asks for.
+
+    `kind` says which recipe; `lineup` names a line-up beside the settings' one; `study` is the name; the rest is the
+    recipe's arguments.
+
+    Raises:
+        StudyError: the file is missing, is no mapping, or has a field that the recipe does not know.
+    """
+    try:
+        answers = yaml.safe_load(path.read_text())
+    except (OSError, yaml.YAMLError) as error:
+        raise StudyError(f"cannot read answers from {path}: {error}") from None
+    if not isinstance(answers, dict) or answers.get("kind") not in RECIPES:
+        raise StudyError(f"{path} must be a mapping whose `kind` is one of {list(RECIPES)}, got {answers!r:.200}")
+    recipe = RECIPES[answers["kind"]]
+    base = load_lineup(Settings().lineup.with_name(f"{answers.get('lineup', Settings().lineup.stem)}.yaml"))
+    arguments: dict[str, Any] = {k: v for k, v in answers.items() if k not in ("kind", "lineup", "study")}
+    arguments |= {day: Window.of(arguments[day]) for day in DAYS if arguments.get(day)}
+    known = signature(recipe).parameters
+    if unknown := sorted(set(arguments) - set(known)):
+        raise StudyError(f"{path}: a {answers['kind']} study has no field {unknown}; it has {sorted(known)}")
+    if missing := [day for day in ("first", "online_start", "last") if day not in arguments]:
+        raise StudyError(f"{path}: a study needs {missing}, each a day as YYYY-MM-DD")
+    return recipe(base, name=answers.get("study", path.stem), **{"seeds": base.seeds} | arguments)

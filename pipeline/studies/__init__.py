@@ -1,0 +1,21 @@
+"""Answers: from a study's evidence to its findings, a file per kind of study."""
+
+from __future__ import annotations
+
+from typing import assert_never
+
+import pipeline.studies.distillation as distillation_study
+import pipeline.studies.downsampling as downsampling_study
+from pipeline.evidence import Evidence
+from pipeline.findings import Findings
+
+
+def answer(evidence: Evidence) -> Findings:
+    """What a study answers."""
+    match evidence.study.kind:
+        case "distillation":
+            return distillation_study.answer(evidence)
+        case "downsampling":
+            return downsampling_study.answer(evidence)
+        case other:
+            assert_never(other)

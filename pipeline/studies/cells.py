@@ -1,0 +1,138 @@
+"""What all studies show of their cells: loss against the reference by window and over all judged ones, and what it cost."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from pipeline.config import Continuous, Cutover, cutover_window
+from pipeline.drawing import Band
+from pipeline.evidence import Evidence
+from pipeline.findings import Check, Table
+from pipeline.interval import Interval
+from pipeline.paired import Series
+from pipeline.study import Cell
+from pipeline.trend import MIN_WINDOWS, Trend, trend
+from pipeline.window import Window
+
+METRICS = {"log_loss": "{:.5f}", "normalized_entropy": "{:.4f}", "auc": "{:.4f}", "calibration": "{:.3f}"}
+
+
+def percent(interval: Interval, digits: int = 2) -> str:
+    """An interval as people read it; an end without a bound stays open."""
+    value, low, high = (
+        f"{number:+.{digits}f}" if math.isfinite(number) else "?"
+        for number in (interval.value, interval.low, interval.high)
+    )
+    return f"{value} ({low} to {high})"
+
+
+def curves(evidence: Evidence, cells: Iterable[Cell]) -> dict[str, tuple[Sequence[Window], Band]]:
+    """Each cell's loss by window relative to what it is compared with, by label; a reference is not shown beside itself."""
+    found: dict[str, tuple[Sequence[Window], Band]] = {}
+    for cell in cells:
+        if cell.variant != cell.against:
+            paired = evidence.paired(cell.variant, cell.against)
+            points = paired.series().by_window()
+            found[cell.label] = (evidence.windows[-len(points) :], band(points))
+    return found
+
+
+def band(intervals: Sequence[Interval]) -> Band:
+    """Intervals as a figure takes them."""
+    return [i.value for i in intervals], [i.low for i in intervals], [i.high for i in intervals]
+
+
+def judged(evidence: Evidence, cell: Cell, seeds: slice = slice(None)) -> Interval:
+    """A cell's loss over the judged windows relative to what it is compared with, percent."""
+    if cell.variant == cell.against:
+        return Interval(0.0, 0.0, 0.0)
+    return evidence.paired(cell.variant, cell.against, evidence.judged, seeds).series().mean().interval()
+
+
+def ends(name: str, interval: Interval) -> dict[str, float]:
+    """The ends of an interval as two figures."""
+    return {f"{name}_low": interval.low, f"{name}_high": interval.high}
+
+
+def table(evidence: Evidence, cells: Sequence[Cell]) -> Table:
+    """What each cell lost on the judged windows and what it cost until the last."""
+    header = (
+        "variant",
+        "log-loss against the reference, percent (95 %)",
+        "log-loss",
+        "NE",
+        "AUC",
+        "calibration",
+        "examples",
+        "own compute, TFLOP",
+        "with its teacher",
+        "teacher shared",
+    )
+    rows = []
+    for cell in cells:
+        track = evidence.tracks[cell.variant]
+        means = [form.format(np.nanmean(track.metric(name)[:, evidence.judged])) for name, form in METRICS.items()]
+        costs = compute(evidence, cell.variant)
+        rows.append(
+            (
+                cell.label,
+                "reference" if cell.variant == cell.against else percent(judged(evidence, cell)),
+                *means,
+                f"{track.total('total_examples'):,.0f}",
+                *(f"{flops / 1e12:,.2f}" for flops in costs),
+            )
+        )
+    return Table(header, tuple(rows))
+
+
+def compute(evidence: Evidence, variant: str) -> tuple[float, float, float]:
+    """FLOPs of a variant until its last window: its own, with its teacher's while it listened, with its part of them.
+
+    The teacher is shared by all variants of the study that listen to it.
+    """
+    lineup = evidence.study.lineup
+    own = evidence.tracks[variant].total("total_flops")
+    recipe = lineup.variant(variant)
+    if recipe.teacher is None:
+        return own, own, own
+    students = sum(v.teacher == recipe.teacher for v in lineup.variants)
+    listened = evidence.windows[evidence.since(variant) :]
+    if isinstance(recipe.distillation, Cutover):
+        end = cutover_window(recipe.distillation, lineup.online_start)
+        listened = tuple(window for window in listened if window < end)
+    elif isinstance(recipe.distillation, Continuous) and recipe.distillation.since is not None:
+        listened = tuple(window for window in listened if window >= recipe.distillation.since)
+    places = {evidence.index(window) for window in listened}
+    steps = evidence.tracks[recipe.teacher].steps
+    teacher = sum(step.flops for (_, place), step in steps.items() if place in places) / len(lineup.seeds)
+    return own, own + teacher, own + teacher / students
+
+
+def too_much_variance(evidence: Evidence, variant: str, against: str, effect: Interval) -> Check:
+    """Whether runs differ among themselves by more than the effect that is claimed."""
+    signature = "too much run-to-run variance to see the effect"
+    if len(evidence.study.lineup.seeds) < 2:
+        return Check(signature, "one seed only: spread between runs is not known", None)
+    paired = evidence.paired(variant, against, evidence.judged)
+    by_seed = 100 * (paired.loss.sum(axis=(1, 2)) / paired.base.sum(axis=(1, 2)) - 1)
+    spread = float(by_seed.std(ddof=1))
+    found = f"standard deviation between {len(by_seed)} seeds {spread:.3f} %, effect {percent(effect)} %"
+    return Check(signature, found, not effect.low <= 0 <= effect.high)
+
+
+def moved(series: Series) -> Trend | None:
+    """How a penalty moved over its windows; None where they are too few to tell."""
+    return trend(series) if len(series.values) >= MIN_WINDOWS else None
+
+
+def growing(label: str, penalty: Trend | None) -> Check:
+    """Whether what a variant loses grows as time goes by."""
+    signature = "a penalty that grows over time"
+    if penalty is None:
+        return Check(signature, f"fewer than {MIN_WINDOWS} judged windows show no slope", None)
+    return Check(
+        signature, f"slope of {label}: {percent(penalty.slope, 4)} percentage points a window", penalty.slope.low <= 0
+    )

@@ -1,0 +1,113 @@
+"""A study from its recipe to its page: trained by the real engine on a tiny simulated log, answered, and drawn."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from pipeline.chain import Engine
+from pipeline.evidence import Evidence, MissingEvidence, gather, wall_times
+from pipeline.findings import Findings
+from pipeline.job import study_jobs
+from pipeline.lake import Lake
+from pipeline.page import render
+from pipeline.recipes import distillation_study, downsampling_study
+from pipeline.studies import answer
+from pipeline.study import Study
+from tests.training import DAY, TINY, alone, lineup, publish, variant, windows
+
+NUM_WINDOWS = 18
+BASE = lineup(variant(model=TINY), name="base")
+SPAN = {"first": DAY, "online_start": DAY.shift(5), "judged": DAY.shift(10), "last": DAY.shift(NUM_WINDOWS - 1)}
+DISTILLATION = distillation_study(
+    BASE, name="taught", teacher_size="small", student_size="tiny", axes=["start", "age", "head"], num_starts=3,
+    epsilons=(2.0, 5.0), seeds=(0, 1), **SPAN,
+)  # fmt: skip
+DOWNSAMPLING = downsampling_study(
+    BASE, name="sampled", size="tiny", teacher_size="small", rates=(0.5, 0.1), affordable=20.0, seeds=(0, 1),
+    axes=["scope", "correction", "policy", "batch", "combined"], **SPAN,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def lake(tmp_path_factory: pytest.TempPathFactory) -> Lake:
+    """Both studies, trained."""
+    lake = Lake(str(tmp_path_factory.mktemp("studies") / "lake"))
+    publish(lake, windows(NUM_WINDOWS))
+    for study in (DISTILLATION, DOWNSAMPLING):
+        for job in study_jobs(study):
+            Engine(lake, job, None, alone()).run()
+    return lake
+
+
+@pytest.fixture(scope="module")
+def evidence(lake: Lake) -> dict[str, Evidence]:
+    return {study.name: gather(lake, study) for study in (DISTILLATION, DOWNSAMPLING)}
+
+
+@pytest.fixture(scope="module")
+def findings(evidence: dict[str, Evidence]) -> dict[str, Findings]:
+    return {name: answer(found) for name, found in evidence.items()}
+
+
+@pytest.mark.parametrize("study", [DISTILLATION, DOWNSAMPLING], ids=lambda study: study.name)
+def test_the_page_shows_headline_figures_tables_and_checks_and_asks_nothing_of_the_network(
+    lake: Lake, evidence: dict[str, Evidence], findings: dict[str, Findings], study: Study
+) -> None:
+    found = findings[study.name]
+    seen = evidence[study.name]
+    page = render(study, found, facts=seen.facts(), times=wall_times(lake, seen))
+    assert re.search(r'id="headline">[^<]+%', page)
+    for section in found.sections:
+        assert section.title in page
+        assert (section.figure is not None) == (f'alt="{section.title}"' in page)
+    assert {check.signature for check in found.checks} >= {"too much run-to-run variance to see the effect"}
+    assert not re.search(r"""(src|href)\s*=\s*["']?(https?:)?//""", page), "something is loaded from elsewhere"
+    assert "<script" not in page
+
+
+def test_the_headline_is_made_of_the_figures_that_are_logged(findings: dict[str, Findings]) -> None:
+    metrics = findings["sampled"].metrics
+    value, low, high = (metrics[f"kept_10_percent{end}"] for end in ("", "_low", "_high"))
+    assert f"{value:+.2f} ({low:+.2f} to {high:+.2f}) % of log-loss" in findings["sampled"].headline
+    assert low <= value <= high
+
+
+def test_shared_prefixes_are_trained_once(evidence: dict[str, Evidence]) -> None:
+    tracks = evidence["taught"].tracks
+    online = evidence["taught"].index(DISTILLATION.lineup.online_start)
+    early, late, continuous = ([t.steps[0, w].key for w in range(NUM_WINDOWS)] for t in (
+        tracks["early_cutover"], tracks["late_cutover"], tracks["continuous"]
+    ))  # fmt: skip
+    assert early[:online] == late[:online] == continuous[:online]
+    assert late[: online + 4] == continuous[: online + 4]
+    assert early[online] != late[online]
+    assert late[online + 4] != continuous[online + 4]
+
+
+def test_a_student_that_starts_late_is_judged_on_the_same_rows(evidence: dict[str, Evidence]) -> None:
+    seen = evidence["taught"]
+    for cell in DISTILLATION.of("start"):
+        paired = seen.paired(cell.variant, cell.against, seen.judged)
+        assert paired.num_windows == NUM_WINDOWS - 10
+        assert (paired.examples[:, 0] > 0).all()
+        assert seen.paired(cell.variant, cell.against).num_windows == NUM_WINDOWS - 10 + cell.value
+
+
+def test_a_variant_that_was_not_trained_is_named_with_the_cure(lake: Lake) -> None:
+    other = DISTILLATION.model_copy(update={"lineup": DISTILLATION.lineup.model_copy(update={"name": "untrained"})})
+    with pytest.raises(MissingEvidence, match=r"'teacher' has closed no window .* trigger the study again"):
+        gather(lake, other)
+
+
+def test_the_teacher_is_counted_whole_and_shared(findings: dict[str, Findings]) -> None:
+    table = next(s.table for s in findings["taught"].sections if s.title == "Schedules")
+    assert table is not None
+    own, whole, shared = (
+        table.header.index(name) for name in ("own compute, TFLOP", "with its teacher", "teacher shared")
+    )
+    rows = {row[0]: row for row in table.rows}
+    assert rows["no teacher"][own] == rows["no teacher"][whole] == rows["no teacher"][shared]
+    assert float(rows["continuous"][whole]) >= float(rows["continuous"][shared]) >= float(rows["continuous"][own])
+    assert float(rows["continuous"][whole]) >= float(rows["early cutover"][whole])
