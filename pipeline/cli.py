@@ -220,14 +220,18 @@ def study(
         Path, typer.Argument(help="YAML or JSON file: `kind`, and the fields of that study's form (see dags/studies).")
     ],
     folder: Annotated[Path | None, typer.Option(help="Leave a copy of page, table and figures here.")] = None,
+    airflow: Annotated[
+        bool,
+        typer.Option("--airflow", help="Trigger the study's DAG with these answers (`windrow up` first), and wait."),
+    ] = False,
     report_only: Annotated[
         bool, typer.Option("--report-only", help="Answer from what is trained already; train nothing.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Run a study without Airflow: ingest, train what is missing, and answer on one page.
+    """Run a study: ingest, train what is missing, and answer on one page.
 
-    The file's fields are those of the DAG's form, so that the same answers can be given to `airflow dags trigger --conf`.
+    The file's fields are those of the DAG's form. With --airflow the DAG does the work, else this process.
     """
     from pipeline.recipes import declared
     from pipeline.stages import run_report
@@ -236,13 +240,29 @@ def study(
         asked = declared(answers)
         settings = Settings()
         _join(settings)
-        if not report_only:
+        if airflow:
+            _trigger(answers)
+        elif not report_only:
             lineup = asked.lineup
             _run(IngestJob(dataset=lineup.dataset, first=asked.first, last=asked.last, seeds=lineup.seeds))
             for job in study_jobs(asked):
                 _run(job)
         outcome = run_report(ReportJob(study=asked), Lake(settings.lake), settings, folder)
     _answer(outcome, as_json=True) if as_json else out.print(f"{outcome['headline']}\n\nPage: {outcome['page']}")
+
+
+def _trigger(answers: Path) -> None:
+    """Let Airflow run a study."""
+    from pipeline.demo import Airflow, MainJobFailed
+    from pipeline.recipes import conf
+    from pipeline.services import addresses
+
+    kind, given = conf(answers)
+    try:
+        Airflow.login(addresses()).trigger(f"{kind}_study", given, partial(typer.echo, err=True))
+    except (MainJobFailed, httpx.HTTPError) as error:
+        typer.secho(f"windrow: {error}", fg="red", err=True)
+        raise typer.Exit(TRY_AGAIN) from None
 
 
 def _comparison(outcome: dict[str, Any]) -> Table:

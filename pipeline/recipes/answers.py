@@ -20,6 +20,22 @@ RECIPES: dict[str, Callable[..., Study]] = {"distillation": distillation_study, 
 DAYS = ("first", "online_start", "last", "judged")
 
 
+def conf(path: Path) -> tuple[str, dict[str, Any]]:
+    """The kind of study that a file of answers asks for, and the answers as its DAG's conf takes them.
+
+    Raises:
+        StudyError: the file is missing, or is no mapping with a `kind`.
+    """
+    try:
+        answers = yaml.safe_load(path.read_text())
+    except (OSError, yaml.YAMLError) as error:
+        raise StudyError(f"cannot read answers from {path}: {error}") from None
+    if not isinstance(answers, dict) or answers.get("kind") not in RECIPES:
+        raise StudyError(f"{path} must be a mapping whose `kind` is one of {list(RECIPES)}, got {answers!r:.200}")
+    kind = answers.pop("kind")
+    return kind, answers | {day: str(answers[day]) for day in DAYS if answers.get(day)}
+
+
 def declared(path: Path) -> Study:
     """The study that a file of answers asks for.
 
@@ -29,19 +45,14 @@ def declared(path: Path) -> Study:
     Raises:
         StudyError: the file is missing, is no mapping, or has a field that the recipe does not know.
     """
-    try:
-        answers = yaml.safe_load(path.read_text())
-    except (OSError, yaml.YAMLError) as error:
-        raise StudyError(f"cannot read answers from {path}: {error}") from None
-    if not isinstance(answers, dict) or answers.get("kind") not in RECIPES:
-        raise StudyError(f"{path} must be a mapping whose `kind` is one of {list(RECIPES)}, got {answers!r:.200}")
-    recipe = RECIPES[answers["kind"]]
+    kind, answers = conf(path)
+    recipe = RECIPES[kind]
     base = load_lineup(Settings().lineup.with_name(f"{answers.get('lineup', Settings().lineup.stem)}.yaml"))
-    arguments: dict[str, Any] = {k: v for k, v in answers.items() if k not in ("kind", "lineup", "study")}
+    arguments: dict[str, Any] = {k: v for k, v in answers.items() if k not in ("lineup", "study")}
     arguments |= {day: Window.of(arguments[day]) for day in DAYS if arguments.get(day)}
     known = signature(recipe).parameters
     if unknown := sorted(set(arguments) - set(known)):
-        raise StudyError(f"{path}: a {answers['kind']} study has no field {unknown}; it has {sorted(known)}")
+        raise StudyError(f"{path}: a {kind} study has no field {unknown}; it has {sorted(known)}")
     if missing := [day for day in ("first", "online_start", "last") if day not in arguments]:
         raise StudyError(f"{path}: a study needs {missing}, each a day as YYYY-MM-DD")
     return recipe(base, name=answers.get("study", path.stem), **{"seeds": base.seeds} | arguments)
