@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from pipeline.interval import Interval
 from pipeline.lake import Lake
 from pipeline.lineup import LineUp
 from pipeline.metrics import ClickSums, auc, log_losses
@@ -27,15 +28,6 @@ Array = NDArray[np.float64]
 
 class NothingToCompare(ValueError):
     """A comparison lacks steps."""
-
-
-@dataclass(frozen=True, slots=True)
-class Interval:
-    """An estimate with its 95 % interval."""
-
-    value: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.linalg import orth
 from scipy.stats import f as fisher
 
 from pipeline.autocorrelation import Noises, regress
@@ -31,6 +32,8 @@ STEPS = 2
 NUM_COEFFICIENTS = 4
 MIN_WINDOWS = NUM_COEFFICIENTS + 3
 SIGNIFICANT = 0.05
+ALIKE = 1e-6
+"""A curve that has fallen within a window moves alike with some of its coefficients: these count once."""
 HOPELESS = 15.0
 """A shape whose best curve has a likelihood ratio (F) above this can't make a moment plausible."""
 
@@ -60,7 +63,7 @@ def crossing(series: Series, limit: float) -> Crossing:
     noises = Noises.plausible(series.sampling_error(), unrest=True)
     best = _Products.of(series.values - limit, family, noises.typical()).best()
     jacobian = family.jacobian(best)
-    known = regress(series.values, jacobian, noises)
+    known = regress(series.values, orth(jacobian, rcond=ALIKE), noises)
     shift = sum(series.persistent()) / known.variance
     products = _Products.of(series.values - limit, family, known.noises).shifted(shift)
     p_values = known.weight @ products.p_values(family, num_windows - NUM_COEFFICIENTS)

@@ -13,7 +13,7 @@ from pipeline.interval import Interval
 from pipeline.paired import Paired, Series
 
 MIN_WINDOWS = 5
-STEPS = 24
+STEPS = 8
 """Lengths of history tried between two students."""
 SIGNIFICANT = 0.05
 MAX_CORRELATION = 0.95
@@ -101,13 +101,12 @@ def _checked(students: Sequence[Student]) -> list[Student]:
 def _along(ordered: Sequence[Student], epsilon: float) -> tuple[list[float], list[Series]]:
     """Lengths of history, and the relative loss less epsilon at each."""
     series = [s.judged.series() for s in ordered]
-    logs = np.log([s.history for s in ordered])
     lengths: list[float] = []
     gaps: list[Series] = []
     for left in range(len(ordered) - 1):
         last = left == len(ordered) - 2
         for share in np.linspace(0, 1, STEPS + last, endpoint=last):
-            lengths.append(float(np.exp((1 - share) * logs[left] + share * logs[left + 1])))
+            lengths.append(ordered[left].history ** float(1 - share) * ordered[left + 1].history ** float(share))
             gap = series[left] * float(1 - share) + series[left + 1] * float(share)
             gaps.append(Series(gap.values - epsilon, gap.parts))
     return lengths, gaps

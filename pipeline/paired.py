@@ -116,14 +116,22 @@ class Series:
     def sampling_error(self) -> Array:
         """(W,) standard error of each window's number if seeds and clusters were drawn anew; 0 where neither says.
 
-        Seeds and groups are crossed: their variances are added, and what both count is taken off once (Cameron, Gelbach
-        & Miller 2011), though never below the larger.
+        Seeds and groups are crossed: their variances are added, and what both count, their interaction, is taken off once
+        (Cameron, Gelbach & Miller 2011), though never below the larger.
         """
         seeds, groups = (np.square(parts).sum(axis=0) for parts in (self.by_seed, self.by_group))
-        num_seeds, num_windows, num_groups = self.parts.shape
-        cells = np.square(_unbiased(self.parts.transpose(0, 2, 1).reshape(num_seeds * num_groups, num_windows)))
-        variance: Array = np.maximum(np.maximum(seeds, groups), seeds + groups - cells.sum(axis=0))
+        both = self._interaction()
+        variance: Array = np.maximum(np.maximum(seeds, groups), seeds + groups - both)
         return np.sqrt(variance)
+
+    def _interaction(self) -> Array:
+        """(W,) variance of what neither a seed nor a group explains by itself."""
+        num_seeds, _, num_groups = self.parts.shape
+        if min(num_seeds, num_groups) == 1:
+            return np.zeros(len(self.values))
+        rest = self.parts - self.parts.mean(axis=2, keepdims=True) - self.parts.mean(axis=0, keepdims=True)
+        variance: Array = np.square(rest).sum(axis=(0, 2)) * num_seeds / (num_seeds - 1) * num_groups / (num_groups - 1)
+        return variance
 
     def persistent(self) -> tuple[float, float]:
         """Variance of a constant shift of all numbers that seeds, and that recurring clusters, may have brought along.

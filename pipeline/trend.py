@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.linalg import orth
 from scipy.optimize import brentq
 from scipy.stats import f as fisher
 from scipy.stats import norm
@@ -141,7 +142,7 @@ def decay(series: Series, event: int, *, settles_at: float | None = None) -> Dec
     noises = Noises.plausible(error, unrest=True)
     middle = int(np.argmin(_squares(values, curves, level, noises.typical())[0]))
     tangent = curves[:, min(middle + 1, HALVINGS - 1)] - curves[:, max(middle - 1, 0)]
-    known = regress(values, np.column_stack([curves[:, middle], tangent, level]), noises)
+    known = regress(values, orth(np.column_stack([curves[:, middle], tangent, level]), rcond=1e-9), noises)
     squares = _squares(values, curves, level, known.noises)
     least = squares.min(axis=1, keepdims=True)
     ratio = (squares - least) / np.maximum(least / known.degrees, 1e-300)
