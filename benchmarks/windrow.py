@@ -64,9 +64,7 @@ class FromParquet:
     def log_loss(self, window: str) -> float:
         """Of all rows of the window."""
         share = self._examples.share(window)
-        return evaluate(
-            self.trainer, share, self._config.evaluation, seed=SEED, batch_size=BATCH_SIZE, extras=[]
-        ).metrics["log_loss"]
+        return evaluate(self.trainer, share, self._config.evaluation, seed=SEED, extras=[]).metrics["log_loss"]
 
 
 class FromMemory:

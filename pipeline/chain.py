@@ -242,7 +242,6 @@ class Engine:
                 share,
                 plan.config.evaluation,
                 seed=seed,
-                batch_size=plan.config.optimizer.batch_size,
                 extras=extras,
             )
         with _timed(seconds, "score"):
@@ -321,13 +320,13 @@ class Engine:
         self, trainer: Trainer, share: Share, plan: Plan
     ) -> dict[int, tuple[NDArray[np.int64], NDArray[np.float32]]]:
         """This worker's rows and their logits under each of the plan's older checkpoints; the model itself is one old."""
-        batch_size, found = plan.config.optimizer.batch_size, {}
+        found = {}
         for age, elder in plan.elders.items():
             if age == 1:
-                found[age] = trainer.score(share, batch_size)
+                found[age] = trainer.score(share)
             else:
                 live, self._live = self._live, None
-                found[age] = self._restore(elder, elder.config, plan.window).score(share, batch_size)
+                found[age] = self._restore(elder, elder.config, plan.window).score(share)
                 self._live = live
         return found
 

@@ -31,9 +31,7 @@ class Evaluation:
     """Wall time."""
 
 
-def evaluate(
-    trainer: Trainer, share: Share, config: EvaluationConfig, *, seed: int, batch_size: int, extras: list[str]
-) -> Evaluation:
+def evaluate(trainer: Trainer, share: Share, config: EvaluationConfig, *, seed: int, extras: list[str]) -> Evaluation:
     """Score the evaluation slice; every worker calls this.
 
     Args:
@@ -41,13 +39,12 @@ def evaluate(
         share: the worker's part of the window.
         config: the slice.
         seed: sets the sample where the slice is one.
-        batch_size: rows per step over all workers.
         extras: columns of the window to keep beside the predictions.
     """
     started = time.perf_counter()
     rows = evaluation_rows(share, max_rows=config.max_rows, seed=seed)
     count = count_evaluated(share, max_rows=config.max_rows, seed=seed)
-    scored = list(trainer.predict(share, rows, count, batch_size))
+    scored = list(trainer.predict(share, rows, count))
     position = _joined([r.position for r, _ in scored], np.int64)
     part = {
         "position": position,

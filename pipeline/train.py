@@ -34,6 +34,9 @@ from pipeline.sharding import shard
 
 Progress = Callable[[int, int], None]
 
+SCORED_AT_ONCE = 8192
+"""Rows per worker and step where nothing is learned: what the optimizer's batch is for does not matter there."""
+
 
 @dataclass(frozen=True, slots=True)
 class Trained:
@@ -150,31 +153,28 @@ class Trainer:
                 elif name != "step":  # Adagrad's count of its calls
                     value.mul_(factor)
 
-    def score(self, share: Share, batch_size: int) -> tuple[NDArray[np.int64], Logits]:
+    def score(self, share: Share) -> tuple[NDArray[np.int64], Logits]:
         """Score every row of a window forward-only; every worker calls this.
 
         Returns:
             (N,) places of this worker's rows in the window's order, and (N,) their logits.
         """
-        predicted = self.predict(share, whole_rows(share), share.num_rows, batch_size)
+        predicted = self.predict(share, whole_rows(share), share.num_rows)
         scored = [(rows.position.copy(), logits) for rows, logits in predicted]
         positions = np.concatenate([p for p, _ in scored]) if scored else np.empty(0, np.int64)
         logits = np.concatenate([z for _, z in scored]) if scored else np.empty(0, np.float32)
         return positions, logits
 
-    def predict(
-        self, share: Share, rows: Iterator[Rows], num_rows: int, batch_size: int
-    ) -> Iterator[tuple[Rows, Logits]]:
+    def predict(self, share: Share, rows: Iterator[Rows], num_rows: int) -> Iterator[tuple[Rows, Logits]]:
         """Score rows forward-only, in order; every worker calls this and exhausts it.
 
         Args:
             share: the worker's part of the window.
             rows: what to score.
             num_rows: how many rows that is on this worker.
-            batch_size: rows per step over all workers.
         """
         self.model.eval()
-        schedule = agree(num_rows, batch_size, share.world_size)
+        schedule = agree(num_rows, SCORED_AT_ONCE * share.world_size, share.world_size)
         with torch.no_grad():
             for scored, logits in self._run(batches(rows, schedule, share)):
                 if scored is not None:

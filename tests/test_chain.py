@@ -107,7 +107,7 @@ def test_older_scores_are_those_of_the_model_as_it_then_stood(lake: Lake) -> Non
         assert set(step.seconds) == PARTS
         for age, scores in step.aged_scores.items():
             elder = trainer_of(lake, made["teacher", DAY.shift(days - age)])
-            positions, expected = elder.score(Share(lake, manifest_of(lake, step), elder.features), 128)
+            positions, expected = elder.score(Share(lake, manifest_of(lake, step), elder.features))
             assert np.array_equal(read(lake, scores, step)[positions], expected)
         if days >= 1:
             assert np.array_equal(read(lake, step.aged_scores[1], step), logits(lake, step)), "predicts, then learns"
