@@ -28,6 +28,7 @@ with the batch scaled to the rows*:
 | `policy` | drawn in proportion to the odds that a teacher, or an older checkpoint, gives |
 | `batch` | held at its full size |
 | `combined` | together with a continuous teacher: what neither reaches alone |
+| `theory` | every rate by both policies and both corrections, held against what theory predicts |
 
 Fill in the form and trigger. `report` writes one page with the penalty, its slope over time, and the recommendation.
 **Triggering the same study again finishes only what is missing**; another name starts a study of its own.

@@ -196,7 +196,9 @@ def downsampling() -> dict[str, Param]:
             title="Fraction at the centre",
             description_md="Where the other axes vary their one factor.",
         ),
-        "axes": _axes(["scope", "correction", "policy", "batch", "combined"], ["scope", "correction", "batch"]),
+        "axes": _axes(
+            ["scope", "correction", "policy", "batch", "combined", "theory"], ["scope", "correction", "batch"]
+        ),
         "affordable": Param(
             0.5,
             type="number",

@@ -9,6 +9,7 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import logit
 
 from pipeline.config import Variant
 from pipeline.findings import Table
@@ -79,6 +80,8 @@ class Evidence:
     windows: tuple[Window, ...]
     tracks: dict[str, Track]
     """By variant."""
+    true_logit: Array | None
+    """(N,) of the last window's evaluation slice under the first seed, where the data's true probabilities are known."""
 
     def since(self, variant: str) -> int:
         """Index of the first window that a variant has closed under every seed."""
@@ -190,7 +193,16 @@ def gather(lake: Lake, study: Study, progress: Callable[[str], None] | None = No
         tracks[variant.name] = _track(lake, study, variant, windows)
         if progress is not None:
             progress(f"read what {variant.name} predicted")
-    return Evidence(study, windows, tracks)
+    return Evidence(study, windows, tracks, _true_logit(lake, tracks[study.lineup.reference]))
+
+
+def _true_logit(lake: Lake, reference: Track) -> Array | None:
+    last = max(window for seed, window in reference.steps if seed == 0)
+    truth = Predictions.read(lake, reference.steps[0, last]).true_prob
+    if truth is None:
+        return None
+    found: Array = logit(truth)
+    return found
 
 
 def _track(lake: Lake, study: Study, variant: Variant, windows: tuple[Window, ...]) -> Track:

@@ -11,7 +11,19 @@ from pipeline.lineup import LineUp
 from pipeline.window import Window
 
 Axis = Literal[
-    "schedule", "start", "size", "age", "head", "weight", "rate", "scope", "correction", "policy", "batch", "combined"
+    "schedule",
+    "start",
+    "size",
+    "age",
+    "head",
+    "weight",
+    "rate",
+    "scope",
+    "correction",
+    "policy",
+    "batch",
+    "combined",
+    "theory",
 ]
 """What tells a cell from the others; each axis has a figure and a table of its own."""
 

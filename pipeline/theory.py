@@ -48,22 +48,22 @@ def kappa_odds(k: float) -> float:
     return 1 + 1 / _positive(k)
 
 
-def kappa_weight_of(logits: NDArray[Any], rate: float) -> float:
-    """Of correction by weight where a share `rate` of negatives is kept, over the true logits (N,) and not a Gaussian.
+def kappa_weight_of(logits: NDArray[Any], keep: float | NDArray[Any]) -> float:
+    """Of correction by weight where negatives are kept with a probability, or with one each (N,), and all positives.
 
-    The sandwich's ratio E[p (1-p)^2 + (1-p) p^2 / rate] / E[p (1-p)], which does not need positives to be rare. A rate keeps
-    k = rate * negatives / positives.
+    Over the true logits (N,) and not a Gaussian: the sandwich's ratio E[p (1-p)^2 + (1-p) p^2 / pi_0] / E[p (1-p)], which does
+    not need positives to be rare. A rate keeps k = rate * negatives / positives.
     """
-    p = _probability(logits, rate)
+    p = _probability(logits, keep)
     information = p * (1 - p)
-    noise = p * (1 - p) ** 2 + (1 - p) * p**2 / rate
+    noise = p * (1 - p) ** 2 + (1 - p) * p**2 / keep
     return float(noise.sum() / information.sum())
 
 
-def kappa_offset_of(logits: NDArray[Any], rate: float) -> float:
-    """Of correction by offset, likewise."""
-    p = _probability(logits, rate)
-    sampled = p * (1 - p) * rate / (p + rate * (1 - p))
+def kappa_offset_of(logits: NDArray[Any], keep: float | NDArray[Any]) -> float:
+    """Of correction by offset, likewise: E[p (1-p)] / E[p (1-p) pi_0 / (p + (1-p) pi_0)]."""
+    p = _probability(logits, keep)
+    sampled = p * (1 - p) * keep / (p + keep * (1 - p))
     return float((p * (1 - p)).sum() / sampled.sum())
 
 
@@ -93,9 +93,9 @@ def _positive(k: float) -> float:
     return k
 
 
-def _probability(logits: NDArray[Any], rate: float) -> NDArray[np.float64]:
-    if not 0 < rate <= 1:
-        raise ValueError(f"rate must be in (0, 1], got {rate}")
+def _probability(logits: NDArray[Any], keep: float | NDArray[Any]) -> NDArray[np.float64]:
+    if not np.all((np.asarray(keep) > 0) & (np.asarray(keep) <= 1)):
+        raise ValueError(f"rate must be in (0, 1], got {keep}")
     if not len(logits) or not np.all(np.isfinite(logits)):
         raise ValueError(f"logits must be finite, got {len(logits)} of which {int(np.isfinite(logits).sum())} are")
     p: NDArray[np.float64] = expit(np.asarray(logits, np.float64))

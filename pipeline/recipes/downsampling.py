@@ -13,7 +13,7 @@ from pipeline.recipes.draft import Draft, Size, plain, sampled, taught
 from pipeline.study import Study
 from pipeline.window import Window
 
-DownsamplingAxis = Literal["scope", "correction", "policy", "batch", "combined"]
+DownsamplingAxis = Literal["scope", "correction", "policy", "batch", "combined", "theory"]
 
 ALL_ROWS = "all_rows"
 RATES = (0.5, 0.25, 0.1, 0.05, 0.02)
@@ -67,10 +67,12 @@ def downsampling_study(
         epsilons: percents of log-loss within which two models count as equal.
         seeds: each variant is trained with each of them.
     """
-    asked = _Asked(base, first, size, teacher_size, soft_weight, centre)
+    asked = _Asked(
+        base, first, size, teacher_size, soft_weight, centre, tuple(sorted({*rates, centre} - {1.0}, reverse=True))
+    )
     draft = Draft(ALL_ROWS)
     draft.add("rate", "all rows", asked.reference, 1.0)
-    for rate in sorted({*rates, centre} - {1.0}, reverse=True):
+    for rate in asked.rates:
         draft.add("rate", f"{100 * rate:g} % of negatives", asked.kept(rate), rate)
     for axis in axes:
         AXES[axis](draft, asked)
@@ -97,6 +99,7 @@ class _Asked:
     teacher_size: Size
     soft_weight: float
     centre: float
+    rates: tuple[float, ...]
 
     @property
     def reference(self) -> Variant:
@@ -166,11 +169,26 @@ def _combined(draft: Draft, asked: _Asked) -> None:
     draft.add("combined", "both", taught(asked.middle, "both", continuous))
 
 
+def _theory(draft: Draft, asked: _Asked) -> None:
+    """Every rate under both policies and both corrections, to be held against what theory predicts."""
+    draft.train(asked.teacher)
+    for rate in asked.rates:
+        for correction in ("offset", "weight"):
+            uniform = NegativeDownsampling(rate=rate, correction=correction)
+            odds = OddsProportional(rate=rate, correction=correction, pilot=TEACHER)
+            for name, policy in (("uniform", uniform), ("odds", odds)):
+                plain_ = name == "uniform" and correction == "offset"
+                cell = f"kept_{100 * rate:g}" if plain_ else f"{name}_{correction}_{100 * rate:g}"
+                variant = asked.scaled(sampled(asked.reference, cell, policy), rate)
+                draft.add("theory", f"{100 * rate:g} % {name}, {correction}", variant, rate)
+
+
 AXES: dict[DownsamplingAxis, Callable[[Draft, _Asked], None]] = {
     "scope": _scopes,
     "correction": _corrections,
     "policy": _policies,
     "batch": _batches,
     "combined": _combined,
+    "theory": _theory,
 }
 """What each axis adds."""

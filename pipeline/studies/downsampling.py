@@ -13,7 +13,7 @@ from pipeline.evidence import Evidence
 from pipeline.findings import Check, Findings, Section, Table
 from pipeline.interval import Interval
 from pipeline.recipes.downsampling import ALL_ROWS
-from pipeline.studies import cells
+from pipeline.studies import cells, theory
 from pipeline.studies.cells import percent
 from pipeline.study import Axis, Cell
 from pipeline.trend import Trend
@@ -52,6 +52,9 @@ def answer(evidence: Evidence) -> Findings:
         *_axes(evidence, penalties),
         _pareto(evidence, penalties),
     ]
+    beside_theory = theory.section(evidence, metrics)
+    if beside_theory is not None:
+        sections.append(beside_theory)
     centre = next(cell for cell in rates if cell.value == _centre(evidence))
     slope = cells.moved(evidence.paired(centre.variant, ALL_ROWS, evidence.judged).series())
     moves = "" if slope is None else f", moving by {percent(slope.slope, 4)} percentage points a window"
@@ -213,7 +216,7 @@ def _axes(evidence: Evidence, penalties: dict[str, Interval]) -> Iterator[Sectio
 
 
 def _pareto(evidence: Evidence, penalties: dict[str, Interval]) -> Section:
-    shown = {cell.variant: cell for cell in evidence.study.cells}
+    shown = {cell.variant: cell for cell in evidence.study.cells if cell.axis != "theory"}
     curves = {}
     for name, cell in shown.items():
         gap = penalties[name]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
 from playwright.sync_api import Locator, Page, expect, sync_playwright
 
@@ -87,6 +89,36 @@ def test_a_study_from_the_form_to_the_curves_on_one_chart(stack: Stack, page: Pa
     # MLflow draws each curve twice: as it is, and faintly as it was before smoothing.
     expect(charts.locator(".scatterlayer .trace path.js-line")).to_have_count(2 * len(VARIANTS))
     curves.screenshot(path=tmp_path / "curves.png")
+
+    headline = read_report(page, Path(stack.lake) / "studies" / "from_the_browser" / "report.html", tmp_path)
+    report = report_run(stack, "from_the_browser")
+    assert headline == report["tags"]["mlflow.note.content"]
+    value, low, high = (report["metrics"][f"gain_over_late_cutover_percent{end}"] for end in ("", "_low", "_high"))
+    assert f"{value:+.2f} ({low:+.2f} to {high:+.2f}) %" in headline
+
+
+def read_report(page: Page, path: Path, tmp_path: Path) -> str:
+    """The headline of a study's page as a browser without network shows it, with every picture drawn."""
+    page.context.set_offline(True)
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(path.as_uri())
+    pictures = page.locator("img")
+    assert pictures.count() >= 2
+    for place in range(pictures.count()):
+        assert pictures.nth(place).evaluate("image => image.complete && image.naturalWidth") > 100
+    assert not [url for url in asked if not url.startswith(("file:", "data:"))]
+    page.screenshot(path=tmp_path / "report.png", full_page=True)
+    return page.locator("#headline").inner_text()
+
+
+def report_run(stack: Stack, experiment: str) -> dict[str, dict[str, Any]]:
+    """Tags and metrics of a study's report, from MLflow's REST API."""
+    with httpx.Client(base_url=f"{stack.addresses.mlflow}/api/2.0/mlflow", trust_env=False) as client:
+        found = client.get("/experiments/get-by-name", params={"experiment_name": experiment}).raise_for_status().json()
+        asked = {"experiment_ids": [found["experiment"]["experiment_id"]], "filter": "tags.`windrow.kind` = 'report'"}
+        (run,) = client.post("/runs/search", json=asked).raise_for_status().json()["runs"]
+    return {kind: {entry["key"]: entry["value"] for entry in run["data"].get(kind, [])} for kind in ("tags", "metrics")}
 
 
 def follow(page: Page, name: str) -> Page:

@@ -1,0 +1,77 @@
+"""Theory beside measurement: by how much sampling multiplies the excess loss, predicted by kappa and as it came out."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import t as student
+
+from pipeline.config import NegativeDownsampling, OddsProportional
+from pipeline.drawing import by_number
+from pipeline.evidence import Evidence
+from pipeline.findings import Section, Table
+from pipeline.interval import Interval
+from pipeline.recipes.downsampling import ALL_ROWS
+from pipeline.selection import Pilot, keep_probabilities, logit_counts, solve_log_scale
+from pipeline.studies import cells
+from pipeline.study import Cell
+from pipeline.theory import kappa_offset_of, kappa_weight_of
+
+
+def section(evidence: Evidence, metrics: dict[str, float]) -> Section | None:
+    """The section; None where the true probabilities are not known or no policy was varied for it."""
+    found = evidence.study.of("theory")
+    logits = evidence.true_logit
+    if not found or logits is None:
+        return None
+    rows: list[tuple[str, ...]] = []
+    curves: dict[str, tuple[list[float], list[Interval]]] = {}
+    for cell in found:
+        predicted, measured = kappa(evidence, cell, logits), ratio(evidence, cell.variant)
+        metrics |= {f"{cell.variant}_kappa": predicted, f"{cell.variant}_excess_ratio": measured.value}
+        metrics |= cells.ends(f"{cell.variant}_excess_ratio", measured)
+        rows.append(
+            (cell.label, f"{predicted:.2f}", f"{measured.value:.2f} ({measured.low:.2f} to {measured.high:.2f})")
+        )
+        family = cell.label.partition(" % ")[2]
+        across, points = curves.setdefault(family, ([], []))
+        across.append(predicted)
+        points.append(measured)
+    figure = by_number(
+        "Excess loss over the true probabilities: what sampling multiplies it by (95 %)",
+        "kappa, predicted",
+        "ratio to the excess on all rows, measured on the judged windows",
+        {family: (across, cells.band(points)) for family, (across, points) in curves.items()},
+        levels={"as on all rows": 1.0},
+    )
+    text = (
+        "Theory: the excess of a well-specified model is d / 2N on all rows and kappa times that on a sample; kappa is taken over "
+        "the log's true logits. Measured: the mean excess over the true probabilities on the judged windows, over that of the "
+        "model on all rows, by seed. What a network cannot fit, and what drift makes stale, is in both and pulls the ratio to 1."
+    )
+    return Section("Theory beside measurement", text, figure, Table(("cell", "kappa", "measured (95 %)"), tuple(rows)))
+
+
+def kappa(evidence: Evidence, cell: Cell, logits: NDArray[np.float64]) -> float:
+    """What theory predicts for a cell, its pilot being as good as the truth."""
+    policy = evidence.study.lineup.variant(cell.variant).selection
+    pilot = None
+    if isinstance(policy, OddsProportional):
+        true = logits.astype(np.float32)
+        pilot = Pilot(true, solve_log_scale(policy, logit_counts(true)))
+    keep, _ = keep_probabilities(policy, len(logits), pilot)
+    weighted = isinstance(policy, NegativeDownsampling | OddsProportional) and policy.correction == "weight"
+    return kappa_weight_of(logits, keep) if weighted else kappa_offset_of(logits, keep)
+
+
+def ratio(evidence: Evidence, variant: str) -> Interval:
+    """A variant's excess over that on all rows, with Student's interval over the logarithms of the seeds' ratios."""
+    ours, theirs = (
+        evidence.tracks[name].metric("excess")[:, evidence.judged].mean(axis=1) for name in (variant, ALL_ROWS)
+    )
+    logs = np.log(ours / theirs)
+    middle = float(logs.mean())
+    if len(logs) == 1:
+        return Interval(float(np.exp(middle)), float("nan"), float("nan"))
+    reach = float(student.ppf(0.975, len(logs) - 1) * logs.std(ddof=1) / np.sqrt(len(logs)))
+    return Interval(*(float(np.exp(end)) for end in (middle, middle - reach, middle + reach)))

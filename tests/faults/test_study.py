@@ -1,0 +1,97 @@
+"""A study that is killed goes on where it was: no finished step is run again, and the answer is the same."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+from pathlib import Path
+
+import psutil
+import pytest
+
+from pipeline.job import TrainJob, study_jobs
+from pipeline.lake import Lake
+from pipeline.lineup import Workers
+from pipeline.recipes import distillation_study
+from pipeline.simulator import SimulatorConfig, simulate
+from pipeline.steps import StepManifest
+from pipeline.study import Study
+from pipeline.window import Window
+from tests.airflow_client import eventually
+from tests.conftest import Stack
+from tests.training import DAY, lineup, train, variant
+
+pytestmark = [pytest.mark.faults, pytest.mark.services, pytest.mark.slow]
+
+NUM_WINDOWS = 24
+CONFIG = SimulatorConfig.tiny(rows_per_window=2_000)
+
+
+def study(name: str) -> Study:
+    """A teacher and four schedules over the same windows."""
+    base = lineup(variant(), name="base", workers=Workers(threads=1))
+    last = DAY.shift(NUM_WINDOWS - 1)
+    return distillation_study(base, name=name, first=DAY, online_start=DAY.shift(8), last=last, teacher_size="small", student_size="tiny")  # fmt: skip
+
+
+def whole(name: str) -> TrainJob:
+    """All of a study's steps as one job, so that one group of workers is there to be killed."""
+    asked = study(name)
+    (teacher, students) = study_jobs(asked)
+    return students.model_copy(update={"variants": (*teacher.variants, *students.variants)})
+
+
+def steps(lake: Lake) -> dict[str, StepManifest]:
+    """Every finished step by its key."""
+    found = (StepManifest.model_validate_json(path.read_text()) for path in lake.root.glob("steps/sim/*/manifest.json"))
+    return {step.key: step for step in found}
+
+
+def test_a_study_goes_on_after_its_driver_and_then_its_worker_was_killed(stack: Stack, tmp_path: Path) -> None:
+    lake = Lake(str(tmp_path / "lake"))
+    simulate(lake, "sim", CONFIG, Window.span(DAY, DAY.shift(NUM_WINDOWS - 1)))
+    spec = tmp_path / "spec.json"
+    spec.write_text(whole("killed").model_dump_json())
+    environ = {**stack.environ, "WINDROW_LAKE": lake.url}
+
+    driver = subprocess.Popen(["windrow", "run", spec], env=environ, stderr=subprocess.DEVNULL)
+    eventually(lambda: len(steps(lake)) >= 10, 180, "the study has begun")
+    driver.send_signal(signal.SIGKILL)
+    driver.wait()
+    eventually(lambda: not workers(lake), 60, "the killed driver's workers are gone")
+    after_driver = steps(lake)
+    assert len(after_driver) < 5 * NUM_WINDOWS // 2
+
+    resumed = subprocess.Popen(["windrow", "run", spec], env=environ, stderr=subprocess.PIPE, text=True)
+    eventually(lambda: len(steps(lake)) >= len(after_driver) + 10, 180, "the study goes on")
+    (worker,) = workers(lake)
+    os.kill(worker, signal.SIGKILL)
+    before_worker = {key: step.generation for key, step in steps(lake).items()}
+    _, log = resumed.communicate(timeout=400)
+    assert resumed.returncode == 0, log[-3000:]
+
+    done = steps(lake)
+    for key, step in after_driver.items():
+        assert done[key].generation == step.generation, "a finished step was run again"
+    assert {key: done[key].generation for key in before_worker} == before_worker
+    generations = [path for path in lake.root.glob("steps/sim/*/gen-*/predictions.parquet")]
+    assert len(generations) <= len(done) + 2, "only what a kill interrupted was begun twice"
+
+    alone = Lake(str(tmp_path / "undisturbed"))
+    simulate(alone, "sim", CONFIG, Window.span(DAY, DAY.shift(NUM_WINDOWS - 1)))
+    train(alone, study("killed").lineup, NUM_WINDOWS)
+    expected = steps(alone)
+    assert done.keys() == expected.keys()
+    assert {key: step.metrics for key, step in done.items()} == {key: step.metrics for key, step in expected.items()}
+
+
+def workers(lake: Lake) -> list[int]:
+    """Processes of Ray Train workers that train in this lake."""
+    return [
+        process.pid
+        for process in psutil.process_iter(["cmdline", "open_files"])
+        if re.search(r"ray::.*RayTrainWorker", " ".join(process.info["cmdline"] or []))
+        and any(str(lake.root) in file.path for file in process.info["open_files"] or [])
+    ]
