@@ -9,14 +9,15 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, MaxNLocator
+from matplotlib.ticker import EngFormatter, MaxNLocator, NullLocator
 
 from pipeline.window import Window
 
 COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 """Okabe & Ito's palette (2008)."""
 DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (7, 2)), (0, (1, 1)))
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+"""One more than there are colours: no two of 56 curves look alike."""
 
 Band = tuple[Sequence[float], Sequence[float], Sequence[float]]
 """Values with the lower and upper ends of their intervals."""
@@ -104,8 +105,9 @@ def by_number(
         axes.annotate(label, (1, level), xycoords=("axes fraction", "data"), fontsize=8, ha="right", va="bottom")
     if logarithmic:
         axes.set_xscale("log")
-    else:
-        axes.xaxis.set_major_formatter(EngFormatter())
+        axes.set_xticks(sorted({number for numbers, _ in curves.values() for number in numbers}))
+        axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     _legend(axes)
     return figure
 

@@ -124,6 +124,14 @@ def test_downsampling_has_at_most_thirty_cells(base: LineUp) -> None:
     assert len(downsampling(base, axes=list(DOWNSAMPLING_AXES)).lineup.variants) <= 30
 
 
+def test_no_teacher_is_its_students_twin(base: LineUp) -> None:
+    study = distillation(base, axes=["size"], student_size="tiny", teacher_size="small")
+    taught = [study.lineup.variant(cell.variant) for cell in study.of("size")]
+    models = {study.lineup.variant(variant.teacher or "").model.size for variant in taught}
+    assert models == {"small", "medium", "large"}
+    assert {variant.model.size for variant in taught} == {"tiny"}
+
+
 def test_too_short_a_history_for_so_many_starts_says_what_it_takes(base: LineUp) -> None:
     with pytest.raises(StudyError, match=r"7 starts .* need \d+ windows .* got 10"):
         distillation(

@@ -81,7 +81,9 @@ def test_the_headline_is_made_of_the_figures_that_are_logged(findings: dict[str,
     assert low <= value <= high
 
 
-def test_theory_knows_the_policies_that_were_trained(evidence: dict[str, Evidence], findings: dict[str, Findings]) -> None:
+def test_theory_knows_the_policies_that_were_trained(
+    evidence: dict[str, Evidence], findings: dict[str, Findings]
+) -> None:
     metrics = findings["sampled"].metrics
     for name in ("kept_10", "uniform_weight_10", "odds_offset_10", "odds_weight_10"):
         assert metrics[f"{name}_kappa"] > metrics[f"{name.replace('10', '50')}_kappa"] > 1

@@ -140,10 +140,9 @@ def _starts(draft: Draft, asked: _Asked) -> None:
 
 
 def _sizes(draft: Draft, asked: _Asked) -> None:
-    """Teachers from the student's own size upwards."""
-    smallest = SIZES.index(asked.student_size)
-    first = max(0, min(smallest, len(SIZES) - NUM_SIZES))
-    for size in SIZES[first : first + NUM_SIZES]:
+    """Teachers larger than the student: one of its own size and seed is its twin and teaches it nothing."""
+    larger = SIZES[SIZES.index(asked.student_size) + 1 :]
+    for size in larger[:NUM_SIZES]:
         if size == asked.teacher_size:
             draft.add("size", f"{size} teacher", asked.continuous)
             continue

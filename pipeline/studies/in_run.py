@@ -19,8 +19,8 @@ SCHEDULES = (NO_TEACHER, EARLY, LATE, CONTINUOUS)
 
 
 def section(evidence: Evidence, metrics: dict[str, float]) -> Section | None:
-    """The students of the earliest start, from their first window to the last; None where they have too few windows."""
-    starters = earliest(evidence)
+    """Students that started together, from their first window to the last; None where they have too few windows."""
+    starters = shortly_before_cutover(evidence)
     pairs = {name: evidence.paired(cell.variant, cell.against) for name, cell in starters.items()}
     if min(pair.num_windows for pair in pairs.values()) < MIN_WINDOWS:
         return None
@@ -29,7 +29,7 @@ def section(evidence: Evidence, metrics: dict[str, float]) -> Section | None:
     online = study.lineup.online_start
     figure = by_window(
         f"Students that started on {start}, relative to the one with all history and the teacher throughout (95 %)",
-        "percent of log-loss; the first window, before any training, is left out",
+        "percent of log-loss",
         {
             label: (windows[1:], _tail(shown))
             for label, (windows, shown) in cells.curves(evidence, starters.values()).items()
@@ -53,19 +53,24 @@ def section(evidence: Evidence, metrics: dict[str, float]) -> Section | None:
         "data saved by continuous against it (95 %)",
     )
     text = (
-        "From its start on, each student is held against the same student with all history and a teacher throughout, on the "
-        "same rows. Data to converge is what it had trained on when it came within so much of that loss to stay; a student "
+        "The students that started last before the early cutover. From its start on, each is held against the same student with all history and a teacher throughout, on the "
+        "same rows; the figure leaves the first window out, before any training. Data to converge is what it had trained on when it came within so much of that loss to stay; a student "
         "that did not is censored: more than a bound is not known."
     )
     return Section("In-run convergence", text, figure, Table(header, tuple(rows)))
 
 
-def earliest(evidence: Evidence) -> dict[str, Cell]:
-    """The cells of the longest partial history, by schedule."""
-    starts = evidence.study.of("start")
-    longest = max(cell.value or 0.0 for cell in starts)
-    chosen = [cell for cell in starts if cell.value == longest]
-    return {name: next(cell for cell in chosen if cell.variant.startswith(f"{name}_from_")) for name in SCHEDULES}
+def shortly_before_cutover(evidence: Evidence) -> dict[str, Cell]:
+    """The cells of the last start before the early cutover, by schedule: what starts long before has converged by then."""
+    study = evidence.study
+    starts = study.of("start")
+    until_judged = study.judged.days_since(study.lineup.online_start)
+    lengths = {cell.value or 0.0 for cell in starts}
+    chosen = min((length for length in lengths if length > until_judged), default=max(lengths))
+    return {
+        name: next(cell for cell in starts if cell.value == chosen and cell.variant.startswith(f"{name}_from_"))
+        for name in SCHEDULES
+    }
 
 
 def _tail(shown: Band) -> Band:
