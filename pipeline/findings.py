@@ -46,6 +46,11 @@ class Check:
     passed: bool | None
     """None where the study cannot tell."""
 
+    @property
+    def verdict(self) -> str:
+        """As people read it."""
+        return "cannot tell" if self.passed is None else "absent" if self.passed else "PRESENT"
+
 
 @dataclass(frozen=True, slots=True)
 class Findings:
@@ -60,11 +65,14 @@ class Findings:
     notes: tuple[str, ...] = field(default=())
     """What the reader must know before believing it."""
 
-    def markdown(self) -> str:
-        """The answer without its figures."""
-        parts = [f"**{self.headline}**\n", *(f"{note}\n" for note in self.notes)]
+    def markdown(self, title: str, pictures: str) -> str:
+        """The answer as markdown, its figures beside it in files whose names begin alike."""
+        parts = [f"# {title}\n", f"**{self.headline}**\n", *(f"{note}\n" for note in self.notes)]
         for section in self.sections:
             parts += [f"## {section.title}\n", f"{section.text}\n"]
+            if section.figure is not None:
+                parts.append(f"![{section.title}]({pictures}_{section.slug}.png)\n")
             if section.table is not None:
                 parts.append(section.table.markdown())
-        return "\n".join(parts)
+        checks = Table(("signature", "seen", "verdict"), tuple((c.signature, c.found, c.verdict) for c in self.checks))
+        return "\n".join([*parts, "## Failure signatures\n", checks.markdown()])

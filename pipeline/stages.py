@@ -273,7 +273,7 @@ def run_report(job: ReportJob, lake: Lake, settings: Settings, folder: Path | No
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{study.name}.html").write_text(html)
-        (folder / f"{study.name}.md").write_text(findings.markdown())
+        (folder / f"{study.name}.md").write_text(findings.markdown(study.question, study.name))
         for name, figure in figures.items():
             figure.savefig(folder / f"{study.name}_{name}", dpi=110)
     run_id = record_report(
