@@ -173,7 +173,7 @@ INTRODUCTION = """\
 How often 95 % intervals hold the truth, how often a test at 5 % raises a false alarm, and what it can see, over {num}
 simulated studies a line. Made by
 
-    python -m benchmarks.coverage
+    python -m benchmarks.coverage --write
 
 Each simulated study (`benchmarks/studies.py`) has 1, 3 or 5 seeds in turn; noise is AR(1) with a correlation drawn between
 0.2 and 0.5, partly shared by the seeds, differs by window and is 2.5 times as loud at the start; on top of it comes the luck
@@ -193,6 +193,9 @@ truth never converges, "too early" is the share that claims it did.
 OTHERS = """
 ## Other intervals
 
+Where each seed's model is off for good, a third of these studies has a single seed, which can't know: intervals hold the
+truth of that seed, not of all seeds.
+
 | interval | truth | median estimate | holds the truth | below | above | median width | unbounded |
 |---|---|---|---|---|---|---|---|
 """
@@ -201,7 +204,8 @@ SLOPES = """
 ## Slope of a penalty
 
 A penalty of 1 percent, fitted from window 8 on. A false alarm is p < 0.05 without a slope. Power is that for the slope
-named, in percent of loss per window. Over 12 windows no test can tell noise that lasts from a slope: this one is cautious.
+named, in percent of loss per window. A dozen windows hardly
+tell noise that lasts from a slope: there the test is cautious.
 
 | windows fitted | false alarms | smallest slope with 80 % power, median | slope | power | "constant" where it is |
 |---|---|---|---|---|---|
