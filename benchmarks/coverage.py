@@ -10,11 +10,11 @@ import numpy as np
 import typer
 
 from benchmarks.studies import TRUTHS, Days, Truth
-from pipeline.convergence import convergence, saved
-from pipeline.effects import transfer_ratio
-from pipeline.history import Student, history_needed
-from pipeline.interval import Interval
-from pipeline.trend import Trend, decay, trend
+from pipeline.statistics.convergence import convergence, saved
+from pipeline.statistics.effects import transfer_ratio
+from pipeline.statistics.history import Student, history_needed
+from pipeline.statistics.interval import Interval
+from pipeline.statistics.trend import Trend, decay, trend
 
 PAGE = Path(__file__).parents[1] / "docs" / "results" / "statistics.md"
 SEEDS = (1, 3, 5)

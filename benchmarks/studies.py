@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.paired import Paired
+from pipeline.statistics.paired import Paired
 
 Array = NDArray[np.float64]
 

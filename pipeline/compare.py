@@ -9,11 +9,11 @@ import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from pipeline.interval import Interval
 from pipeline.lake import Lake
 from pipeline.lineup import LineUp
 from pipeline.metrics import ClickSums, auc, log_losses
 from pipeline.selection import keyed_uniform
+from pipeline.statistics.interval import Interval
 from pipeline.steps import StepManifest, StepStore
 from pipeline.window import Window
 

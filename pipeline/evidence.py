@@ -15,8 +15,8 @@ from pipeline.config import Variant
 from pipeline.findings import Table
 from pipeline.job import study_jobs, timing_path
 from pipeline.lake import Lake
-from pipeline.paired import Paired
 from pipeline.predictions import Predictions
+from pipeline.statistics.paired import Paired
 from pipeline.steps import StepManifest, StepStore
 from pipeline.study import Study
 from pipeline.window import Window

@@ -11,10 +11,10 @@ from pipeline.config import Continuous, Cutover, cutover_window
 from pipeline.drawing import Band
 from pipeline.evidence import Evidence
 from pipeline.findings import Check, Table
-from pipeline.interval import Interval
-from pipeline.paired import Series
+from pipeline.statistics.interval import Interval
+from pipeline.statistics.paired import Series
+from pipeline.statistics.trend import MIN_WINDOWS, Trend, trend
 from pipeline.study import Cell
-from pipeline.trend import MIN_WINDOWS, Trend, trend
 from pipeline.window import Window
 
 METRICS = {"log_loss": "{:.5f}", "normalized_entropy": "{:.4f}", "auc": "{:.4f}", "calibration": "{:.3f}"}

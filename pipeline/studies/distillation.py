@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from pipeline.drawing import by_number, by_window
-from pipeline.effects import transfer_ratio
 from pipeline.evidence import Evidence
 from pipeline.findings import Check, Findings, Section, Table
-from pipeline.interval import Interval
 from pipeline.recipes.distillation import CONTINUOUS, EARLY, LATE, NO_TEACHER, TEACHER
+from pipeline.statistics.effects import transfer_ratio
+from pipeline.statistics.interval import Interval
+from pipeline.statistics.trend import MIN_WINDOWS, decay
 from pipeline.studies import cells, history, in_run
 from pipeline.studies.cells import percent
 from pipeline.study import Axis, Cell
-from pipeline.trend import MIN_WINDOWS, decay
 
 TITLES: dict[Axis, tuple[str, str]] = {
     "size": ("Size of the teacher", "The same student, continuously taught by teachers of several sizes."),

@@ -8,15 +8,15 @@ import numpy as np
 
 from pipeline.config import NegativeDownsampling, OddsProportional
 from pipeline.drawing import by_number, by_window
-from pipeline.effects import recommend
 from pipeline.evidence import Evidence
 from pipeline.findings import Check, Findings, Section, Table
-from pipeline.interval import Interval
 from pipeline.recipes.downsampling import ALL_ROWS
+from pipeline.statistics.effects import recommend
+from pipeline.statistics.interval import Interval
+from pipeline.statistics.trend import Trend
 from pipeline.studies import cells, theory
 from pipeline.studies.cells import percent
 from pipeline.study import Axis, Cell
-from pipeline.trend import Trend
 
 TITLES: dict[Axis, tuple[str, str]] = {
     "scope": ("Sampled in history only", "Sampling kept up in the online phase, or ended with its first window."),

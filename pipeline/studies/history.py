@@ -9,9 +9,9 @@ from matplotlib.figure import Figure
 from pipeline.drawing import by_number
 from pipeline.evidence import Evidence
 from pipeline.findings import Section, Table
-from pipeline.history import HistoryNeeded, Student, history_needed, history_saved
-from pipeline.interval import Interval
 from pipeline.recipes.distillation import CONTINUOUS, EARLY, LATE, NO_TEACHER
+from pipeline.statistics.history import HistoryNeeded, Student, history_needed, history_saved
+from pipeline.statistics.interval import Interval
 from pipeline.studies import cells
 from pipeline.studies.in_run import percent_saved
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 
-from pipeline.convergence import Convergence, convergence, saved
 from pipeline.drawing import Band, by_window
 from pipeline.evidence import Evidence
-from pipeline.falling import MIN_WINDOWS
 from pipeline.findings import Section, Table
-from pipeline.interval import Interval
-from pipeline.paired import Paired
 from pipeline.recipes.distillation import CONTINUOUS, EARLY, LATE, NO_TEACHER
+from pipeline.statistics.convergence import Convergence, convergence, saved
+from pipeline.statistics.falling import MIN_WINDOWS
+from pipeline.statistics.interval import Interval
+from pipeline.statistics.paired import Paired
 from pipeline.studies import cells
 from pipeline.study import Cell
 

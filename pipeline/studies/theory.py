@@ -10,12 +10,12 @@ from pipeline.config import NegativeDownsampling, OddsProportional
 from pipeline.drawing import by_number
 from pipeline.evidence import Evidence
 from pipeline.findings import Section, Table
-from pipeline.interval import Interval
 from pipeline.recipes.downsampling import ALL_ROWS
 from pipeline.selection import Pilot, keep_probabilities, logit_counts, solve_log_scale
+from pipeline.statistics.interval import Interval
+from pipeline.statistics.theory import kappa_offset_of, kappa_weight_of
 from pipeline.studies import cells
 from pipeline.study import Cell
-from pipeline.theory import kappa_offset_of, kappa_weight_of
 
 
 def section(evidence: Evidence, metrics: dict[str, float]) -> Section | None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from pipeline.interval import Interval
-from pipeline.paired import Paired
-from pipeline.trend import fieller
+from pipeline.statistics.interval import Interval
+from pipeline.statistics.paired import Paired
+from pipeline.statistics.trend import fieller
 
 
 def transfer_ratio(student: Paired, teacher: Paired) -> Interval:

@@ -14,9 +14,9 @@ from scipy.stats import f as fisher
 from scipy.stats import norm
 from scipy.stats import t as student
 
-from pipeline.autocorrelation import Mixture, Noises, regress
-from pipeline.interval import Interval
-from pipeline.paired import Series
+from pipeline.statistics.autocorrelation import Mixture, Noises, regress
+from pipeline.statistics.interval import Interval
+from pipeline.statistics.paired import Series
 
 Array = NDArray[np.float64]
 

@@ -11,10 +11,10 @@ import pytest
 from numpy.typing import NDArray
 
 from benchmarks.studies import Days
-from pipeline.convergence import convergence, ratio_of, saved, verdicts
-from pipeline.falling import MIN_WINDOWS
-from pipeline.interval import Interval
-from pipeline.paired import Paired
+from pipeline.statistics.convergence import convergence, ratio_of, saved, verdicts
+from pipeline.statistics.falling import MIN_WINDOWS
+from pipeline.statistics.interval import Interval
+from pipeline.statistics.paired import Paired
 
 WINDOW = np.arange(24, dtype=float)
 

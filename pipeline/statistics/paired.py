@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import t as student
 
-from pipeline.autocorrelation import Mixture, Noises, regress
-from pipeline.interval import Interval
+from pipeline.statistics.autocorrelation import Mixture, Noises, regress
+from pipeline.statistics.interval import Interval
 
 Array = NDArray[np.float64]
 

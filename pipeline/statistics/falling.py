@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from scipy.linalg import orth
 from scipy.stats import f as fisher
 
-from pipeline.autocorrelation import Noises, regress
-from pipeline.interval import Interval
-from pipeline.paired import Series
+from pipeline.statistics.autocorrelation import Noises, regress
+from pipeline.statistics.interval import Interval
+from pipeline.statistics.paired import Series
 
 Array = NDArray[np.float64]
 

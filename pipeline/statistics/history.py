@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.convergence import ratio_of
-from pipeline.interval import Interval
-from pipeline.paired import Paired, Series
+from pipeline.statistics.convergence import ratio_of
+from pipeline.statistics.interval import Interval
+from pipeline.statistics.paired import Paired, Series
 
 MIN_WINDOWS = 5
 STEPS = 8

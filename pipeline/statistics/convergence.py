@@ -9,9 +9,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.falling import MIN_WINDOWS, Crossing, crossing
-from pipeline.interval import Interval
-from pipeline.paired import Paired
+from pipeline.statistics.falling import MIN_WINDOWS, Crossing, crossing
+from pipeline.statistics.interval import Interval
+from pipeline.statistics.paired import Paired
 
 Spent = Literal["examples", "flops", "seconds"]
 Verdict = Literal["converged", "not converged", "undecided"]

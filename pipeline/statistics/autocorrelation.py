@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy.optimize import brentq
 from scipy.stats import t as student
 
-from pipeline.interval import Interval
+from pipeline.statistics.interval import Interval
 
 Array = NDArray[np.float64]
 

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from benchmarks.studies import Days
-from pipeline.effects import recommend, transfer_ratio
-from pipeline.history import Student, history_needed, history_saved
-from pipeline.interval import Interval
-from pipeline.paired import Paired
-from pipeline.trend import decay, smallest_effect, trend
+from pipeline.statistics.effects import recommend, transfer_ratio
+from pipeline.statistics.history import Student, history_needed, history_saved
+from pipeline.statistics.interval import Interval
+from pipeline.statistics.paired import Paired
+from pipeline.statistics.trend import decay, smallest_effect, trend
 from tests.test_convergence import exactly
 
 WINDOW = np.arange(30, dtype=float)
