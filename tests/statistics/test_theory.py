@@ -9,8 +9,8 @@ import pytest
 from numpy.typing import NDArray
 from scipy.special import expit
 
-from pipeline import theory, trend
 from pipeline.metrics import entropy, log_losses
+from pipeline.statistics import theory, trend
 
 Array = NDArray[np.float64]
 

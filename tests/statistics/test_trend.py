@@ -13,7 +13,7 @@ from pipeline.statistics.history import Student, history_needed, history_saved
 from pipeline.statistics.interval import Interval
 from pipeline.statistics.paired import Paired
 from pipeline.statistics.trend import decay, smallest_effect, trend
-from tests.test_convergence import exactly
+from tests.statistics.test_convergence import exactly
 
 WINDOW = np.arange(30, dtype=float)
 
