@@ -44,12 +44,12 @@ class Check:
     found: str
     """What was seen, with figures."""
     passed: bool | None
-    """None where the study cannot tell."""
+    """Whether it surely is not so; None where the study can't tell, or its interval holds both."""
 
     @property
     def verdict(self) -> str:
         """As people read it."""
-        return "cannot tell" if self.passed is None else "absent" if self.passed else "PRESENT"
+        return "not shown either way" if self.passed is None else "absent" if self.passed else "PRESENT"
 
 
 @dataclass(frozen=True, slots=True)

@@ -128,11 +128,17 @@ def moved(series: Series) -> Trend | None:
     return trend(series) if len(series.values) >= MIN_WINDOWS else None
 
 
+def surely_not_above(interval: Interval, bound: float = 0.0) -> bool | None:
+    """Whether all of an interval lies at or below a bound; None where it holds both sides."""
+    if interval.high <= bound:
+        return True
+    return False if interval.low > bound else None
+
+
 def growing(label: str, penalty: Trend | None) -> Check:
     """Whether what a variant loses grows as time goes by."""
     signature = "a penalty that grows over time"
     if penalty is None:
         return Check(signature, f"fewer than {MIN_WINDOWS} judged windows show no slope", None)
-    return Check(
-        signature, f"slope of {label}: {percent(penalty.slope, 4)} percentage points a window", penalty.slope.low <= 0
-    )
+    found = f"slope of {label}: {percent(penalty.slope, 4)} percentage points a window"
+    return Check(signature, found, surely_not_above(penalty.slope))

@@ -156,7 +156,7 @@ def _stale_teacher(evidence: Evidence) -> Iterator[Check]:
     yield Check(
         "a teacher that is no better than its student",
         f"the teacher against the student without one: {percent(ahead)} %",
-        ahead.high < 0,
+        cells.surely_not_above(ahead),
     )
     aged = sorted(evidence.study.of("age"), key=lambda cell: cell.value or 0.0)
     if not aged:
@@ -166,5 +166,5 @@ def _stale_teacher(evidence: Evidence) -> Iterator[Check]:
     yield Check(
         "a stale teacher",
         f"soft labels {aged[-1].value:g} windows old instead of {aged[0].value:g} cost {percent(loss)} %",
-        loss.low <= 0,
+        cells.surely_not_above(loss),
     )

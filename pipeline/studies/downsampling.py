@@ -256,5 +256,9 @@ def _checks(evidence: Evidence, centre: Cell, penalty: Interval, slope: Trend | 
     uniform = [v.name for v in evidence.study.lineup.variants if isinstance(v.selection, NegativeDownsampling)]
     if pilots and uniform:
         loss = evidence.paired(pilots[0], centre.variant, evidence.judged).series().mean().interval()
-        yield Check("a stale pilot", f"an older checkpoint's odds against uniform: {percent(loss)} %", loss.low <= 0)
+        yield Check(
+            "a stale pilot",
+            f"an older checkpoint's odds against uniform: {percent(loss)} %",
+            cells.surely_not_above(loss),
+        )
     yield Check("an iso-compute curve without a minimum", "this study varies no budget", None)
