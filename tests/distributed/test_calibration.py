@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from typing import Any
 
 import numpy as np
 import pytest
@@ -148,8 +149,8 @@ def test_the_same_check_catches_a_wrong_correction(
 ) -> None:
     """No correction, a doubled one and one that leaks the label all miss the two percent, on two of the seeds."""
 
-    def mistaken(policy: Selection, ids: NDArray[np.uint64], label: NDArray[np.uint8], *, salt: int) -> Selected:
-        return mistake(select(policy, ids, label, salt=salt), label)  # type: ignore[operator,no-any-return]
+    def mistaken(policy: Selection, ids: NDArray[np.uint64], label: NDArray[np.uint8], **key: Any) -> Selected:
+        return mistake(select(policy, ids, label, **key), label)  # type: ignore[operator,no-any-return]
 
     monkeypatch.setattr(pipeline.examples, "select", mistaken)
     found = [
