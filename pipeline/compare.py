@@ -6,13 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pipeline.lake import Lake
 from pipeline.lineup import LineUp
-from pipeline.metrics import ClickSums, auc, log_losses
-from pipeline.selection import keyed_uniform
+from pipeline.metrics import ClickSums, auc
+from pipeline.predictions import Predictions
 from pipeline.statistics.interval import Interval
 from pipeline.steps import StepManifest, StepStore
 from pipeline.window import Window
@@ -20,8 +19,6 @@ from pipeline.window import Window
 NUM_RESAMPLES = 2000
 CLUSTERS_AT_A_TIME = 4096
 MIN_CLUSTERS = 2
-ROW_CLUSTERS = 64
-"""Where no column names clusters, rows are resampled in so many random groups per window."""
 
 Array = NDArray[np.float64]
 
@@ -56,30 +53,6 @@ class VariantComparison:
     gap: Interval
     """Percent, as in `WindowPoint`, over all windows."""
     points: dict[Window, WindowPoint]
-
-
-@dataclass(frozen=True, slots=True)
-class _Slice:
-    """A step's evaluation slice."""
-
-    label: NDArray[np.uint8]
-    logit: NDArray[np.float32]
-    example_id: NDArray[np.uint64]
-    cluster: NDArray[np.uint64]
-    true_prob: Array | None
-
-    @classmethod
-    def read(cls, lake: Lake, step: StepManifest) -> _Slice:
-        with lake.files.open_input_file(step.predictions) as file:
-            table = pq.read_table(file)
-        columns = {name: table.column(name).to_numpy() for name in table.column_names}
-        ids = columns["example_id"]
-        # Random groups of one window are others than the next one's, where a column's clusters may come again.
-        random_groups = (keyed_uniform(ids, salt=3) * ROW_CLUSTERS).astype(np.uint64)
-        random_groups += np.uint64(ROW_CLUSTERS * step.window.start.toordinal())
-        return cls(
-            columns["label"], columns["logit"], ids, columns.get("cluster", random_groups), columns.get("true_prob")
-        )
 
 
 def compare(
@@ -143,11 +116,11 @@ def _compare_one(
     points: dict[Window, WindowPoint] = {}
     clusters: list[NDArray[np.uint64]] = []
     sums: list[tuple[Array, Array]] = []
-    seen: list[list[_Slice]] = []
+    seen: list[list[Predictions]] = []
     totals = ClickSums()
     for window in windows:
-        ours = [_Slice.read(lake, step) for step in steps[window]]
-        theirs = [_Slice.read(lake, step) for step in reference[window]]
+        ours = [Predictions.read(lake, step) for step in steps[window]]
+        theirs = [Predictions.read(lake, step) for step in reference[window]]
         ids, loss, base = _cluster_sums(window, ours, theirs)
         clusters.append(ids)
         sums.append((loss, base))
@@ -180,7 +153,9 @@ def _compare_one(
     )
 
 
-def _cluster_sums(window: Window, ours: list[_Slice], theirs: list[_Slice]) -> tuple[NDArray[np.uint64], Array, Array]:
+def _cluster_sums(
+    window: Window, ours: list[Predictions], theirs: list[Predictions]
+) -> tuple[NDArray[np.uint64], Array, Array]:
     """(C,) clusters, and (S, C) each: summed losses per seed and cluster, of the variant and of the reference on the same rows."""
     for one, other in zip(ours, theirs, strict=True):
         if not np.array_equal(one.example_id, other.example_id):
@@ -190,11 +165,9 @@ def _cluster_sums(window: Window, ours: list[_Slice], theirs: list[_Slice]) -> t
             )
     known = np.unique(np.concatenate([s.cluster for s in ours]))  # above the cap each seed has rows of its own
 
-    def summed(slices: list[_Slice]) -> Array:
+    def summed(slices: list[Predictions]) -> Array:
         places = [np.searchsorted(known, s.cluster) for s in slices]
-        return np.stack(
-            [np.bincount(at, log_losses(s.logit, s.label), len(known)) for at, s in zip(places, slices, strict=True)]
-        )
+        return np.stack([np.bincount(at, s.losses(), len(known)) for at, s in zip(places, slices, strict=True)])
 
     return known, summed(ours), summed(theirs)
 
