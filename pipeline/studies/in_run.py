@@ -28,7 +28,7 @@ def section(evidence: Evidence, metrics: dict[str, float]) -> Section | None:
     start = study.lineup.variant(starters[CONTINUOUS].variant).start
     online = study.lineup.online_start
     figure = by_window(
-        f"Students that started on {start}, relative to the one with all history and the teacher throughout (95 %)",
+        f"Students that started on {start}, relative to all history and a teacher throughout (95 %)",
         "percent of log-loss",
         {
             label: (windows[1:], _tail(shown))
