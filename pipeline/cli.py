@@ -377,7 +377,7 @@ def demo(
     """
     from pipeline import services
     from pipeline.compare import compare as compare_variants
-    from pipeline.demo import Airflow, MainJobFailed, main_job
+    from pipeline.demo import Airflow, MainJobFailed, curves_page, main_job
     from pipeline.report import HEADER, columns, table_rows
 
     with _told():
@@ -403,7 +403,7 @@ def demo(
     _answer({**span, "columns": columns(compared)}, as_json, _comparison({**span, **rows}))
     if not as_json:
         out.print(f"\nAirflow  {found.airflow}  user {found.user}, password {found.password}")
-        out.print(f"MLflow   {found.mlflow}  experiment {chosen.name}: select the 'all seeds' runs and press Compare")
+        out.print(f"MLflow   {curves_page(found.mlflow, chosen.name)}", soft_wrap=True)
         out.print(f"Ray      {found.ray}  token in {Settings().ray_token_path}\nEnd everything with `make down`.")
 
 

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 
@@ -115,6 +116,17 @@ class Airflow:
     def _check(self, dag: str, run: str, state: str) -> None:
         if state != "success":
             raise MainJobFailed(f"{dag} failed: read the log of its red task at {self.address}/dags/{dag}/runs/{run}")
+
+
+def curves_page(mlflow: str, experiment: str) -> str:
+    """Where MLflow shows an experiment's variants on the same charts; a link past its start page, which is about agents."""
+    with httpx.Client(base_url=mlflow, timeout=30, trust_env=False) as client:
+        found = client.get("/api/2.0/mlflow/experiments/get-by-name", params={"experiment_name": experiment})
+    if found.is_error:
+        return mlflow
+    number = found.json()["experiment"]["experiment_id"]
+    chosen = quote("tags.`windrow.kind` = 'summary'", safe="")
+    return f"{mlflow}/#/experiments/{number}/runs?searchFilter={chosen}&compareRunsMode=CHART"
 
 
 def main_job(airflow: Airflow, name: str, lineup: LineUp, first: Window, last: Window, say: Say) -> None:
