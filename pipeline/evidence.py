@@ -46,8 +46,6 @@ class Track:
 
     loss: Array
     """(S, W, G) summed log-loss by group of clusters, on the evaluation slice."""
-    rows: NDArray[np.int64]
-    """(S, W) rows of the evaluation slice."""
     digest: NDArray[np.str_]
     """(S, W) digest of the rows' ids; empty where there is no step."""
     examples: Array
@@ -208,7 +206,6 @@ def _true_logit(lake: Lake, reference: Track) -> Array | None:
 def _track(lake: Lake, study: Study, variant: Variant, windows: tuple[Window, ...]) -> Track:
     shape = (len(study.lineup.seeds), len(windows))
     loss = np.full((*shape, NUM_GROUPS), np.nan)
-    rows = np.zeros(shape, np.int64)
     digest = np.full(shape, "", dtype="U16")
     examples, flops, seconds = (np.full(shape, np.nan) for _ in range(3))
     steps = {}
@@ -221,7 +218,6 @@ def _track(lake: Lake, study: Study, variant: Variant, windows: tuple[Window, ..
                 continue
             predictions = Predictions.read(lake, step)
             loss[s, w] = predictions.grouped_losses(NUM_GROUPS)
-            rows[s, w] = len(predictions.label)
             digest[s, w] = hashlib.sha256(predictions.example_id.tobytes()).hexdigest()[:16]
             examples[s, w] = step.total_examples - step.num_selected
             flops[s, w] = step.total_flops - step.flops
@@ -233,4 +229,4 @@ def _track(lake: Lake, study: Study, variant: Variant, windows: tuple[Window, ..
             f"{variant.name!r} has closed no window from {study.first} to {study.last} under every seed: trigger the "
             "study again, which trains what is missing"
         )
-    return Track(loss, rows, digest, examples, flops, seconds, steps)
+    return Track(loss, digest, examples, flops, seconds, steps)

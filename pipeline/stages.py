@@ -7,7 +7,7 @@ import logging
 import os
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, assert_never
 
@@ -31,6 +31,8 @@ from pipeline.settings import Settings
 from pipeline.window import Window
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from pipeline.compare import VariantComparison
 
 log = logging.getLogger(__name__)
@@ -217,11 +219,7 @@ def run_compare(job: CompareJob, lake: Lake, settings: Settings, folder: Path | 
     text = report.markdown(compared)
     log.info("\n%s", text)
     figures = report.figures(compared, job.lineup.online_start)
-    if folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"{job.lineup.name}_comparison.md").write_text(text)
-        for name, figure in figures.items():
-            figure.savefig(folder / f"{job.lineup.name}_{name}", dpi=110)
+    _leave(folder, job.lineup.name, {"_comparison.md": text}, figures)
     run_id = record_comparison(
         job.lineup,
         first=job.first,
@@ -241,6 +239,17 @@ def run_compare(job: CompareJob, lake: Lake, settings: Settings, folder: Path | 
         "rows": [list(row) for row in report.table_rows(compared)],
         "columns": report.columns(compared),
     }
+
+
+def _leave(folder: Path | None, name: str, texts: Mapping[str, str], figures: Mapping[str, Figure]) -> None:
+    """Leave a copy for people, if they named a folder: texts by the end of their file's name, and figures."""
+    if folder is None:
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    for end, text in texts.items():
+        (folder / f"{name}{end}").write_text(text)
+    for figure_name, figure in figures.items():
+        figure.savefig(folder / f"{name}_{figure_name}", dpi=110)
 
 
 def _summary(compared: VariantComparison) -> dict[Window, dict[str, float]]:
@@ -270,12 +279,7 @@ def run_report(job: ReportJob, lake: Lake, settings: Settings, folder: Path | No
     html = page.render(study, findings, facts=evidence.facts(), times=wall_times(lake, evidence))
     lake.put_text(page_path(study.name), html)
     figures = {f"{s.slug}.png": s.figure for s in findings.sections if s.figure is not None}
-    if folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"{study.name}.html").write_text(html)
-        (folder / f"{study.name}.md").write_text(findings.markdown(study.question, study.name))
-        for name, figure in figures.items():
-            figure.savefig(folder / f"{study.name}_{name}", dpi=110)
+    _leave(folder, study.name, {".html": html, ".md": findings.markdown(study.question, study.name)}, figures)
     run_id = record_report(
         study.lineup,
         first=study.first,

@@ -65,6 +65,8 @@ class Study(Frozen):
     """First of the windows, up to `last`, on which all are judged."""
     epsilons: tuple[float, ...] = (0.1, 0.2, 0.5)
     """Percent of log-loss within which two models count as equal; the first is the headline's."""
+    centre: Name | None = None
+    """The variant that all axes but the rate's vary in one factor, where the study has one."""
     affordable: float = Field(default=0.5, gt=0)
     """Percent of log-loss that the asker can afford to lose."""
     tuned: str = ""

@@ -85,6 +85,7 @@ def downsampling_study(
         last=last,
         judged=judged or online_start,
         epsilons=tuple(epsilons),
+        centre=asked.middle.name,
         affordable=affordable,
     )
 

@@ -71,9 +71,7 @@ def kappa_odds_of(logits: NDArray[Any], k: float) -> float:
     """Of odds-proportional sampling that keeps k negatives a positive, with offset, likewise."""
     p = _probability(logits, 1.0)
     odds = p / (1 - p)
-    rate = np.minimum(1.0, odds * _positive(k))
-    sampled = p * (1 - p) * rate / (p + rate * (1 - p))
-    return float((p * (1 - p)).sum() / sampled.sum())
+    return kappa_offset_of(logits, np.minimum(1.0, odds * _positive(k)))
 
 
 def predicted_excess(kappa: float, num_parameters: int, num_examples: int) -> float:

@@ -55,7 +55,7 @@ def answer(evidence: Evidence) -> Findings:
     beside_theory = theory.section(evidence, metrics)
     if beside_theory is not None:
         sections.append(beside_theory)
-    centre = next(cell for cell in rates if cell.value == _centre(evidence))
+    centre = study.cell(study.centre or rates[0].variant)
     slope = cells.moved(evidence.paired(centre.variant, ALL_ROWS, evidence.judged).series())
     moves = "" if slope is None else f", moving by {percent(slope.slope, 4)} percentage points a window"
     advice = (
@@ -70,12 +70,6 @@ def answer(evidence: Evidence) -> Findings:
         sections=tuple(sections),
         checks=tuple(_checks(evidence, centre, penalties[centre.variant], slope)),
     )
-
-
-def _centre(evidence: Evidence) -> float:
-    """The rate at which the other axes stand; the tenth where there are none."""
-    values = [cell.value for cell in evidence.study.of("rate") if cell.value != 1]
-    return 0.1 if 0.1 in values else max(value for value in values if value is not None)
 
 
 def _over_time(evidence: Evidence, rates: Sequence[Cell], metrics: dict[str, float]) -> Section:

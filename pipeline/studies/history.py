@@ -11,7 +11,6 @@ from pipeline.evidence import Evidence
 from pipeline.findings import Section, Table
 from pipeline.recipes.distillation import CONTINUOUS, EARLY, LATE, NO_TEACHER
 from pipeline.statistics.history import HistoryNeeded, Student, history_needed, history_saved
-from pipeline.statistics.interval import Interval
 from pipeline.studies import cells
 from pipeline.studies.in_run import percent_saved
 
@@ -116,19 +115,15 @@ def _headline(evidence: Evidence, shared: dict[str, list[Student]], own: dict[st
     if math.isfinite(share.value):
         return (
             f"To come within {epsilon:g} % of all history and a teacher throughout, a continuous student needs "
-            f"{_less(share)} less data than one whose teacher leaves at the late cutover."
+            f"{percent_saved(share)} less data than one whose teacher leaves at the late cutover."
         )
     if needs[1].right_censored:
         on_own = history_saved(own[CONTINUOUS], own[LATE], epsilon)
         return (
             f"Within {epsilon:g} % of all history and a teacher throughout, a continuous student needs "
             f"{_millions(needs[0])} examples; one whose teacher leaves at the late cutover does not get there with all "
-            f"history. To come so close each to its own full history, continuous needs {_less(on_own)} less data."
+            f"history. To come so close each to its own full history, continuous needs {percent_saved(on_own)} less data."
         )
     return (
         f"Within {epsilon:g} % continuous needs {_millions(needs[0])} examples, the late cutover {_millions(needs[1])}."
     )
-
-
-def _less(share: Interval) -> str:
-    return percent_saved(share)
