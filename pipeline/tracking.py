@@ -247,8 +247,7 @@ class MlflowRecorder:
     def _send(self) -> None:
         """Send all that was noted."""
         for run_id, (metrics, tags) in self._pending.items():
-            for start in range(0, len(metrics), MAX_METRICS):
-                self._client.log_batch(run_id, metrics=metrics[start : start + MAX_METRICS])
+            _log_points(self._client, run_id, metrics)
             self._client.log_batch(run_id, tags=[RunTag(k, v) for k, v in tags.items()])
         self._pending = {}
         if self._stage is not None and self._stage.inputs:
@@ -297,8 +296,7 @@ def record_comparison(
             if math.isfinite(value)
         ]
         points += [Metric(f"overall/{name}", float(value), now, 0) for name, value in headline[variant].items()]
-        for start in range(0, len(points), MAX_METRICS):
-            client.log_batch(run, metrics=points[start : start + MAX_METRICS])
+        _log_points(client, run, points)
         client.set_terminated(run)
     compared = sorted(window for windows in summaries.values() for window in windows)
     span = f"{compared[0]} to {compared[-1]}"
@@ -333,8 +331,7 @@ def record_report(
     run = _renew(client, experiment, tags, f"report of {lineup.name}")
     now = int(time.time() * 1000)
     points = [Metric(name, float(value), now, 0) for name, value in metrics.items() if math.isfinite(value)]
-    for start in range(0, len(points), MAX_METRICS):
-        client.log_batch(run, metrics=points[start : start + MAX_METRICS])
+    _log_points(client, run, points)
     client.log_text(run, page, "report.html")
     for name, figure in figures.items():
         client.log_figure(run, figure, name)
@@ -377,6 +374,12 @@ def _curve_point(step: StepManifest) -> dict[str, float]:
         "examples_in_window": float(step.num_selected),
         "throughput": step.num_selected / max(step.seconds["train"], 1e-9),
     }
+
+
+def _log_points(client: MlflowClient, run_id: str, points: list[Metric]) -> None:
+    """Log any number of points."""
+    for start in range(0, len(points), MAX_METRICS):
+        client.log_batch(run_id, metrics=points[start : start + MAX_METRICS])
 
 
 def _filter(tags: Mapping[str, str]) -> str:
