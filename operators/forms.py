@@ -141,8 +141,8 @@ def study_limits() -> dict[str, Param]:
             minimum=1,
             maximum=64,
             title="Training jobs at once",
-            description_md="Into how many Ray jobs the students are dealt, as many of which run together as the pool has "
-            "slots. Each job starts workers of its own.",
+            description_md="Into how many Ray jobs the students are dealt, seeds first; as many of them run together as the pool "
+            "has slots. Each job starts workers of its own.",
             section=LIMITS,
         ),
         **workers(),
@@ -178,6 +178,32 @@ def distillation() -> dict[str, Param]:
     }
 
 
+def tuning() -> dict[str, Param]:
+    """What a tuning tries."""
+    return {
+        "teacher_size": _size("Size of the teacher", "small"),
+        "student_size": _size("Size of the students", "tiny"),
+        "soft_weight": _soft_weight(),
+        "centre": _centre("Of the arms that are sampled."),
+        "batch_sizes": Param(
+            [1024, 4096],
+            type="array",
+            items={"type": "integer", "minimum": 1},
+            minItems=1,
+            uniqueItems=True,
+            title="Batch sizes",
+            description_md="Rows per update; where negatives are left out they shrink with the rows.",
+        ),
+        "learning_rates": _numbers(
+            [0.02, 0.04, 0.08],
+            "Learning rates",
+            "Of the embeddings; the dense layers keep the ratio that the line-up has.",
+            maximum=10,
+        ),
+        "epsilons": _epsilons(),
+    }
+
+
 def downsampling() -> dict[str, Param]:
     """What a study of negative downsampling compares."""
     return {
@@ -188,14 +214,7 @@ def downsampling() -> dict[str, Param]:
             "To be tried downwards until the penalty is more than you can afford.",
             maximum=1,
         ),
-        "centre": Param(
-            0.1,
-            type="number",
-            exclusiveMinimum=0,
-            exclusiveMaximum=1,
-            title="Fraction at the centre",
-            description_md="Where the other axes vary their one factor.",
-        ),
+        "centre": _centre("Where the other axes vary their one factor."),
         "axes": _axes(
             ["scope", "correction", "policy", "batch", "combined", "theory"], ["scope", "correction", "batch"]
         ),
@@ -211,6 +230,17 @@ def downsampling() -> dict[str, Param]:
         "soft_weight": _soft_weight(),
         "epsilons": _epsilons(),
     }
+
+
+def _centre(help_text: str) -> Param:
+    return Param(
+        0.1,
+        type="number",
+        exclusiveMinimum=0,
+        exclusiveMaximum=1,
+        title="Fraction of negatives at the centre",
+        description_md=help_text,
+    )
 
 
 def _axes(names: list[str], default: list[str]) -> Param:

@@ -143,7 +143,7 @@ class Evidence:
             f"{np.mean([step.num_evaluated for step in steps]):,.0f}",
             "seeds": ", ".join(map(str, study.lineup.seeds))
             + (" (each with data of its own)" if getattr(source, "per_seed", False) else " (the same data)"),
-            "learning rates and batch sizes": study.tuned or "those of the line-up",
+            "learning rates and batch sizes": study.lineup.tuned or "those of the line-up",
             "workers": f"{study.lineup.workers.num_workers}",
             "made by": ", ".join(sorted(versions)),
             "command": f"airflow dags trigger {study.kind}_study, or windrow study; the settings are below",
@@ -157,7 +157,7 @@ def wall_times(lake: Lake, evidence: Evidence) -> Table:
     for step in {step.key: step for track in evidence.tracks.values() for step in track.steps.values()}.values():
         for part, spent in step.seconds.items():
             seconds[PARTS.get(part, part)] = seconds.get(PARTS.get(part, part), 0.0) + spent
-    for num_groups in range(1, len(study.lineup.variants) + 1):
+    for num_groups in range(1, len(study.lineup.variants) * len(study.lineup.seeds) + 1):
         documents = [lake.read(timing_path(study.name, job)) for job in study_jobs(study, num_groups)]
         if all(documents):
             for document in documents:

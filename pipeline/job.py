@@ -131,17 +131,31 @@ def page_path(study: str) -> str:
 def study_jobs(study: Study, num_groups: int = 1) -> list[TrainJob]:
     """A study's training jobs: those that others read from first, the rest in groups that may run at the same time.
 
-    Variants that start on the same day share what their schedules have in common, so they stay in one group, which
-    trains it once.
+    Seeds share nothing and are dealt first. Variants of one seed that start on the same day share what their schedules have
+    in common, so they stay in one group, which trains it once.
     """
-    chosen = study.lineup.only(())
+    chosen, seeds = study.lineup.only(()), study.lineup.seeds
     read_from = [v.name for v in chosen if v.name in study.lineup.teachers]
     by_start: dict[str, list[str]] = {}
     for variant in chosen:
         if variant.name not in read_from:
             by_start.setdefault(str(variant.start or study.first), []).append(variant.name)
-    groups: list[list[str]] = [[] for _ in range(max(1, min(num_groups, len(by_start))))]
+    per_seed = num_groups // min(num_groups, len(seeds))
+    groups: list[list[str]] = [[] for _ in range(max(1, min(per_seed, len(by_start))))]
     for family in sorted(by_start.values(), key=len, reverse=True):
         min(groups, key=len).extend(family)
-    span = {"lineup": study.lineup, "first": study.first, "last": study.last, "start": "scratch"}
-    return [TrainJob(variants=tuple(names), **span) for names in (read_from, *groups) if names]
+
+    def jobs(names: list[str], dealt: int) -> list[TrainJob]:
+        return [
+            TrainJob(
+                lineup=study.lineup.model_copy(update={"seeds": seeds[place::dealt]}),
+                variants=tuple(names),
+                first=study.first,
+                last=study.last,
+                start="scratch",
+            )
+            for place in range(dealt)
+        ]
+
+    teachers = jobs(read_from, 1) if read_from else []
+    return [*teachers, *(job for names in groups if names for job in jobs(names, min(num_groups, len(seeds))))]

@@ -112,6 +112,8 @@ class LineUp(Frozen):
     evaluation: EvaluationConfig = EvaluationConfig()
     checkpoint_every: int = Field(default=1, ge=1)
     """Keep every k-th checkpoint of a span, and always its last and its branch points."""
+    tuned: str = ""
+    """Where the learning rates and batch sizes come from, in words; studies show it."""
 
     @model_validator(mode="after")
     def _consistent(self) -> LineUp:

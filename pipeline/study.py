@@ -24,6 +24,7 @@ Axis = Literal[
     "batch",
     "combined",
     "theory",
+    "setting",
 ]
 """What tells a cell from the others; each axis has a figure and a table of its own."""
 
@@ -52,7 +53,7 @@ class Cell(Frozen):
 class Study(Frozen):
     """A question with all that is needed to answer it."""
 
-    kind: Literal["distillation", "downsampling"]
+    kind: Literal["distillation", "downsampling", "tuning"]
     """Which analysis reads the cells."""
     question: str
     """In one sentence, as its readers would ask it."""
@@ -69,8 +70,6 @@ class Study(Frozen):
     """The variant that all axes but the rate's vary in one factor, where the study has one."""
     affordable: float = Field(default=0.5, gt=0)
     """Percent of log-loss that the asker can afford to lose."""
-    tuned: str = ""
-    """Where the learning rates and batch sizes come from."""
 
     @model_validator(mode="after")
     def _answerable(self) -> Study:

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from pipeline.config import Variant
-from pipeline.job import TrainJob, study_jobs
+from pipeline.config import OptimizerConfig, Variant
+from pipeline.job import study_jobs
 from pipeline.lineup import LineUp, load_lineup
-from pipeline.recipes import distillation_study, downsampling_study
+from pipeline.recipes import distillation_study, downsampling_study, tuning_study
 from pipeline.recipes.distillation import AXES as DISTILLATION_AXES
 from pipeline.recipes.downsampling import AXES as DOWNSAMPLING_AXES
 from pipeline.study import Study, StudyError
@@ -100,18 +100,25 @@ def test_a_batch_can_be_dealt_to_the_workers(base: LineUp) -> None:
 
 
 @pytest.mark.parametrize("num_groups", [1, 3, 50])
-def test_every_variant_is_trained_in_exactly_one_job_and_teachers_first(base: LineUp, num_groups: int) -> None:
-    for study in (distillation(base, axes=list(DISTILLATION_AXES)), downsampling(base, axes=list(DOWNSAMPLING_AXES))):
-        jobs = study_jobs(study, num_groups)
-        trained = [name for job in jobs for name in job.variants]
-        assert sorted(trained) == sorted(v.name for v in study.lineup.variants)
-        assert set(jobs[0].variants) == set(study.lineup.teachers)
-        for job in jobs[1:]:
-            together = {study.lineup.variant(name).start for name in job.variants}
-            for other in jobs[1:]:
-                if other is not job:
-                    assert not together & {study.lineup.variant(name).start for name in other.variants}
-        assert all(isinstance(job, TrainJob) for job in jobs)
+@pytest.mark.parametrize("seeds", [(4,), (4, 7)])
+def test_every_chain_is_trained_in_exactly_one_job_and_teachers_first(
+    base: LineUp, num_groups: int, seeds: tuple[int, ...]
+) -> None:
+    for study in (
+        distillation(base, axes=list(DISTILLATION_AXES), seeds=seeds),
+        downsampling(base, axes=list(DOWNSAMPLING_AXES), seeds=seeds),
+    ):
+        first, *rest = study_jobs(study, num_groups)
+        chains = [(name, seed) for job in (first, *rest) for seed in job.lineup.seeds for name in job.variants]
+        assert sorted(chains) == sorted((v.name, seed) for v in study.lineup.variants for seed in seeds)
+        assert set(first.variants) == set(study.lineup.teachers)
+        starts = [
+            {(study.lineup.variant(n).start, seed) for n in job.variants for seed in job.lineup.seeds} for job in rest
+        ]
+        for place, together in enumerate(starts):
+            for other in starts[place + 1 :]:
+                assert not together & other
+        assert len(rest) <= num_groups
 
 
 def test_the_largest_study_fits_a_job_document(base: LineUp) -> None:
@@ -122,6 +129,63 @@ def test_the_largest_study_fits_a_job_document(base: LineUp) -> None:
 
 def test_downsampling_has_at_most_thirty_cells(base: LineUp) -> None:
     assert len(downsampling(base, axes=list(DOWNSAMPLING_AXES)).lineup.variants) <= 30
+
+
+def with_arm(base: LineUp, name: str, **setting: Any) -> LineUp:
+    """The line-up, with a variant of an arm's name."""
+    arm = Variant(name=name, optimizer=OptimizerConfig(**setting))
+    return LineUp.model_validate({**base.model_dump(), "variants": [*base.variants, arm]})
+
+
+def test_an_arm_takes_the_optimizer_of_the_variant_of_its_name(base: LineUp) -> None:
+    setting: dict[str, Any] = {"batch_size": 512, "embedding_lr": 0.5, "dense_lr": 0.25}
+    base = base.model_copy(update={"variants": (base.variant(base.reference),)})
+    study = distillation(with_arm(base, "late", **setting), axes=["start"])
+    assert {v.optimizer for v in study.lineup.variants} == {base.variants[0].optimizer}
+    study = distillation(with_arm(base, "late_cutover", **setting), axes=["start"])
+    for variant in study.lineup.variants:
+        assert (variant.optimizer == OptimizerConfig(**setting)) == variant.name.startswith("late_cutover")
+
+
+def test_every_rate_takes_the_learning_rates_of_the_centre(base: LineUp) -> None:
+    base = base.model_copy(update={"variants": (base.variant(base.reference),)})
+    study = downsampling(
+        with_arm(base, "kept_10", batch_size=128, embedding_lr=0.5, dense_lr=0.25),
+        axes=["correction", "batch", "combined", "theory"],
+    )
+    plain = downsampling(base, axes=["correction", "batch", "combined", "theory"])
+    for variant in study.lineup.variants:
+        sampled = variant.selection.kind != "all"
+        assert variant.optimizer.embedding_lr == (
+            0.5 if sampled else base.variant(base.reference).optimizer.embedding_lr
+        )
+        if variant.name.startswith(("kept_50", "batch_held")):
+            assert variant.optimizer.batch_size == plain.lineup.variant(variant.name).optimizer.batch_size
+    assert study.lineup.variant("kept_10").optimizer.batch_size == 128
+
+
+def test_every_arm_is_tuned_on_the_same_grid(base: LineUp) -> None:
+    study = tuning_study(base, name="s", **SPAN, batch_sizes=[512, 1024], learning_rates=[0.01, 0.02, 0.04], seeds=(9,))
+    grids: dict[str, list[float | None]] = {}
+    for cell in study.of("setting"):
+        grids.setdefault(cell.against, []).append(cell.value)
+        arm, point = study.lineup.variant(cell.against), study.lineup.variant(cell.variant)
+        assert differing(arm, point) <= {"optimizer"}
+        ratios = [v.optimizer.dense_lr / v.optimizer.embedding_lr for v in (arm, point)]
+        assert ratios[0] == pytest.approx(ratios[1])
+    arms = {"teacher", "no_teacher", "early_cutover", "late_cutover", "continuous", "kept_10", "both"}
+    assert set(grids) == arms
+    assert set(map(tuple, grids.values())) == {(0.01, 0.02, 0.04) * 2}
+    assert {v.distillation.teacher for v in study.lineup.variants if v.teacher} == {"teacher"}
+
+
+def test_a_point_of_the_grid_that_is_the_arms_own_setting_is_not_trained_twice(base: LineUp) -> None:
+    base = base.model_copy(update={"variants": (base.variant(base.reference),)})
+    own = base.variants[0].optimizer
+    study = tuning_study(
+        base, name="s", **SPAN, batch_sizes=[own.batch_size], learning_rates=[own.embedding_lr], seeds=(9,)
+    )
+    assert len(study.lineup.variants) == len(study.cells) == 7
 
 
 def test_no_teacher_is_its_students_twin(base: LineUp) -> None:

@@ -12,7 +12,7 @@ from pipeline.findings import Findings
 from pipeline.job import study_jobs
 from pipeline.lake import Lake
 from pipeline.page import render
-from pipeline.recipes import distillation_study, downsampling_study
+from pipeline.recipes import distillation_study, downsampling_study, tuning_study
 from pipeline.studies import answer
 from pipeline.study import Study
 from tests.training import DAY, TINY, alone, lineup, publish, variant, windows
@@ -34,7 +34,11 @@ SHORT = distillation_study(
     first=DAY, online_start=DAY.shift(2), last=DAY.shift(4),
 )  # fmt: skip
 """Too short for anything but a look: no late cutover, no slope, no half-life."""
-STUDIES = (DISTILLATION, DOWNSAMPLING, SHORT)
+TUNING = tuning_study(
+    BASE, name="tuned", teacher_size="small", student_size="tiny", batch_sizes=(256,), learning_rates=(1e-6, 0.02),
+    seeds=(0, 1), **(SPAN | {"last": DAY.shift(11)}),
+)  # fmt: skip
+STUDIES = (DISTILLATION, DOWNSAMPLING, SHORT, TUNING)
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +95,15 @@ def test_theory_knows_the_policies_that_were_trained(
     assert metrics["odds_offset_10_kappa"] < metrics["kept_10_kappa"], "hard negatives are worth more"
     assert metrics["kept_10_excess_ratio"] > 0
     assert evidence["sampled"].true_logit is not None
+
+
+def test_a_tuning_tells_a_model_that_learns_from_one_that_does_not(findings: dict[str, Findings]) -> None:
+    metrics = findings["tuned"].metrics
+    for arm in ("teacher", "no_teacher", "early_cutover", "late_cutover", "continuous", "kept_10", "both"):
+        assert metrics[f"{arm}_embedding_lr"] > 1e-6
+    assert metrics["kept_10_batch_size"] < metrics["no_teacher_batch_size"]
+    edge = next(check for check in findings["tuned"].checks if "edge of the grid" in check.signature)
+    assert edge.passed is not None
 
 
 def test_shared_prefixes_are_trained_once(evidence: dict[str, Evidence]) -> None:

@@ -3,5 +3,6 @@
 from pipeline.recipes.answers import conf, declared
 from pipeline.recipes.distillation import distillation_study
 from pipeline.recipes.downsampling import downsampling_study
+from pipeline.recipes.tuning import tuning_study
 
-__all__ = ["conf", "declared", "distillation_study", "downsampling_study"]
+__all__ = ["conf", "declared", "distillation_study", "downsampling_study", "tuning_study"]

@@ -12,11 +12,16 @@ import yaml
 from pipeline.lineup import load_lineup
 from pipeline.recipes.distillation import distillation_study
 from pipeline.recipes.downsampling import downsampling_study
+from pipeline.recipes.tuning import tuning_study
 from pipeline.settings import Settings
 from pipeline.study import Study, StudyError
 from pipeline.window import Window
 
-RECIPES: dict[str, Callable[..., Study]] = {"distillation": distillation_study, "downsampling": downsampling_study}
+RECIPES: dict[str, Callable[..., Study]] = {
+    "distillation": distillation_study,
+    "downsampling": downsampling_study,
+    "tuning": tuning_study,
+}
 DAYS = ("first", "online_start", "last", "judged")
 
 

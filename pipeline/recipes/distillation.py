@@ -8,7 +8,7 @@ from typing import Literal
 
 from pipeline.config import LATE_CUTOVER_WINDOWS, Continuous, Cutover, NegativeDownsampling, Variant
 from pipeline.lineup import LineUp
-from pipeline.recipes.draft import SIZES, Draft, Size, plain, sampled, taught
+from pipeline.recipes.draft import SIZES, Draft, Size, plain, sampled, taught, tuned
 from pipeline.study import MIN_JUDGED, Study, StudyError
 from pipeline.window import Window
 
@@ -54,7 +54,8 @@ def distillation_study(
     schedule and start.
 
     Args:
-        base: gives the data set, the workers, the evaluation slice, and of its reference variant all but the size.
+        base: gives the data set, the workers, the evaluation slice, and of its reference variant all but the size. An arm
+            whose name one of its variants has takes that one's optimizer.
         name: names the study, its MLflow experiment and its chains in the lake.
         first: where everybody with full history starts.
         online_start: first window of the online phase, where the early cutover lies.
@@ -82,7 +83,7 @@ def distillation_study(
         AXES[axis](draft, asked)
     if negative_rate is not None:
         name_ = f"continuous_downsampled_{100 * negative_rate:g}"
-        fewer = sampled(asked.continuous, name_, NegativeDownsampling(rate=negative_rate))
+        fewer = tuned(base, sampled(asked.continuous, name_, NegativeDownsampling(rate=negative_rate)))
         draft.add("combined", f"continuous, {100 * negative_rate:g} % of negatives", fewer, negative_rate)
     return Study(
         kind="distillation",
@@ -119,15 +120,15 @@ class _Asked:
         student = plain(self.base, NO_TEACHER, self.student_size)
         return [
             student,
-            taught(student, EARLY, Cutover(teacher=TEACHER, at="early", weight=self.soft_weight)),
-            taught(student, LATE, Cutover(teacher=TEACHER, at="late", weight=self.soft_weight)),
+            tuned(self.base, taught(student, EARLY, Cutover(teacher=TEACHER, at="early", weight=self.soft_weight))),
+            tuned(self.base, taught(student, LATE, Cutover(teacher=TEACHER, at="late", weight=self.soft_weight))),
             self.continuous,
         ]
 
     @property
     def continuous(self) -> Variant:
         """The student whose teacher stays."""
-        return taught(plain(self.base, NO_TEACHER, self.student_size), CONTINUOUS, self.schedule)
+        return tuned(self.base, taught(plain(self.base, NO_TEACHER, self.student_size), CONTINUOUS, self.schedule))
 
 
 def _starts(draft: Draft, asked: _Asked) -> None:

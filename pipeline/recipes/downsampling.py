@@ -9,13 +9,13 @@ from typing import Literal
 from pipeline.config import LATE_CUTOVER_WINDOWS, Continuous, NegativeDownsampling, OddsProportional, Variant
 from pipeline.lineup import LineUp
 from pipeline.recipes.distillation import CONTINUOUS, TEACHER
-from pipeline.recipes.draft import Draft, Size, plain, sampled, taught
+from pipeline.recipes.draft import Draft, Size, plain, sampled, taught, tuned
 from pipeline.study import Study
 from pipeline.window import Window
 
 DownsamplingAxis = Literal["scope", "correction", "policy", "batch", "combined", "theory"]
 
-ALL_ROWS = "all_rows"
+ALL_ROWS, BOTH = "all_rows", "both"
 RATES = (0.5, 0.25, 0.1, 0.05, 0.02)
 CENTRE_RATE = 0.1
 
@@ -51,7 +51,8 @@ def downsampling_study(
     pass, with `combined` another over all rows.
 
     Args:
-        base: gives the data set, the workers, the evaluation slice, and of its reference variant all but the size.
+        base: gives the data set, the workers, the evaluation slice, and of its reference variant all but the size. An arm
+            whose name one of its variants has takes that one's optimizer; all rates take the centre's learning rates.
         name: names the study, its MLflow experiment and its chains in the lake.
         first: where everybody starts.
         online_start: first window of the online phase, where historical-only sampling ends.
@@ -118,18 +119,33 @@ class _Asked:
         return self.kept(self.centre)
 
     def kept(self, rate: float) -> Variant:
-        """The model on a fraction of the negatives."""
-        return self.scaled(sampled(self.reference, f"kept_{100 * rate:g}", NegativeDownsampling(rate=rate)), rate)
+        """The model on a fraction of the negatives, with the centre's learning rates.
 
-    def scaled(self, variant: Variant, rate: float) -> Variant:
-        """The variant with a batch that shrinks with its rows, so that it takes as many updates as on all of them.
-
-        The prior of the reference's model stands for the click rate.
+        Its batch shrinks with its rows, so that it takes as many updates as the reference.
         """
-        optimizer, prior, workers = variant.optimizer, variant.model.prior, self.base.workers.num_workers
-        share = prior + (1 - prior) * rate
-        batch = workers * max(1, round(optimizer.batch_size * share / workers))
-        return variant.model_copy(update={"optimizer": optimizer.model_copy(update={"batch_size": batch})})
+        centre = tuned(
+            self.base, sampled(self.reference, kept_name(self.centre), NegativeDownsampling(rate=self.centre))
+        )
+        variant = sampled(centre, kept_name(rate), NegativeDownsampling(rate=rate))
+        batch = scaled_batch(self.reference, rate, self.base.workers.num_workers)
+        return tuned(self.base, with_batch(variant, batch))
+
+
+def scaled_batch(full: Variant, rate: float, num_workers: int) -> int:
+    """Rows a step of a sample that takes as many updates as the variant on all rows, whose prior stands for the click rate."""
+    prior = full.model.prior
+    share = prior + (1 - prior) * rate
+    return num_workers * max(1, round(full.optimizer.batch_size * share / num_workers))
+
+
+def with_batch(variant: Variant, batch_size: int) -> Variant:
+    """The variant with another batch."""
+    return variant.model_copy(update={"optimizer": variant.optimizer.model_copy(update={"batch_size": batch_size})})
+
+
+def kept_name(rate: float) -> str:
+    """What a model on a fraction of the negatives is called."""
+    return f"kept_{100 * rate:g}"
 
 
 def _scopes(draft: Draft, asked: _Asked) -> None:
@@ -156,7 +172,7 @@ def _policies(draft: Draft, asked: _Asked) -> None:
 
 def _batches(draft: Draft, asked: _Asked) -> None:
     draft.add("batch", "batch scaled with the rows", asked.middle)
-    held = sampled(asked.reference, "batch_held", NegativeDownsampling(rate=asked.centre))
+    held = with_batch(asked.middle, asked.reference.optimizer.batch_size).model_copy(update={"name": "batch_held"})
     draft.add("batch", "batch held", held)
 
 
@@ -166,8 +182,8 @@ def _combined(draft: Draft, asked: _Asked) -> None:
     continuous = Continuous(teacher=TEACHER, weight=asked.soft_weight)
     draft.add("combined", "all rows", asked.reference)
     draft.add("combined", f"{100 * asked.centre:g} % of negatives", asked.middle)
-    draft.add("combined", "continuous distillation", taught(asked.reference, CONTINUOUS, continuous))
-    draft.add("combined", "both", taught(asked.middle, "both", continuous))
+    draft.add("combined", "continuous distillation", tuned(asked.base, taught(asked.reference, CONTINUOUS, continuous)))
+    draft.add("combined", "both", tuned(asked.base, taught(asked.middle, BOTH, continuous)))
 
 
 def _theory(draft: Draft, asked: _Asked) -> None:
@@ -179,8 +195,8 @@ def _theory(draft: Draft, asked: _Asked) -> None:
             odds = OddsProportional(rate=rate, correction=correction, pilot=TEACHER)
             for name, policy in (("uniform", uniform), ("odds", odds)):
                 plain_ = name == "uniform" and correction == "offset"
-                cell = f"kept_{100 * rate:g}" if plain_ else f"{name}_{correction}_{100 * rate:g}"
-                variant = asked.scaled(sampled(asked.reference, cell, policy), rate)
+                cell = kept_name(rate) if plain_ else f"{name}_{correction}_{100 * rate:g}"
+                variant = sampled(asked.kept(rate), cell, policy)
                 draft.add("theory", f"{100 * rate:g} % {name}, {correction}", variant, rate)
 
 

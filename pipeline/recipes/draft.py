@@ -57,13 +57,21 @@ class Draft:
             workers=base.workers,
             evaluation=base.evaluation,
             checkpoint_every=base.checkpoint_every,
+            tuned=base.tuned,
         )
 
 
 def plain(base: LineUp, name: str, size: Size) -> Variant:
     """A line-up's reference at another size, on all rows and without a teacher."""
     origin = base.variant(base.reference)
-    return Variant(name=name, model=origin.model.model_copy(update={"size": size}), optimizer=origin.optimizer)
+    model = origin.model.model_copy(update={"size": size})
+    return tuned(base, Variant(name=name, model=model, optimizer=origin.optimizer))
+
+
+def tuned(base: LineUp, arm: Variant) -> Variant:
+    """An arm with the optimizer that a line-up has for the variant of its name; as it is where there is none."""
+    known = {variant.name: variant.optimizer for variant in base.variants}
+    return arm.model_copy(update={"optimizer": known.get(arm.name, arm.optimizer)})
 
 
 def taught(student: Variant, name: str, distillation: Cutover | Continuous) -> Variant:

@@ -6,6 +6,7 @@ from typing import assert_never
 
 import pipeline.studies.distillation as distillation_study
 import pipeline.studies.downsampling as downsampling_study
+import pipeline.studies.tuning as tuning_study
 from pipeline.evidence import Evidence
 from pipeline.findings import Findings
 
@@ -17,5 +18,7 @@ def answer(evidence: Evidence) -> Findings:
             return distillation_study.answer(evidence)
         case "downsampling":
             return downsampling_study.answer(evidence)
+        case "tuning":
+            return tuning_study.answer(evidence)
         case other:
             assert_never(other)

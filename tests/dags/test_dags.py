@@ -8,7 +8,14 @@ from typing import Any
 import jsonschema
 import pytest
 
-DAGS = ["distillation_study", "downsampling_study", "historical_warmup", "ingest_windows", "online_training"]
+DAGS = [
+    "distillation_study",
+    "downsampling_study",
+    "historical_warmup",
+    "ingest_windows",
+    "online_training",
+    "tuning_study",
+]
 
 
 def test_all_dags_are_read_without_error_and_without_a_heavy_import(parsed: dict[str, Any]) -> None:
@@ -48,6 +55,7 @@ def test_every_dag_and_task_says_what_it_does(parsed: dict[str, Any], dag_id: st
         ("online_training", ["plan", "await_inputs", "train", "compare"]),
         ("distillation_study", ["plan", "ingest", "teacher", "students", "compare", "report"]),
         ("downsampling_study", ["plan", "ingest", "teacher", "students", "compare", "report"]),
+        ("tuning_study", ["plan", "ingest", "teacher", "students", "compare", "report"]),
     ],
 )
 def test_the_graph_is_a_chain(parsed: dict[str, Any], dag_id: str, chain: list[str]) -> None:
