@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -17,8 +18,9 @@ from pipeline.steps import StepManifest, StepStore
 from pipeline.window import Window
 
 NUM_RESAMPLES = 2000
-CLUSTERS_AT_A_TIME = 4096
-MIN_CLUSTERS = 2
+NUM_GROUPS = 1024
+"""Clusters are resampled in so many groups of whole ones: enough for quantiles, and few enough for any log."""
+MIN_GROUPS = 2
 
 Array = NDArray[np.float64]
 
@@ -76,6 +78,9 @@ def compare(
     chosen = [v.name for v in lineup.only(tuple(variants))]
     random = np.random.default_rng(seed)
     reference = _steps(lake, lineup, lineup.reference, first, last)
+    bases = {
+        window: _Window.of([Predictions.read(lake, step) for step in steps]) for window, steps in reference.items()
+    }
     found = []
     for name in dict.fromkeys([lineup.reference, *chosen]):
         steps = _steps(lake, lineup, name, first, last)
@@ -85,8 +90,25 @@ def compare(
                 f"{name!r} and the reference {lineup.reference!r} share no window from {first} to {last}: train both "
                 "on them first (`historical_warmup`, `online_training`)"
             )
-        found.append(_compare_one(lake, lineup, name, steps, reference, shared, random, num_resamples))
+        found.append(_compare_one(lake, lineup, name, steps, bases, shared, random, num_resamples))
     return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Window:
+    """One variant's losses in one window."""
+
+    example_ids: tuple[str, ...]
+    """Per seed, a digest of the rows."""
+    loss: Array
+    """(S, G) summed by seed and group of clusters."""
+
+    @classmethod
+    def of(cls, slices: Sequence[Predictions]) -> _Window:
+        return cls(
+            tuple(hashlib.sha256(s.example_id.tobytes()).hexdigest() for s in slices),
+            np.stack([s.grouped_losses(NUM_GROUPS) for s in slices]),
+        )
 
 
 def _steps(lake: Lake, lineup: LineUp, variant: str, first: Window, last: Window) -> dict[Window, list[StepManifest]]:
@@ -108,28 +130,32 @@ def _compare_one(
     lineup: LineUp,
     name: str,
     steps: Mapping[Window, list[StepManifest]],
-    reference: Mapping[Window, list[StepManifest]],
+    bases: Mapping[Window, _Window],
     windows: list[Window],
     random: np.random.Generator,
     num_resamples: int,
 ) -> VariantComparison:
     points: dict[Window, WindowPoint] = {}
-    clusters: list[NDArray[np.uint64]] = []
-    sums: list[tuple[Array, Array]] = []
+    loss = np.zeros((len(lineup.seeds), NUM_GROUPS))
+    base = np.zeros_like(loss)
     seen: list[list[Predictions]] = []
     totals = ClickSums()
     for window in windows:
         ours = [Predictions.read(lake, step) for step in steps[window]]
-        theirs = [Predictions.read(lake, step) for step in reference[window]]
-        ids, loss, base = _cluster_sums(window, ours, theirs)
-        clusters.append(ids)
-        sums.append((loss, base))
+        mine, reference = _Window.of(ours), bases[window]
+        if mine.example_ids != reference.example_ids:
+            raise NothingToCompare(
+                f"{window}: variant and reference were evaluated on different rows; the window was published again "
+                "between them: train both on it again"
+            )
+        loss += mine.loss
+        base += reference.loss
         seen.append(ours)
         for s in ours:
             totals += ClickSums.of(s.label, s.logit, true_prob=s.true_prob)
         points[window] = WindowPoint(
             metrics=_mean([step.metrics for step in steps[window]]),
-            gap=_gap(_resampled([(loss, base)], random, num_resamples), loss, base),
+            gap=_gap(mine.loss, reference.loss, random, num_resamples),
             examples=float(np.mean([step.total_examples for step in steps[window]])),
         )
     metrics = totals.metrics()
@@ -139,7 +165,6 @@ def _compare_one(
     ]
     if all(area is not None for area in areas):
         metrics["auc"] = float(np.mean([area for area in areas if area is not None]))
-    loss, base = _across_windows(clusters, sums)
     last = steps[windows[-1]]
     return VariantComparison(
         variant=name,
@@ -148,69 +173,28 @@ def _compare_one(
         examples=float(np.mean([step.total_examples for step in last])),
         flops=float(np.mean([step.total_flops for step in last])),
         metrics=metrics,
-        gap=_gap(_resampled([(loss, base)], random, num_resamples), loss, base),
+        gap=_gap(loss, base, random, num_resamples),
         points=points,
     )
 
 
-def _cluster_sums(
-    window: Window, ours: list[Predictions], theirs: list[Predictions]
-) -> tuple[NDArray[np.uint64], Array, Array]:
-    """(C,) clusters, and (S, C) each: summed losses per seed and cluster, of the variant and of the reference on the same rows."""
-    for one, other in zip(ours, theirs, strict=True):
-        if not np.array_equal(one.example_id, other.example_id):
-            raise NothingToCompare(
-                f"{window}: variant and reference were evaluated on different rows; the window was published again "
-                "between them: train both on it again"
-            )
-    known = np.unique(np.concatenate([s.cluster for s in ours]))  # above the cap each seed has rows of its own
+def _gap(loss: Array, base: Array, random: np.random.Generator, num_resamples: int) -> Interval:
+    """The relative loss of (S, G) summed losses, with its interval under resampling of seeds and of groups of clusters.
 
-    def summed(slices: list[Predictions]) -> Array:
-        places = [np.searchsorted(known, s.cluster) for s in slices]
-        return np.stack([np.bincount(at, s.losses(), len(known)) for at, s in zip(places, slices, strict=True)])
-
-    return known, summed(ours), summed(theirs)
-
-
-def _across_windows(clusters: list[NDArray[np.uint64]], sums: list[tuple[Array, Array]]) -> tuple[Array, Array]:
-    """(S, C) each: sums per cluster over all windows, since what recurs is drawn with all of its windows or not."""
-    _, place = np.unique(np.concatenate(clusters), return_inverse=True)
-    count = int(place.max()) + 1
-
-    def added(rows: Array) -> Array:
-        return np.stack([np.bincount(place, row, count) for row in rows])
-
-    loss, base = (np.concatenate([pair[i] for pair in sums], axis=1) for i in (0, 1))
-    return added(loss), added(base)
-
-
-def _resampled(sums: list[tuple[Array, Array]], random: np.random.Generator, num_resamples: int) -> Array:
-    """(R,) the relative loss under resampling of seeds and of clusters.
-
-    A Poisson bootstrap (Chamandy et al. 2012): each cluster of any window is drawn Poisson(1) times, so that windows
-    of few clusters carry their full uncertainty, and memory stays small whatever the number of clusters.
+    A Poisson bootstrap (Chamandy et al. 2012): each group is drawn Poisson(1) times, with all windows that it recurs in.
+    From a single group the interval cannot be known, and is not a number.
     """
-    num_seeds = len(sums[0][0])
-    seeds = random.integers(0, num_seeds, (num_resamples, num_seeds))
-    seed_weight = np.stack([(seeds == s).sum(axis=1) for s in range(num_seeds)], axis=1).astype(float)
-    loss = np.zeros(num_resamples)
-    base = np.zeros(num_resamples)
-    for ours, theirs in sums:
-        for start in range(0, ours.shape[1], CLUSTERS_AT_A_TIME):
-            piece = slice(start, start + CLUSTERS_AT_A_TIME)
-            weight = random.poisson(1.0, (num_resamples, ours[:, piece].shape[1])).astype(float)
-            loss += ((weight @ ours[:, piece].T) * seed_weight).sum(axis=1)
-            base += ((weight @ theirs[:, piece].T) * seed_weight).sum(axis=1)
-    drawn = base > 0
-    return 100 * (loss[drawn] / base[drawn] - 1)
-
-
-def _gap(resampled: Array, loss: Array, base: Array) -> Interval:
-    """The relative loss; from a single cluster its interval cannot be known, and is not a number."""
     value = float(100 * (loss.sum() / base.sum() - 1))
-    if loss.shape[1] < MIN_CLUSTERS:
+    there = base.sum(axis=0) > 0
+    if there.sum() < MIN_GROUPS:
         return Interval(value, float("nan"), float("nan"))
-    low, high = np.quantile(resampled, [0.025, 0.975])
+    loss, base = loss[:, there], base[:, there]
+    num_seeds, num_groups = loss.shape
+    seeds = random.multinomial(num_seeds, [1 / num_seeds] * num_seeds, num_resamples)
+    weight = random.poisson(1.0, (num_resamples, num_groups)).astype(float)
+    drawn_loss, drawn_base = (((weight @ sums.T) * seeds).sum(axis=1) for sums in (loss, base))
+    drawn = drawn_base > 0
+    low, high = np.quantile(100 * (drawn_loss[drawn] / drawn_base[drawn] - 1), [0.025, 0.975])
     return Interval(value, float(low), float(high))
 
 

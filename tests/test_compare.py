@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from pipeline import report
-from pipeline.compare import NothingToCompare, VariantComparison, _across_windows, _gap, _resampled, compare
+from pipeline.compare import NothingToCompare, VariantComparison, _gap, compare
 from pipeline.config import EvaluationConfig, NegativeDownsampling, content_key, resolve
 from pipeline.lake import Lake
 from pipeline.lineup import LineUp
@@ -72,7 +72,7 @@ def leave(
     store.set_head(chosen.name, name, seed, step)
 
 
-def table(seed: int, losses: float = 1.0, count: int = 400, first_id: int = 0) -> pa.Table:
+def table(seed: int, losses: float | Floats = 1.0, count: int = 400, first_id: int = 0) -> pa.Table:
     """Labels and logits whose losses are so many times those of the plain one's."""
     random = np.random.default_rng(seed)
     label = (random.random(count) < 0.3).astype(np.uint8)
@@ -216,7 +216,7 @@ def test_the_interval_covers_the_truth_about_95_times_in_100() -> None:
             ours = base * (1 + truth) + size * random.normal(0, 0.03, num_clusters)
             sums.append((ours[None], base[None]))
         loss, base = (np.concatenate([pair[i] for pair in sums], axis=1) for i in (0, 1))
-        gap = _gap(_resampled(sums, random, 300), loss, base)
+        gap = _gap(loss, base, random, 300)
         covered += gap.low <= 100 * truth <= gap.high
         widths.append(gap.high - gap.low)
         errors.append(gap.value)
@@ -224,20 +224,21 @@ def test_the_interval_covers_the_truth_about_95_times_in_100() -> None:
     assert np.mean(widths) == pytest.approx(2 * 1.96 * np.std(errors), rel=0.15)
 
 
-def test_clusters_that_come_again_are_drawn_with_all_of_their_windows() -> None:
-    """A user of twenty days is one user: the interval covers the truth, where twenty users' would be far too narrow."""
-    random = np.random.default_rng(0)
-    truth, num_users, num_windows, covered = 0.01, 200, 20, 0
-    users = np.arange(num_users, dtype=np.uint64)
-    for _ in range(200):
-        taste = random.normal(0, 0.1, num_users)
-        base = [random.gamma(4, 0.25, num_users) for _ in range(num_windows)]
-        sums = [((b * (1 + truth + taste))[None], b[None]) for b in base]
-        loss, reference = _across_windows([users] * num_windows, sums)
-        assert loss.shape == (1, num_users)
-        gap = _gap(_resampled([(loss, reference)], random, 300), loss, reference)
-        covered += gap.low <= 100 * truth <= gap.high
-    assert 0.90 <= covered / 200 <= 0.99
+def test_clusters_that_come_again_are_drawn_with_all_of_their_windows(lake: Lake) -> None:
+    """Users of twenty days with a taste of their own are as many users, not twenty times as many."""
+    chosen = lineup(variant("reference"), variant("other"))
+    random, num_users, num_windows = np.random.default_rng(0), 300, 20
+    taste = random.normal(1, 0.1, num_users)
+    widths = []
+    for start, new_users in ((DAY, 0), (DAY.shift(num_windows), num_users)):
+        for n in range(num_windows):
+            users = pa.array(np.arange(num_users, dtype=np.uint64) + np.uint64(new_users * n))
+            for name, losses in (("reference", np.ones(num_users)), ("other", taste)):
+                rows = table(0, losses, num_users).set_column(3, "cluster", users)
+                leave(lake, chosen, name, start.shift(n), rows)
+        gap = compare(lake, chosen, (), start, start.shift(num_windows - 1), num_resamples=500)[1].gap
+        widths.append(gap.high - gap.low)
+    assert widths[0] / widths[1] == pytest.approx(np.sqrt(num_windows), rel=0.3)
 
 
 def test_an_interval_shrinks_with_the_root_of_the_number_of_clusters() -> None:
@@ -245,7 +246,7 @@ def test_an_interval_shrinks_with_the_root_of_the_number_of_clusters() -> None:
     for num_clusters in (50, 800):
         base = random.gamma(4, 1, (1, num_clusters))
         ours = base + random.normal(0, 0.3, (1, num_clusters))
-        gap = _gap(_resampled([(ours, base)], random, 2000), ours, base)
+        gap = _gap(ours, base, random, 2000)
         widths.append(gap.high - gap.low)
     assert widths[0] / widths[1] == pytest.approx(4, rel=0.35)
 
