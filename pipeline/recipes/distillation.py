@@ -15,7 +15,7 @@ from pipeline.window import Window
 DistillationAxis = Literal["start", "size", "age", "head", "weight"]
 
 TEACHER, NO_TEACHER = "teacher", "no_teacher"
-EARLY, LATE, CONTINUOUS = "early_cutover", "late_cutover", "continuous"
+EARLY, LATE, CONTINUOUS, BOTH = "early_cutover", "late_cutover", "continuous", "both"
 NUM_SIZES = 3
 AGES = (1, 4)
 """Teacher ages beside 0, in windows."""
@@ -82,8 +82,7 @@ def distillation_study(
     for axis in axes:
         AXES[axis](draft, asked)
     if negative_rate is not None:
-        name_ = f"continuous_downsampled_{100 * negative_rate:g}"
-        fewer = tuned(base, sampled(asked.continuous, name_, NegativeDownsampling(rate=negative_rate)))
+        fewer = tuned(base, sampled(asked.continuous, BOTH, NegativeDownsampling(rate=negative_rate)))
         draft.add("combined", f"continuous, {100 * negative_rate:g} % of negatives", fewer, negative_rate)
     return Study(
         kind="distillation",

@@ -8,14 +8,14 @@ from typing import Literal
 
 from pipeline.config import LATE_CUTOVER_WINDOWS, Continuous, NegativeDownsampling, OddsProportional, Variant
 from pipeline.lineup import LineUp
-from pipeline.recipes.distillation import CONTINUOUS, TEACHER
+from pipeline.recipes.distillation import BOTH, CONTINUOUS, TEACHER
 from pipeline.recipes.draft import Draft, Size, plain, sampled, taught, tuned
 from pipeline.study import Study
 from pipeline.window import Window
 
 DownsamplingAxis = Literal["scope", "correction", "policy", "batch", "combined", "theory"]
 
-ALL_ROWS, BOTH = "all_rows", "both"
+ALL_ROWS = "all_rows"
 RATES = (0.5, 0.25, 0.1, 0.05, 0.02)
 CENTRE_RATE = 0.1
 
@@ -121,31 +121,37 @@ class _Asked:
     def kept(self, rate: float) -> Variant:
         """The model on a fraction of the negatives, with the centre's learning rates.
 
-        Its batch shrinks with its rows, so that it takes as many updates as the reference.
+        Its batch shrinks with its rows, so that it takes as many updates as the centre.
         """
-        centre = tuned(
-            self.base, sampled(self.reference, kept_name(self.centre), NegativeDownsampling(rate=self.centre))
-        )
+        workers = self.base.workers.num_workers
+        centre = sampled(self.reference, kept_name(self.centre), NegativeDownsampling(rate=self.centre))
+        centre = tuned(self.base, with_batch(centre, scaled_batch(self.reference, self.centre, workers)))
         variant = sampled(centre, kept_name(rate), NegativeDownsampling(rate=rate))
-        batch = scaled_batch(self.reference, rate, self.base.workers.num_workers)
-        return tuned(self.base, with_batch(variant, batch))
-
-
-def scaled_batch(full: Variant, rate: float, num_workers: int) -> int:
-    """Rows a step of a sample that takes as many updates as the variant on all rows, whose prior stands for the click rate."""
-    prior = full.model.prior
-    share = prior + (1 - prior) * rate
-    return num_workers * max(1, round(full.optimizer.batch_size * share / num_workers))
-
-
-def with_batch(variant: Variant, batch_size: int) -> Variant:
-    """The variant with another batch."""
-    return variant.model_copy(update={"optimizer": variant.optimizer.model_copy(update={"batch_size": batch_size})})
+        return tuned(self.base, with_batch(variant, scaled_batch(centre, rate, workers, origin=self.centre)))
 
 
 def kept_name(rate: float) -> str:
     """What a model on a fraction of the negatives is called."""
     return f"kept_{100 * rate:g}"
+
+
+def scaled_batch(variant: Variant, rate: float, num_workers: int, *, origin: float = 1.0) -> int:
+    """Rows per update of a sample that takes as many updates as a variant does; its prior stands for the click rate.
+
+    Args:
+        variant: what trains on the fraction `origin` of the negatives.
+        rate: the fraction that the sample keeps.
+        num_workers: the batch divides among them.
+        origin: fraction of negatives of the variant.
+    """
+    prior = variant.model.prior
+    share = (prior + (1 - prior) * rate) / (prior + (1 - prior) * origin)
+    return num_workers * max(1, round(variant.optimizer.batch_size * share / num_workers))
+
+
+def with_batch(variant: Variant, batch_size: int) -> Variant:
+    """The variant with another batch."""
+    return variant.model_copy(update={"optimizer": variant.optimizer.model_copy(update={"batch_size": batch_size})})
 
 
 def _scopes(draft: Draft, asked: _Asked) -> None:

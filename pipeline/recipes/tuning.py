@@ -7,8 +7,8 @@ from itertools import product
 
 from pipeline.config import Continuous, Cutover, NegativeDownsampling, OptimizerConfig, Variant
 from pipeline.lineup import LineUp
-from pipeline.recipes.distillation import CONTINUOUS, EARLY, LATE, NO_TEACHER, TEACHER
-from pipeline.recipes.downsampling import BOTH, CENTRE_RATE, kept_name, scaled_batch
+from pipeline.recipes.distillation import BOTH, CONTINUOUS, EARLY, LATE, NO_TEACHER, TEACHER
+from pipeline.recipes.downsampling import CENTRE_RATE, kept_name, scaled_batch
 from pipeline.recipes.draft import Draft, Size, plain, sampled, taught, tuned
 from pipeline.study import Study
 from pipeline.window import Window

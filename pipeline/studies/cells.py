@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 
 import numpy as np
+from scipy.stats import norm
 
 from pipeline.config import Continuous, Cutover, cutover_window
 from pipeline.drawing import Band
@@ -52,16 +53,22 @@ def judged(evidence: Evidence, cell: Cell, seeds: slice = slice(None)) -> Interv
     return evidence.paired(cell.variant, cell.against, evidence.judged, seeds).series().mean().interval()
 
 
+def smallest_visible(interval: Interval) -> float:
+    """The effect that would have left zero outside an interval of this width in 80 of 100 studies, the normal law given."""
+    return (interval.high - interval.low) / 2 * float(1 + norm.ppf(0.8) / norm.ppf(0.975))
+
+
 def ends(name: str, interval: Interval) -> dict[str, float]:
     """The ends of an interval as two figures."""
     return {f"{name}_low": interval.low, f"{name}_high": interval.high}
 
 
 def table(evidence: Evidence, cells: Sequence[Cell]) -> Table:
-    """What each cell lost on the judged windows and what it cost until the last."""
+    """What each cell lost on the judged windows, what it could have lost unseen, and what it cost until the last."""
     header = (
         "variant",
         "log-loss against the reference, percent (95 %)",
+        "smallest that would show",
         "log-loss",
         "NE",
         "AUC",
@@ -73,13 +80,15 @@ def table(evidence: Evidence, cells: Sequence[Cell]) -> Table:
     )
     rows = []
     for cell in cells:
-        track = evidence.tracks[cell.variant]
+        track, against = evidence.tracks[cell.variant], judged(evidence, cell)
+        own = cell.variant == cell.against
         means = [form.format(np.nanmean(track.metric(name)[:, evidence.judged])) for name, form in METRICS.items()]
         costs = compute(evidence, cell.variant)
         rows.append(
             (
                 cell.label,
-                "reference" if cell.variant == cell.against else percent(judged(evidence, cell)),
+                "reference" if own else percent(against),
+                "" if own else f"{smallest_visible(against):.2f}",
                 *means,
                 f"{track.total('total_examples'):,.0f}",
                 *(f"{flops / 1e12:,.2f}" for flops in costs),
