@@ -2,109 +2,134 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
+from pipeline.config import OptimizerConfig
 from pipeline.drawing import by_number
 from pipeline.evidence import Evidence
 from pipeline.findings import Check, Findings, Section, Table
 from pipeline.recipes.tuning import words
-from pipeline.statistics.interval import Interval
-from pipeline.studies import cells
-from pipeline.studies.cells import percent
 from pipeline.study import Cell
 
 
 def answer(evidence: Evidence) -> Findings:
     """What the study says."""
-    arms: dict[str, list[Cell]] = {}
+    arms: dict[str, list[str]] = {}
     for cell in evidence.study.of("setting"):
-        arms.setdefault(cell.against, []).append(cell)
-    losses = {cell.variant: cells.judged(evidence, cell) for cell in evidence.study.cells}
-    best = {arm: min(points, key=lambda cell: losses[cell.variant].value) for arm, points in arms.items()}
-    gains = {arm: _gain(evidence, arm, losses[cell.variant]) for arm, cell in best.items()}
-    kept = sum(gain.high >= 0 for gain in gains.values())
-    most = min(gains, key=lambda arm: gains[arm].value)
+        arms.setdefault(cell.against, [cell.against])
+        if cell.variant not in arms[cell.against]:
+            arms[cell.against].append(cell.variant)
+    losses = {name: _losses(evidence, name) for points in arms.values() for name in points}
+    best = {arm: min(points, key=lambda name: float(losses[name].mean())) for arm, points in arms.items()}
+    gains = {arm: 100 * (losses[name] / losses[arm] - 1) for arm, name in best.items()}
+    kept = sum(arm == name for arm, name in best.items())
+    most = min(gains, key=lambda arm: float(gains[arm].mean()))
     metrics: dict[str, float] = {}
-    for arm, cell in best.items():
-        optimizer = evidence.study.lineup.variant(cell.variant).optimizer
+    for arm, name in best.items():
+        optimizer = _optimizer(evidence, name)
         metrics |= {
             f"{arm}_batch_size": optimizer.batch_size,
             f"{arm}_embedding_lr": optimizer.embedding_lr,
             f"{arm}_dense_lr": optimizer.dense_lr,
-            f"{arm}_gain_percent": gains[arm].value,
-        } | cells.ends(f"{arm}_gain_percent", gains[arm])
+            f"{arm}_gain_percent": float(gains[arm].mean()),
+        }
     return Findings(
         headline=(
-            f"{kept} of {len(arms)} arms gain nothing sure over the line-up's own settings; the most would be gained for "
-            f"{most.replace('_', ' ')}, {percent(gains[most])} % of log-loss."
+            f"{kept} of {len(arms)} arms lose least with the line-up's own settings; the most is gained for "
+            f"{_words(most)}, {_by_seed(gains[most])} % of log-loss."
         ),
         metrics=metrics,
         sections=(
             _chosen(evidence, best, gains),
             *(_grid(evidence, arm, points, losses) for arm, points in arms.items()),
         ),
-        checks=tuple(_checks(evidence, arms, best, gains)),
+        checks=(_edges(evidence, best), _too_much_variance(gains[most])),
     )
 
 
-def _gain(evidence: Evidence, arm: str, loss: Interval) -> Interval:
-    """What the best point of the grid loses against the line-up's own setting; nothing where that is no worse."""
-    return loss if loss.value < 0 else Interval(0.0, 0.0, 0.0)
+def _losses(evidence: Evidence, name: str) -> NDArray[np.float64]:
+    """(S,) mean log-loss over the judged windows."""
+    means: NDArray[np.float64] = evidence.tracks[name].metric("log_loss")[:, evidence.judged].mean(axis=1)
+    return means
 
 
-def _chosen(evidence: Evidence, best: dict[str, Cell], gains: dict[str, Interval]) -> Section:
-    rows = []
-    for arm, cell in best.items():
-        own = evidence.study.lineup.variant(arm).optimizer
-        better = gains[arm].value < 0
-        chosen = evidence.study.lineup.variant(cell.variant).optimizer if better else own
-        rows.append((arm.replace("_", " "), words(chosen), words(own), percent(gains[arm])))
-    header = ("arm", "loses least with", "the line-up has", "against it, percent (95 %)")
+def _chosen(evidence: Evidence, best: dict[str, str], gains: dict[str, NDArray[np.float64]]) -> Section:
+    rows = tuple(
+        (
+            _words(arm),
+            words(_optimizer(evidence, name)),
+            words(_optimizer(evidence, arm)),
+            "the same" if name == arm else _by_seed(gains[arm]),
+        )
+        for arm, name in best.items()
+    )
+    header = ("arm", "loses least with", "the line-up has", "against it, percent (each seed)")
     text = (
-        "Each arm got the same grid on seeds that no study reports. To take a setting over, give the line-up a variant of the "
-        "arm's name with this optimizer, and commit it before a reported seed is run."
+        "Each arm got the same grid on seeds that no study reports, and the lowest mean loss on the judged windows is chosen. "
+        "To take a setting over, give the line-up a variant of the arm's name with this optimizer, and commit it before a "
+        "reported seed is run."
     )
-    return Section("Settings", text, None, Table(header, tuple(rows)))
+    return Section("Settings", text, None, Table(header, rows))
 
 
-def _grid(evidence: Evidence, arm: str, points: Sequence[Cell], losses: dict[str, Interval]) -> Section:
+def _grid(evidence: Evidence, arm: str, points: Sequence[str], losses: dict[str, NDArray[np.float64]]) -> Section:
     rows = []
-    curves: dict[str, tuple[list[float], list[Interval]]] = {}
-    for cell in points:
-        optimizer = evidence.study.lineup.variant(cell.variant).optimizer
-        track = evidence.tracks[cell.variant]
-        loss = float(np.nanmean(track.metric("log_loss")[:, evidence.judged]))
-        shown = "the line-up's own" if cell.variant == arm else percent(losses[cell.variant])
-        rows.append((cell.label, f"{loss:.5f}", shown))
-        across, values = curves.setdefault(f"batch {optimizer.batch_size:,}", ([], []))
-        across.append(optimizer.embedding_lr)
-        values.append(losses[cell.variant])
+    curves: dict[str, dict[float, NDArray[np.float64]]] = {}
+    for name in points:
+        optimizer = _optimizer(evidence, name)
+        against = 100 * (losses[name] / losses[arm] - 1)
+        shown = "the line-up's own" if name == arm else _by_seed(against)
+        rows.append((words(optimizer), f"{losses[name].mean():.5f}", shown))
+        curves.setdefault(f"batch {optimizer.batch_size:,}", {})[optimizer.embedding_lr] = against
     figure = by_number(
-        f"{arm.replace('_', ' ').capitalize()}: loss on the judged windows against the line-up's own setting (95 %)",
+        f"{_words(arm).capitalize()}: loss on the judged windows against the line-up's own setting (range of seeds)",
         "learning rate of the embeddings",
         "percent of log-loss",
-        {label: (across, cells.band(values)) for label, (across, values) in curves.items()},
+        {label: _range(dict(sorted(curve.items()))) for label, curve in curves.items()},
         levels={"the line-up's own": 0.0},
         logarithmic=True,
     )
-    header = ("setting", "log-loss", "against the line-up's own, percent (95 %)")
-    return Section(
-        arm.replace("_", " ").capitalize(), "The whole grid of this arm.", figure, Table(header, tuple(rows))
-    )
+    header = ("setting", "log-loss", "against the line-up's own, percent (each seed)")
+    return Section(_words(arm).capitalize(), "The whole grid of this arm.", figure, Table(header, tuple(rows)))
 
 
-def _checks(
-    evidence: Evidence, arms: dict[str, list[Cell]], best: dict[str, Cell], gains: dict[str, Interval]
-) -> Iterator[Check]:
+def _range(curve: dict[float, NDArray[np.float64]]) -> tuple[list[float], tuple[list[float], list[float], list[float]]]:
+    """Learning rates, with the mean, least and greatest of the seeds."""
+    ends = [[float(end(values)) for values in curve.values()] for end in (np.mean, np.min, np.max)]
+    return list(curve), (ends[0], ends[1], ends[2])
+
+
+def _edges(evidence: Evidence, best: dict[str, str]) -> Check:
+    cells: dict[str, list[Cell]] = {}
+    for cell in evidence.study.of("setting"):
+        cells.setdefault(cell.against, []).append(cell)
     edges = []
-    for arm, cell in best.items():
-        tried = sorted({other.value or 0.0 for other in arms[arm]})
-        if gains[arm].value < 0 and cell.value in (tried[0], tried[-1]):
-            edges.append(arm.replace("_", " "))
+    for arm, name in best.items():
+        tried = [cell.value or 0.0 for cell in cells[arm]]
+        if _optimizer(evidence, name).embedding_lr in (min(tried), max(tried)):
+            edges.append(_words(arm))
     found = f"at an end of the learning rates tried: {', '.join(edges) or 'none'}"
-    yield Check("a best setting that lies at the edge of the grid", found, not edges)
-    arm = min(gains, key=lambda name: gains[name].value)
-    if best[arm].variant != arm:
-        yield cells.too_much_variance(evidence, best[arm].variant, arm, gains[arm])
+    return Check("a best setting that lies at the edge of the grid", found, not edges)
+
+
+def _too_much_variance(gain: NDArray[np.float64]) -> Check:
+    signature = "too much run-to-run variance to see the effect"
+    if len(gain) < 2:
+        return Check(signature, "one seed only: spread between runs is not known", None)
+    found = f"the largest gain by seed: {_by_seed(gain)} %"
+    return Check(signature, found, bool(np.ptp(gain) <= abs(gain.mean())))
+
+
+def _by_seed(values: NDArray[np.float64]) -> str:
+    return f"{values.mean():+.2f} ({', '.join(f'{value:+.2f}' for value in values)})"
+
+
+def _optimizer(evidence: Evidence, name: str) -> OptimizerConfig:
+    return evidence.study.lineup.variant(name).optimizer
+
+
+def _words(arm: str) -> str:
+    return arm.replace("_", " ")
