@@ -38,7 +38,7 @@ For a first look choose the line-up `tiny`.
 
 def declare(asked: Answers) -> Study:
     """The study that the form asks for."""
-    knobs = ("size", "teacher_size", "soft_weight", "rates", "centre", "axes", "affordable", "epsilons")
+    knobs = ("size", "teacher_size", "soft_weight", "rates", "centre", "axes", "affordable")
     return downsampling_study(asked.lineup, **asked.study, **{knob: asked[knob] for knob in knobs})
 
 
@@ -53,7 +53,9 @@ with DAG(
     params={
         **forms.study("downsampling"),
         **forms.downsampling(),
-        **forms.span(first="2024-01-01", online_start="2024-01-09", last="2024-01-15"),
+        **forms.span(
+            first="2024-01-01", online_start="2024-01-09", last="2024-01-15", judged="the first online window"
+        ),
         **forms.study_limits(),
     },
 ):

@@ -7,7 +7,7 @@ from airflow.sdk import DAG
 from operators import forms
 from operators.answers import Answers
 from operators.study import study_tasks
-from pipeline.recipes import tuning_study
+from pipeline.recipes import TUNING_SEEDS, tuning_study
 from pipeline.study import Study
 
 DOC = """
@@ -26,7 +26,7 @@ Fill in the form and trigger. **Triggering the same study again finishes only wh
 
 def declare(asked: Answers) -> Study:
     """The study that the form asks for."""
-    knobs = ("teacher_size", "student_size", "soft_weight", "centre", "batch_sizes", "learning_rates", "epsilons")
+    knobs = ("teacher_size", "student_size", "soft_weight", "centre", "batch_sizes", "learning_rates")
     return tuning_study(asked.lineup, **asked.study, **{knob: asked[knob] for knob in knobs})
 
 
@@ -39,9 +39,11 @@ with DAG(
     max_active_runs=1,
     tags=["windrow", "study"],
     params={
-        **forms.study("tuning"),
+        **forms.study("tuning", default_seeds=[*TUNING_SEEDS]),
         **forms.tuning(),
-        **forms.span(first="2024-01-01", online_start="2024-01-09", last="2024-01-15"),
+        **forms.span(
+            first="2024-01-01", online_start="2024-01-09", last="2024-01-15", judged="the first online window"
+        ),
         **forms.study_limits(),
     },
 ):

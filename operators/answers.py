@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from operators.window import resolve_window
 from pipeline.lineup import LineUp, LineUpError, load_lineup
+from pipeline.recipes import on_workers
 from pipeline.settings import Settings
 from pipeline.window import Window
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
 log = logging.getLogger(__name__)
-CPU, GPU, AS_LINEUP = "CPU", "GPU", "as the line-up says"
+AS_LINEUP = "as the line-up says"
 
 
 class Answers:
@@ -76,23 +77,9 @@ class Answers:
         Raises:
             LineUpError: there is none of that name, or it cannot be run.
         """
-        lineup = load_lineup(lineup_path(self.params["lineup"]))
-        changes: dict[str, Any] = {}
-        if self.params.get("seeds"):
-            changes["seeds"] = tuple(self.params["seeds"])
-        if given := self._workers:
-            changes["workers"] = lineup.workers.model_dump() | given
-        return LineUp.model_validate(lineup.model_dump() | changes)
-
-    @property
-    def _workers(self) -> dict[str, Any]:
-        """Those fields of the line-up's workers that the form gives."""
-        given: dict[str, Any] = {}
-        if self.params.get("num_workers"):
-            given["num_workers"] = self.params["num_workers"]
-        if self.params.get("hardware") in (CPU, GPU):
-            given["use_gpu"] = self.params["hardware"] == GPU
-        return given
+        lineup = on_workers(load_lineup(lineup_path(self.params["lineup"])), self.params)
+        seeds = {"seeds": tuple(self.params["seeds"])} if self.params.get("seeds") else {}
+        return LineUp.model_validate(lineup.model_dump() | seeds)
 
     @property
     def study(self) -> dict[str, Any]:

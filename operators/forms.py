@@ -7,7 +7,8 @@ from typing import Any
 import yaml
 from airflow.sdk import Param
 
-from operators.answers import AS_LINEUP, CPU, GPU, lineup_paths
+from operators.answers import AS_LINEUP, lineup_paths
+from pipeline.recipes import CPU, GPU
 
 LIMITS = "Workers and limits"
 """Folded away at first; fields without a section stand open."""
@@ -44,10 +45,10 @@ def variants() -> Param:
     )
 
 
-def seeds() -> Param:
+def seeds(default: list[int] | None = None) -> Param:
     """Seeds other than the line-up's."""
     return Param(
-        None,
+        default,
         type=["null", "array"],
         items={"type": "integer", "minimum": 0},
         uniqueItems=True,
@@ -101,7 +102,7 @@ def force(help_text: str) -> Param:
     return Param(False, type="boolean", title="Do it again", description_md=help_text, section=LIMITS)
 
 
-def study(name: str) -> dict[str, Param]:
+def study(name: str, default_seeds: list[int] | None = None) -> dict[str, Param]:
     """What every study asks first."""
     return {
         "study": Param(
@@ -112,11 +113,11 @@ def study(name: str) -> dict[str, Param]:
             description_md="Names its MLflow experiment: letters, digits, `.`, `_`, `-`.",
         ),
         "lineup": lineup(),
-        "seeds": seeds(),
+        "seeds": seeds(default_seeds),
     }
 
 
-def span(*, first: str, online_start: str, last: str) -> dict[str, Param]:
+def span(*, first: str, online_start: str, last: str, judged: str) -> dict[str, Param]:
     """The windows of a study."""
     return {
         "first": day(
@@ -126,8 +127,7 @@ def span(*, first: str, online_start: str, last: str) -> dict[str, Param]:
         "last": day("Last window", "Included.", last, required=True),
         "judged": day(
             "First judged window",
-            "All are judged from here to the last window; leave empty for a choice well after the late cutover, "
-            "if there is room.",
+            f"All are judged from here to the last window; leave empty for {judged}.",
         ),
     }
 
@@ -174,7 +174,12 @@ def distillation() -> dict[str, Param]:
             title="Number of starts",
             description_md="At so many points of history students start anew, if `start` is varied.",
         ),
-        "epsilons": _epsilons(),
+        "epsilons": _numbers(
+            [0.1, 0.2, 0.5],
+            "Epsilons, percent",
+            "Two models within so much log-loss of each other count as equal; the first is the headline's.",
+            maximum=100,
+        ),
     }
 
 
@@ -200,7 +205,6 @@ def tuning() -> dict[str, Param]:
             "Of the embeddings; the dense layers keep the ratio that the line-up has.",
             maximum=10,
         ),
-        "epsilons": _epsilons(),
     }
 
 
@@ -228,7 +232,6 @@ def downsampling() -> dict[str, Param]:
         ),
         "teacher_size": _size("Size of the teacher", "small"),
         "soft_weight": _soft_weight(),
-        "epsilons": _epsilons(),
     }
 
 
@@ -252,15 +255,6 @@ def _axes(names: list[str], default: list[str]) -> Param:
         examples=names,
         title="Also vary",
         description_md="One at a time; each adds variants to train. The DAG's page explains them.",
-    )
-
-
-def _epsilons() -> Param:
-    return _numbers(
-        [0.1, 0.2, 0.5],
-        "Epsilons, percent",
-        "Two models within so much log-loss of each other count as equal; the first is the headline's.",
-        maximum=100,
     )
 
 

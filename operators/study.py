@@ -54,7 +54,8 @@ def study_tasks(declare: Callable[[Answers], Study]) -> None:
         ),
         RayJobOperator.partial(
             task_id="students",
-            map_index_template="{{ task.document['variants'][0] }} and {{ task.document['variants'] | length - 1 }} more",
+            map_index_template="{{ task.document['variants'][0] }} and {{ task.document['variants'] | length - 1 }} more, seeds "
+            "{{ task.document['lineup']['seeds'] | join(', ') }}",
             doc_md="Trains all others over the same windows; what their schedules share is trained once.",
             **limits,
         ).expand(document=written),

@@ -171,7 +171,8 @@ class Engine:
         if parent is not None:
             check_parent(config, manifest, parent, variant)
         elif not self.job.force:
-            check_start(store.head(name, variant.name, seed, window), window, variant.name)
+            before, head = (store.head(name, variant.name, seed, day) for day in (window.previous(), window))
+            check_start(before, head, window, variant.name)
         return parent
 
     def _required(

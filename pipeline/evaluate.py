@@ -83,4 +83,5 @@ def _extra_columns(share: Share, position: NDArray[np.int64], extras: list[str])
         table = share.read(group, extras)
         for name in extras:
             found[name].append(table.column(name).to_numpy()[position[first:last] - starts[group]])
-    return {name: _joined(parts, np.float64) for name, parts in found.items()}
+    # A worker without rows gives the others' type: ids that became floats would no longer be ids.
+    return {name: _joined(parts, np.uint64 if name == "cluster" else np.float64) for name, parts in found.items()}

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import logit
 
-from pipeline.config import Variant
+from pipeline.config import Variant, resolve
 from pipeline.findings import Table
-from pipeline.job import study_jobs, timing_path
+from pipeline.job import timings_path
 from pipeline.lake import Lake
 from pipeline.predictions import Predictions
 from pipeline.statistics.paired import Paired
@@ -157,15 +157,9 @@ def wall_times(lake: Lake, evidence: Evidence) -> Table:
     for step in {step.key: step for track in evidence.tracks.values() for step in track.steps.values()}.values():
         for part, spent in step.seconds.items():
             seconds[PARTS.get(part, part)] = seconds.get(PARTS.get(part, part), 0.0) + spent
-    for num_groups in range(1, len(study.lineup.variants) * len(study.lineup.seeds) + 1):
-        documents = [lake.read(timing_path(study.name, job)) for job in study_jobs(study, num_groups)]
-        if all(documents):
-            for document in documents:
-                seconds = {
-                    part: seconds.get(part, 0.0) + (document or {}).get(part, 0.0)
-                    for part in seconds | (document or {})
-                }
-            break
+    for name in lake.names(timings_path(study.name)):
+        for part, spent in (lake.read(name) or {}).items():
+            seconds[part] = seconds.get(part, 0.0) + spent
     total = sum(seconds.values())
     rows = [
         (part, f"{spent:,.0f} s", f"{spent / total:.0%}")
@@ -216,6 +210,13 @@ def _track(lake: Lake, study: Study, variant: Variant, windows: tuple[Window, ..
             step = store.head(study.lineup.name, variant.name, seed, window)
             if step is None:
                 continue
+            lineup = study.lineup
+            asked = resolve(variant, window, online_start=lineup.online_start, evaluation=lineup.evaluation, seed=seed)
+            if step.config != asked:
+                raise MissingEvidence(
+                    f"{variant.name!r} was trained on {window} under seed {seed} with other settings, {step.config}, than the "
+                    f"study has, {asked}: trigger the study again, which trains it anew"
+                )
             predictions = Predictions.read(lake, step)
             loss[s, w] = predictions.grouped_losses(NUM_GROUPS)
             digest[s, w] = hashlib.sha256(predictions.example_id.tobytes()).hexdigest()[:16]

@@ -118,9 +118,14 @@ def result_path(submission_id: str) -> str:
     return f"jobs/{submission_id}.json"
 
 
+def timings_path(lineup: str) -> str:
+    """The folder in which a line-up's train jobs leave what their wall time went into, apart from their steps."""
+    return f"studies/{lineup}/timings"
+
+
 def timing_path(lineup: str, job: TrainJob) -> str:
-    """Where the train jobs of one document leave what their wall time went into."""
-    return f"studies/{lineup}/timings/{content_key(job.model_dump(mode='json'))[:16]}.json"
+    """Where the train jobs of one document leave it."""
+    return f"{timings_path(lineup)}/{content_key(job.model_dump(mode='json'))[:16]}.json"
 
 
 def page_path(study: str) -> str:
@@ -131,11 +136,14 @@ def page_path(study: str) -> str:
 def study_jobs(study: Study, num_groups: int = 1) -> list[TrainJob]:
     """A study's training jobs: those that others read from first, the rest in groups that may run at the same time.
 
+    Where nobody reads from anybody, the reference comes first.
+
     Seeds share nothing and are dealt first. Variants of one seed that start on the same day share what their schedules have
     in common, so they stay in one group, which trains it once.
     """
     chosen, seeds = study.lineup.only(()), study.lineup.seeds
-    read_from = [v.name for v in chosen if v.name in study.lineup.teachers]
+    first = study.lineup.teachers or {study.lineup.reference}
+    read_from = [v.name for v in chosen if v.name in first]
     by_start: dict[str, list[str]] = {}
     for variant in chosen:
         if variant.name not in read_from:
@@ -157,5 +165,7 @@ def study_jobs(study: Study, num_groups: int = 1) -> list[TrainJob]:
             for place in range(dealt)
         ]
 
-    teachers = jobs(read_from, 1) if read_from else []
-    return [*teachers, *(job for names in groups if names for job in jobs(names, min(num_groups, len(seeds))))]
+    return [
+        *jobs(read_from, 1),
+        *(job for names in groups if names for job in jobs(names, min(num_groups, len(seeds)))),
+    ]

@@ -83,6 +83,11 @@ class Lake:
         found = self._get(path)
         return None if found is None else json.loads(found[0])
 
+    def names(self, folder: str) -> list[str]:
+        """The paths of the files in a folder, in order; none where there is no such folder."""
+        found = self.files.get_file_info(fs.FileSelector(checked_path(folder), allow_not_found=True))
+        return sorted(each.path for each in found if each.is_file)
+
     def create(self, path: str, document: dict[str, Any]) -> None:
         """Publish a document that must not exist yet.
 

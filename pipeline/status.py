@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-from pyarrow import fs
+from pathlib import PurePath
 
 from pipeline.config import OddsProportional, resolve
 from pipeline.dataset import read_manifest
@@ -40,8 +39,7 @@ def _status(lake: Lake, lineup: LineUp, variant: str, seed: int) -> ChainStatus:
     dataset, start = lineup.dataset.under(seed), lineup.variant(variant).start
     store = StepStore(lake, dataset)
     folder = head_path(dataset, lineup.name, variant, seed, lineup.online_start).rsplit("/", 1)[0]
-    files = lake.files.get_file_info(fs.FileSelector(folder, allow_not_found=True))
-    named = sorted(Window.of(f.base_name.removeprefix("window=").removesuffix(".json")) for f in files)
+    named = [Window.of(PurePath(name).stem.removeprefix("window=")) for name in lake.names(folder)]
     windows = [window for window in named if start is None or window >= start]
     steps = {w: step for w in windows if (step := store.head(lineup.name, variant, seed, w)) is not None}
     stale: dict[Window, str] = {}

@@ -213,16 +213,23 @@ class StepStore:
         return found
 
 
-def check_start(head: StepManifest | None, window: Window, variant: str) -> None:
-    """Refuse new weights in the middle of a chain.
+def check_start(before: StepManifest | None, head: StepManifest | None, window: Window, variant: str) -> None:
+    """Refuse new weights in the middle of a chain, or where it would go on.
+
+    Args:
+        before: what closed the window before, if anything did.
+        head: what closed this window, if anything did.
+        window: where new weights are asked for.
+        variant: whose chain.
 
     Raises:
-        ContradictoryParent: the chain has closed this window, coming from an earlier one.
+        ContradictoryParent: the chain comes from an earlier window.
     """
-    if head is not None and head.first < window:
+    known = before or head
+    if known is not None and known.first < window:
         raise ContradictoryParent(
-            f"{variant!r} closed {window} in a chain that started on {head.first}, and was asked to start there with "
-            f"new weights: start on {head.first}, go on from the window before, or `force` to begin anew here"
+            f"{variant!r} closed {known.window} in a chain that started on {known.first}, and was asked to start on {window} "
+            f"with new weights: start on {known.first}, go on from the window before, or `force` to begin anew here"
         )
 
 

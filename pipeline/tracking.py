@@ -362,6 +362,7 @@ def _recipe(variant: Variant) -> dict[str, str]:
         "teacher": variant.teacher or "none",
         "soft_weight": "0" if distillation.kind == "none" else f"{distillation.weight:g}",
         "batch_size": str(variant.optimizer.batch_size),
+        "learning_rates": f"{variant.optimizer.embedding_lr:g} and {variant.optimizer.dense_lr:g}",
     }
 
 

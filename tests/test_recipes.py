@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from pipeline.config import OptimizerConfig, Variant
+from pipeline.config import All, NegativeDownsampling, OptimizerConfig, Selection, Variant
 from pipeline.job import study_jobs
 from pipeline.lineup import LineUp, load_lineup
-from pipeline.recipes import distillation_study, downsampling_study, tuning_study
+from pipeline.recipes import TUNING_SEEDS, declared, distillation_study, downsampling_study, tuning_study
 from pipeline.recipes.distillation import AXES as DISTILLATION_AXES
 from pipeline.recipes.downsampling import AXES as DOWNSAMPLING_AXES
 from pipeline.study import Study, StudyError
@@ -20,6 +20,8 @@ SPAN = {
     name: Window.of(day)
     for name, day in {"first": "2024-01-01", "online_start": "2024-01-25", "last": "2024-02-09"}.items()
 }
+
+ALL = All()
 
 
 @pytest.fixture
@@ -55,7 +57,7 @@ def test_the_branches_of_the_paper_differ_in_nothing_but_when_they_listen(base: 
     student = study.lineup.variant("no_teacher")
     for name in ("early_cutover", "late_cutover", "continuous"):
         assert differing(student, study.lineup.variant(name)) == {"distillation"}
-    assert differing(study.lineup.variant("continuous"), study.lineup.variant("both")) == {"selection"}
+    assert differing(study.lineup.variant("continuous"), study.lineup.variant("both")) == {"selection", "optimizer"}
 
 
 def test_starts_differ_from_the_full_history_in_nothing_but_their_start(base: LineUp) -> None:
@@ -129,9 +131,9 @@ def test_downsampling_has_at_most_thirty_cells(base: LineUp) -> None:
     assert len(downsampling(base, axes=list(DOWNSAMPLING_AXES)).lineup.variants) <= 30
 
 
-def with_arm(base: LineUp, name: str, **setting: Any) -> LineUp:
+def with_arm(base: LineUp, name: str, selection: Selection = ALL, **setting: Any) -> LineUp:
     """The line-up, with a variant of an arm's name."""
-    arm = Variant(name=name, optimizer=OptimizerConfig(**setting))
+    arm = Variant(name=name, selection=selection, optimizer=OptimizerConfig(**setting))
     return LineUp.model_validate({**base.model_dump(), "variants": [*base.variants, arm]})
 
 
@@ -148,7 +150,7 @@ def test_an_arm_takes_the_optimizer_of_the_variant_of_its_name(base: LineUp) -> 
 def test_every_rate_takes_the_learning_rates_of_the_centre(base: LineUp) -> None:
     base = base.model_copy(update={"variants": (base.variant(base.reference),)})
     study = downsampling(
-        with_arm(base, "kept_10", batch_size=128, embedding_lr=0.5, dense_lr=0.25),
+        with_arm(base, "kept_10", NegativeDownsampling(rate=0.1), batch_size=128, embedding_lr=0.5, dense_lr=0.25),
         axes=["correction", "batch", "combined", "theory"],
     )
     for variant in study.lineup.variants:
@@ -161,6 +163,49 @@ def test_every_rate_takes_the_learning_rates_of_the_centre(base: LineUp) -> None
     prior = base.variant(base.reference).model.prior
     assert batch["kept_50"] / 128 == pytest.approx((prior + (1 - prior) * 0.5) / (prior + (1 - prior) * 0.1), rel=0.01)
     assert batch["batch_held"] == batch["all_rows"]
+
+
+def test_what_was_tuned_for_one_rate_is_not_taken_for_another(base: LineUp) -> None:
+    base = base.model_copy(update={"variants": (base.variant(base.reference),)})
+    tuned_for = NegativeDownsampling(rate=0.1)
+    other = with_arm(base, "both", tuned_for, batch_size=7, embedding_lr=0.5, dense_lr=0.25)
+    batches = {
+        rate: distillation(other, negative_rate=rate).lineup.variant("both").optimizer.batch_size
+        for rate in (0.1, 0.25)
+    }
+    assert batches[0.1] == 7
+    assert batches[0.25] == distillation(base, negative_rate=0.25).lineup.variant("both").optimizer.batch_size
+
+
+def test_both_together_is_the_same_arm_in_every_study(base: LineUp) -> None:
+    sizes: dict[str, Any] = {"teacher_size": "small", "soft_weight": 2.0}
+    studies = (
+        distillation(base, negative_rate=0.1, student_size="tiny", **sizes),
+        downsampling(base, axes=["combined"], size="tiny", **sizes),
+        tuning_study(base, name="s", **SPAN, student_size="tiny", **sizes),
+    )
+    assert len({study.lineup.variant("both") for study in studies}) == 1
+    assert len({study.lineup.variant("teacher") for study in studies}) == 1
+
+
+def test_a_study_without_a_teacher_still_has_students(base: LineUp) -> None:
+    """Airflow skips a task that is mapped over nothing, and with it all that follows."""
+    study = downsampling(base)
+    first, *rest = study_jobs(study)
+    assert first.variants == ("all_rows",)
+    assert {name for job in rest for name in job.variants} == {v.name for v in study.lineup.variants} - {"all_rows"}
+
+
+def test_a_file_may_hold_every_field_of_the_form(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WINDROW_LINEUP", str(root / "dags" / "lineups" / "demo.yaml"))
+    file = tmp_path / "mine.yaml"
+    file.write_text(
+        "{kind: tuning, study: mine, first: 2024-01-01, online_start: 2024-01-09, last: 2024-01-15, "
+        "num_workers: 2, hardware: GPU, jobs_at_once: 3, timeout_minutes: 9}"
+    )
+    study = declared(file)
+    assert (study.lineup.workers.num_workers, study.lineup.workers.use_gpu) == (2, True)
+    assert study.lineup.seeds == TUNING_SEEDS, "the line-up's are for what is reported"
 
 
 def test_every_arm_is_tuned_on_the_same_grid(base: LineUp) -> None:

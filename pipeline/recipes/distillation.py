@@ -6,16 +6,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from pipeline.config import LATE_CUTOVER_WINDOWS, Continuous, Cutover, NegativeDownsampling, Variant
+from pipeline.config import LATE_CUTOVER_WINDOWS, Continuous, Cutover, Variant
 from pipeline.lineup import LineUp
-from pipeline.recipes.draft import SIZES, Draft, Size, plain, sampled, taught, tuned
+from pipeline.recipes.draft import SIZES, Draft, Size, both, kept, plain, taught, tuned
 from pipeline.study import MIN_JUDGED, Study, StudyError
 from pipeline.window import Window
 
 DistillationAxis = Literal["start", "size", "age", "head", "weight"]
 
 TEACHER, NO_TEACHER = "teacher", "no_teacher"
-EARLY, LATE, CONTINUOUS, BOTH = "early_cutover", "late_cutover", "continuous", "both"
+EARLY, LATE, CONTINUOUS = "early_cutover", "late_cutover", "continuous"
 NUM_SIZES = 3
 AGES = (1, 4)
 """Teacher ages beside 0, in windows."""
@@ -33,9 +33,9 @@ def distillation_study(
     online_start: Window,
     last: Window,
     judged: Window | None = None,
-    teacher_size: Size = "medium",
-    student_size: Size = "small",
-    soft_weight: float = 1.0,
+    teacher_size: Size = "small",
+    student_size: Size = "tiny",
+    soft_weight: float = 3.0,
     negative_rate: float | None = None,
     axes: Sequence[DistillationAxis] = (),
     num_starts: int = 7,
@@ -82,7 +82,7 @@ def distillation_study(
     for axis in axes:
         AXES[axis](draft, asked)
     if negative_rate is not None:
-        fewer = tuned(base, sampled(asked.continuous, BOTH, NegativeDownsampling(rate=negative_rate)))
+        fewer = both(base, kept(base, asked.students[0], negative_rate), asked.schedule)
         draft.add("combined", f"continuous, {100 * negative_rate:g} % of negatives", fewer, negative_rate)
     return Study(
         kind="distillation",

@@ -8,15 +8,14 @@ from typing import Literal
 
 from pipeline.config import LATE_CUTOVER_WINDOWS, Continuous, NegativeDownsampling, OddsProportional, Variant
 from pipeline.lineup import LineUp
-from pipeline.recipes.distillation import BOTH, CONTINUOUS, TEACHER
-from pipeline.recipes.draft import Draft, Size, plain, sampled, taught, tuned
+from pipeline.recipes.distillation import CONTINUOUS, TEACHER
+from pipeline.recipes.draft import Draft, Size, both, kept, kept_name, plain, sampled, taught, tuned, with_batch
 from pipeline.study import Study
 from pipeline.window import Window
 
 DownsamplingAxis = Literal["scope", "correction", "policy", "batch", "combined", "theory"]
 
 ALL_ROWS = "all_rows"
-RATES = (0.5, 0.25, 0.1, 0.05, 0.02)
 CENTRE_RATE = 0.1
 
 
@@ -28,14 +27,13 @@ def downsampling_study(
     online_start: Window,
     last: Window,
     judged: Window | None = None,
-    size: Size = "small",
-    teacher_size: Size = "medium",
-    soft_weight: float = 1.0,
-    rates: Sequence[float] = RATES,
+    size: Size = "tiny",
+    teacher_size: Size = "small",
+    soft_weight: float = 3.0,
+    rates: Sequence[float] = (0.5, 0.25, 0.1, 0.05),
     centre: float = CENTRE_RATE,
-    axes: Sequence[DownsamplingAxis] = ("scope", "correction", "policy", "batch"),
+    axes: Sequence[DownsamplingAxis] = ("scope", "correction", "batch"),
     affordable: float = 0.5,
-    epsilons: Sequence[float] = (0.1, 0.2, 0.5),
     seeds: Sequence[int] = (0,),
 ) -> Study:
     """How many negatives can be left out, and what does it cost as time goes by?
@@ -65,7 +63,6 @@ def downsampling_study(
         centre: the fraction that all other axes stand at.
         axes: what to vary beside the rate, one at a time.
         affordable: percent of log-loss that may be lost.
-        epsilons: percents of log-loss within which two models count as equal.
         seeds: each variant is trained with each of them.
     """
     asked = _Asked(
@@ -85,7 +82,6 @@ def downsampling_study(
         first=first,
         last=last,
         judged=judged or online_start,
-        epsilons=tuple(epsilons),
         centre=asked.middle.name,
         affordable=affordable,
     )
@@ -116,42 +112,11 @@ class _Asked:
     @property
     def middle(self) -> Variant:
         """The centre of all axes."""
-        return self.kept(self.centre)
+        return kept(self.base, self.reference, self.centre)
 
     def kept(self, rate: float) -> Variant:
-        """The model on a fraction of the negatives, with the centre's learning rates.
-
-        Its batch shrinks with its rows, so that it takes as many updates as the centre.
-        """
-        workers = self.base.workers.num_workers
-        centre = sampled(self.reference, kept_name(self.centre), NegativeDownsampling(rate=self.centre))
-        centre = tuned(self.base, with_batch(centre, scaled_batch(self.reference, self.centre, workers)))
-        variant = sampled(centre, kept_name(rate), NegativeDownsampling(rate=rate))
-        return tuned(self.base, with_batch(variant, scaled_batch(centre, rate, workers, origin=self.centre)))
-
-
-def kept_name(rate: float) -> str:
-    """What a model on a fraction of the negatives is called."""
-    return f"kept_{100 * rate:g}"
-
-
-def scaled_batch(variant: Variant, rate: float, num_workers: int, *, origin: float = 1.0) -> int:
-    """Rows per update of a sample that takes as many updates as a variant does; its prior stands for the click rate.
-
-    Args:
-        variant: what trains on the fraction `origin` of the negatives.
-        rate: the fraction that the sample keeps.
-        num_workers: the batch divides among them.
-        origin: fraction of negatives of the variant.
-    """
-    prior = variant.model.prior
-    share = (prior + (1 - prior) * rate) / (prior + (1 - prior) * origin)
-    return num_workers * max(1, round(variant.optimizer.batch_size * share / num_workers))
-
-
-def with_batch(variant: Variant, batch_size: int) -> Variant:
-    """The variant with another batch."""
-    return variant.model_copy(update={"optimizer": variant.optimizer.model_copy(update={"batch_size": batch_size})})
+        """The model on a fraction of the negatives, with the centre's learning rates and number of updates."""
+        return kept(self.base, self.reference, rate, self.centre)
 
 
 def _scopes(draft: Draft, asked: _Asked) -> None:
@@ -189,7 +154,7 @@ def _combined(draft: Draft, asked: _Asked) -> None:
     draft.add("combined", "all rows", asked.reference)
     draft.add("combined", f"{100 * asked.centre:g} % of negatives", asked.middle)
     draft.add("combined", "continuous distillation", tuned(asked.base, taught(asked.reference, CONTINUOUS, continuous)))
-    draft.add("combined", "both", tuned(asked.base, taught(asked.middle, BOTH, continuous)))
+    draft.add("combined", "both", both(asked.base, asked.middle, continuous))
 
 
 def _theory(draft: Draft, asked: _Asked) -> None:

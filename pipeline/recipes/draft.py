@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from pipeline.config import Continuous, Cutover, Selection, Variant
+from pipeline.config import Continuous, Cutover, NegativeDownsampling, Selection, Variant
 from pipeline.lineup import LineUp
 from pipeline.study import Axis, Cell, StudyError
 from pipeline.window import Window
 
 Size = Literal["tiny", "small", "medium", "large"]
+BOTH = "both"
 SIZES: tuple[Size, ...] = ("tiny", "small", "medium", "large")
 
 
@@ -69,14 +70,57 @@ def plain(base: LineUp, name: str, size: Size) -> Variant:
 
 
 def tuned(base: LineUp, arm: Variant) -> Variant:
-    """An arm with the optimizer that a line-up has for the variant of its name; as it is where there is none."""
-    known = {variant.name: variant.optimizer for variant in base.variants}
+    """An arm with the optimizer of a line-up's variant of its name and selection; as it is where there is none."""
+    known = {variant.name: variant.optimizer for variant in base.variants if variant.selection == arm.selection}
     return arm.model_copy(update={"optimizer": known.get(arm.name, arm.optimizer)})
 
 
 def taught(student: Variant, name: str, distillation: Cutover | Continuous) -> Variant:
     """A student that listens to a teacher."""
     return student.model_copy(update={"name": name, "distillation": distillation})
+
+
+def both(base: LineUp, sample: Variant, schedule: Continuous) -> Variant:
+    """The arm that trains on a sample and listens to a teacher that stays."""
+    return tuned(base, taught(sample, BOTH, schedule))
+
+
+def kept(base: LineUp, student: Variant, rate: float, centre: float | None = None) -> Variant:
+    """A student on a fraction of the negatives, with a batch that shrinks with its rows.
+
+    Args:
+        base: may have its settings, and those of the centre.
+        student: what trains on all of them.
+        rate: the fraction.
+        centre: a fraction whose learning rates it takes, and whose number of updates; the student's when not given.
+    """
+    origin, share = (student, 1.0) if centre is None else (kept(base, student, centre), centre)
+    batch = shrunk(base, origin, rate, share)
+    return tuned(base, with_batch(sampled(origin, kept_name(rate), NegativeDownsampling(rate=rate)), batch))
+
+
+def shrunk(base: LineUp, variant: Variant, rate: float, share: float = 1.0) -> int:
+    """Rows per update of a sample that takes as many updates as a variant; its model's prior stands for the click rate.
+
+    Args:
+        base: its workers share the batch.
+        variant: what trains on the fraction `share` of the negatives.
+        rate: the fraction that the sample keeps.
+        share: see there.
+    """
+    prior, workers = variant.model.prior, base.workers.num_workers
+    fewer = (prior + (1 - prior) * rate) / (prior + (1 - prior) * share)
+    return workers * max(1, round(variant.optimizer.batch_size * fewer / workers))
+
+
+def kept_name(rate: float) -> str:
+    """What a model on a fraction of the negatives is called."""
+    return f"kept_{100 * rate:g}"
+
+
+def with_batch(variant: Variant, batch_size: int) -> Variant:
+    """The variant with another batch."""
+    return variant.model_copy(update={"optimizer": variant.optimizer.model_copy(update={"batch_size": batch_size})})
 
 
 def sampled(student: Variant, name: str, selection: Selection) -> Variant:

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import product
 
-from pipeline.config import Continuous, Cutover, NegativeDownsampling, OptimizerConfig, Variant
+from pipeline.config import Continuous, Cutover, OptimizerConfig, Variant
 from pipeline.lineup import LineUp
-from pipeline.recipes.distillation import BOTH, CONTINUOUS, EARLY, LATE, NO_TEACHER, TEACHER
-from pipeline.recipes.downsampling import CENTRE_RATE, kept_name, scaled_batch
-from pipeline.recipes.draft import Draft, Size, plain, sampled, taught, tuned
+from pipeline.recipes.distillation import CONTINUOUS, EARLY, LATE, NO_TEACHER, TEACHER
+from pipeline.recipes.downsampling import CENTRE_RATE
+from pipeline.recipes.draft import Draft, Size, both, kept, plain, shrunk, taught, tuned, with_batch
 from pipeline.study import Study
 from pipeline.window import Window
+
+TUNING_SEEDS = (1000,)
+"""Which no other study has by default."""
 
 
 def tuning_study(
@@ -22,14 +25,13 @@ def tuning_study(
     online_start: Window,
     last: Window,
     judged: Window | None = None,
-    teacher_size: Size = "medium",
-    student_size: Size = "small",
-    soft_weight: float = 1.0,
+    teacher_size: Size = "small",
+    student_size: Size = "tiny",
+    soft_weight: float = 3.0,
     centre: float = CENTRE_RATE,
     batch_sizes: Sequence[int] = (1024, 4096),
     learning_rates: Sequence[float] = (0.02, 0.04, 0.08),
-    epsilons: Sequence[float] = (0.1, 0.2, 0.5),
-    seeds: Sequence[int] = (1000,),
+    seeds: Sequence[int] = TUNING_SEEDS,
 ) -> Study:
     """Which batch size and learning rate suit each arm, so that none wins because another was set badly?
 
@@ -55,7 +57,6 @@ def tuning_study(
         centre: the fraction of negatives of the sampled arms.
         batch_sizes: rows per update; where a sample is drawn they shrink with the rows.
         learning_rates: of the embeddings; the dense layers keep the ratio that the line-up has.
-        epsilons: percents of log-loss within which two settings count as equal.
         seeds: each setting is trained with each of them.
     """
     draft = Draft(NO_TEACHER)
@@ -72,7 +73,6 @@ def tuning_study(
         first=first,
         last=last,
         judged=judged or online_start,
-        epsilons=tuple(epsilons),
     )
 
 
@@ -87,35 +87,23 @@ def _arms(
     """Every arm as the line-up sets it, with the fraction of negatives that it trains on."""
     student = plain(base, NO_TEACHER, student_size)
     stays = Continuous(teacher=TEACHER, weight=soft_weight)
-    policy = NegativeDownsampling(rate=centre)
-    batch = scaled_batch(student, centre, base.workers.num_workers)
-    fewer = student.optimizer.model_copy(update={"batch_size": batch})
-    kept = sampled(student, kept_name(centre), policy).model_copy(update={"optimizer": fewer})
+    sample = kept(base, student, centre)
     whole = [
         plain(base, TEACHER, teacher_size),
         student,
-        taught(student, EARLY, Cutover(teacher=TEACHER, at="early", weight=soft_weight)),
-        taught(student, LATE, Cutover(teacher=TEACHER, at="late", weight=soft_weight)),
-        taught(student, CONTINUOUS, stays),
+        tuned(base, taught(student, EARLY, Cutover(teacher=TEACHER, at="early", weight=soft_weight))),
+        tuned(base, taught(student, LATE, Cutover(teacher=TEACHER, at="late", weight=soft_weight))),
+        tuned(base, taught(student, CONTINUOUS, stays)),
     ]
-    arms = [*((arm, 1.0) for arm in whole), *((arm, centre) for arm in (kept, taught(kept, BOTH, stays)))]
-    return [(tuned(base, arm), rate) for arm, rate in arms]
+    return [*((arm, 1.0) for arm in whole), (sample, centre), (both(base, sample, stays), centre)]
 
 
 def _point(base: LineUp, arm: Variant, rate: float, batch_size: int, learning_rate: float) -> Variant:
     """An arm at a point of the grid; the arm itself where that is its own setting."""
     ratio = arm.optimizer.dense_lr / arm.optimizer.embedding_lr
-    full = arm.optimizer.model_copy(
-        update={"batch_size": batch_size, "embedding_lr": learning_rate, "dense_lr": learning_rate * ratio}
-    )
-    batch = (
-        batch_size
-        if rate == 1
-        else scaled_batch(arm.model_copy(update={"optimizer": full}), rate, base.workers.num_workers)
-    )
-    setting = full.model_copy(update={"batch_size": batch})
-    if setting == arm.optimizer:
+    rates = {"embedding_lr": learning_rate, "dense_lr": learning_rate * ratio}
+    point = with_batch(arm.model_copy(update={"optimizer": arm.optimizer.model_copy(update=rates)}), batch_size)
+    point = with_batch(point, shrunk(base, point, rate))
+    if point == arm:
         return arm
-    return arm.model_copy(
-        update={"name": f"{arm.name}_batch_{batch_size}_rate_{learning_rate:g}", "optimizer": setting}
-    )
+    return point.model_copy(update={"name": f"{arm.name}_batch_{batch_size}_rate_{learning_rate:g}"})

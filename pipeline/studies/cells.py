@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 from scipy.stats import norm
 
-from pipeline.config import Continuous, Cutover, cutover_window
+from pipeline.config import OddsProportional, resolve
 from pipeline.drawing import Band
 from pipeline.evidence import Evidence
 from pipeline.findings import Check, Table
@@ -98,26 +98,32 @@ def table(evidence: Evidence, cells: Sequence[Cell]) -> Table:
 
 
 def compute(evidence: Evidence, variant: str) -> tuple[float, float, float]:
-    """FLOPs of a variant until its last window: its own, with its teacher's while it listened, with its part of them.
+    """FLOPs of a variant until its last window: its own, with those of teacher and pilot while it read them, with its part.
 
-    The teacher is shared by all variants of the study that listen to it.
+    Who is read from is shared by all variants of the study that read from it.
     """
     lineup = evidence.study.lineup
     own = evidence.tracks[variant].total("total_flops")
+    whole = shared = own
+    for source in {read.source for read in lineup.variant(variant).reads}:
+        places = {evidence.index(window) for window in _read_in(evidence, variant, source)}
+        steps = evidence.tracks[source].steps
+        flops = sum(step.flops for (_, place), step in steps.items() if place in places) / len(lineup.seeds)
+        whole += flops
+        shared += flops / sum(source in {read.source for read in v.reads} for v in lineup.variants)
+    return own, whole, shared
+
+
+def _read_in(evidence: Evidence, variant: str, source: str) -> Iterator[Window]:
+    """The windows in which a variant reads what a teacher or pilot says."""
+    lineup = evidence.study.lineup
     recipe = lineup.variant(variant)
-    if recipe.teacher is None:
-        return own, own, own
-    students = sum(v.teacher == recipe.teacher for v in lineup.variants)
-    listened = evidence.windows[evidence.since(variant) :]
-    if isinstance(recipe.distillation, Cutover):
-        end = cutover_window(recipe.distillation, lineup.online_start)
-        listened = tuple(window for window in listened if window < end)
-    elif isinstance(recipe.distillation, Continuous) and recipe.distillation.since is not None:
-        listened = tuple(window for window in listened if window >= recipe.distillation.since)
-    places = {evidence.index(window) for window in listened}
-    steps = evidence.tracks[recipe.teacher].steps
-    teacher = sum(step.flops for (_, place), step in steps.items() if place in places) / len(lineup.seeds)
-    return own, own + teacher, own + teacher / students
+    for window in evidence.windows[evidence.since(variant) :]:
+        config = resolve(recipe, window, online_start=lineup.online_start, evaluation=lineup.evaluation, seed=0)
+        if recipe.teacher == source and config.soft_weight is not None:
+            yield window
+        elif recipe.pilot == source and isinstance(config.selection, OddsProportional):
+            yield window
 
 
 def too_much_variance(evidence: Evidence, variant: str, against: str, effect: Interval) -> Check:

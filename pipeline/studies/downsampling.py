@@ -27,7 +27,7 @@ TITLES: dict[Axis, tuple[str, str]] = {
     ),
     "batch": (
         "Batch held or scaled",
-        "Fewer rows in batches of the same size are fewer updates; scaled batches take as many as on all rows.",
+        "Fewer rows in batches of the same size are fewer updates; scaled with the rows, all samples take as many.",
     ),
     "combined": (
         "Together with continuous distillation",
@@ -117,6 +117,7 @@ def _by_rate(
         seconds = float(np.mean([s.seconds["train"] for s in full.steps.values()])) / float(
             np.mean([s.seconds["train"] for s in track.steps.values()])
         )
+        updates = _updates(evidence, ALL_ROWS) / _updates(evidence, cell.variant)
         metrics |= {f"{cell.variant}_fewer_examples": examples, f"{cell.variant}_faster_training": seconds}
         calibration = float(np.nanmean(track.metric("calibration")[:, evidence.judged]))
         kept_per_positive = _kept_per_positive(evidence, cell)
@@ -126,6 +127,7 @@ def _by_rate(
                 percent(penalties[cell.variant]),
                 f"{kept_per_positive:.1f}",
                 f"{examples:.1f}x",
+                f"{updates:.1f}x",
                 f"{seconds:.1f}x",
                 f"{calibration:.3f}",
             )
@@ -148,11 +150,16 @@ def _by_rate(
         "penalty, percent (95 %)",
         "negatives per click",
         "fewer examples",
+        "fewer updates",
         "faster training",
         "calibration",
     )
-    text = "Fewer examples and faster training are ratios to the model on all rows, over the whole run."
+    text = "Fewer examples, fewer updates and faster training are ratios to the model on all rows, over the whole run."
     return Section("Penalty by rate", text, figure, Table(header, tuple(rows)))
+
+
+def _updates(evidence: Evidence, variant: str) -> float:
+    return float(np.mean([step.num_updates for step in evidence.tracks[variant].steps.values()]))
 
 
 def _kept_per_positive(evidence: Evidence, cell: Cell) -> float:

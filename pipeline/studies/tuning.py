@@ -9,10 +9,9 @@ from numpy.typing import NDArray
 
 from pipeline.config import OptimizerConfig
 from pipeline.drawing import by_number
-from pipeline.evidence import Evidence
+from pipeline.evidence import Evidence, MissingEvidence
 from pipeline.findings import Check, Findings, Section, Table
 from pipeline.recipes.tuning import words
-from pipeline.study import Cell
 
 
 def answer(evidence: Evidence) -> Findings:
@@ -51,8 +50,14 @@ def answer(evidence: Evidence) -> Findings:
 
 
 def _losses(evidence: Evidence, name: str) -> NDArray[np.float64]:
-    """(S,) mean log-loss over the judged windows."""
+    """(S,) mean log-loss over the judged windows.
+
+    Raises:
+        MissingEvidence: a judged window is not closed.
+    """
     means: NDArray[np.float64] = evidence.tracks[name].metric("log_loss")[:, evidence.judged].mean(axis=1)
+    if not np.isfinite(means).all():
+        raise MissingEvidence(f"{name!r} has not closed all judged windows: trigger the study again")
     return means
 
 
@@ -68,7 +73,8 @@ def _chosen(evidence: Evidence, best: dict[str, str], gains: dict[str, NDArray[n
     )
     header = ("arm", "loses least with", "the line-up has", "against it, percent (each seed)")
     text = (
-        "Each arm got the same grid on seeds that no study reports, and the lowest mean loss on the judged windows is chosen. "
+        f"Each arm got the same grid on seeds {', '.join(map(str, evidence.study.lineup.seeds))}, which no study may report, "
+        "and the lowest mean loss on the judged windows is chosen. "
         "To take a setting over, give the line-up a variant of the arm's name with this optimizer, and commit it before a "
         "reported seed is run."
     )
@@ -103,15 +109,13 @@ def _range(curve: dict[float, NDArray[np.float64]]) -> tuple[list[float], tuple[
 
 
 def _edges(evidence: Evidence, best: dict[str, str]) -> Check:
-    cells: dict[str, list[Cell]] = {}
-    for cell in evidence.study.of("setting"):
-        cells.setdefault(cell.against, []).append(cell)
+    """Whether a best setting has nothing tried on both sides of its learning rate: a better one may lie beyond."""
     edges = []
     for arm, name in best.items():
-        tried = [cell.value or 0.0 for cell in cells[arm]]
-        if _optimizer(evidence, name).embedding_lr in (min(tried), max(tried)):
+        tried = [cell.value or 0.0 for cell in evidence.study.of("setting") if cell.against == arm]
+        if not min(tried) < _optimizer(evidence, name).embedding_lr < max(tried):
             edges.append(_words(arm))
-    found = f"at an end of the learning rates tried: {', '.join(edges) or 'none'}"
+    found = f"at or beyond an end of the learning rates tried: {', '.join(edges) or 'none'}"
     return Check("a best setting that lies at the edge of the grid", found, not edges)
 
 

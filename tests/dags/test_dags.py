@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from inspect import Parameter, signature
 from typing import Any
 
 import jsonschema
 import pytest
+
+from pipeline.recipes.answers import RECIPES
 
 DAGS = [
     "distillation_study",
@@ -38,6 +41,17 @@ def test_every_field_has_title_help_and_a_valid_default(parsed: dict[str, Any], 
         assert schema.get("title"), name
         assert schema.get("description_md"), name
         jsonschema.validate(field["default"], schema)
+
+
+@pytest.mark.parametrize("kind", sorted(RECIPES))
+def test_a_study_from_its_form_and_one_from_a_file_have_the_same_defaults(parsed: dict[str, Any], kind: str) -> None:
+    fields = parsed["dags"][f"{kind}_study"]["fields"]
+    asked = signature(RECIPES[kind]).parameters
+    shared = {name for name in asked if name in fields and asked[name].default is not Parameter.empty}
+    assert len(shared) >= 6
+    for name in shared - {"seeds"} | ({"seeds"} if kind == "tuning" else set()):
+        default = asked[name].default
+        assert fields[name]["default"] == (list(default) if isinstance(default, tuple) else default), name
 
 
 @pytest.mark.parametrize("dag_id", DAGS)
