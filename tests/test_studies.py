@@ -112,6 +112,18 @@ def test_what_was_trained_under_other_settings_is_no_evidence(lake: Lake) -> Non
         gather(lake, changed)
 
 
+def test_the_worst_day_is_named(evidence: dict[str, Evidence], findings: dict[str, Findings]) -> None:
+    check = next(c for c in findings["sampled"].checks if c.signature == "a day on which the loss jumps")
+    worst = max(
+        100 * (p.loss.sum(axis=2) / p.base.sum(axis=2) - 1).max()
+        for cell in DOWNSAMPLING.cells
+        if cell.variant != cell.against
+        for p in [evidence["sampled"].paired(cell.variant, cell.against, evidence["sampled"].judged)]
+    )
+    assert f"any run: {worst:+.1f} %" in check.found
+    assert check.passed == (worst < 5)
+
+
 def test_a_pilot_is_counted_like_a_teacher(evidence: dict[str, Evidence]) -> None:
     seen = evidence["sampled"]
     own, whole, shared = compute(seen, "odds_age_0")

@@ -61,6 +61,13 @@ class Noises:
         later = (scaled[:, 1:] - rho * scaled[:, :-1]) / np.sqrt(1 - rho**2)
         return np.concatenate([scaled[:, :1], later], axis=1)
 
+    def covariance(self) -> Array:
+        """(K, W, W)"""
+        window = np.arange(self.scale.shape[1])
+        apart = np.abs(window[:, None] - window)
+        correlated: Array = self.correlation[:, None, None] ** apart * self.scale[:, :, None] * self.scale[:, None, :]
+        return correlated
+
     def log_determinant(self) -> Array:
         """(K,) of each covariance."""
         num = self.scale.shape[1]
@@ -95,8 +102,16 @@ class Weighed:
     """(K, p, p), with the variance in it."""
 
 
-def regress(values: Array, design: Array, noises: Noises) -> Weighed:
-    """Generalised least squares of values (W,) on a design (W, p) under each noise, weighed by restricted likelihood.
+def regress(values: Array, design: Array, noises: Noises, *, plain: bool = False) -> Weighed:
+    """Least squares of values (W,) on a design (W, p) under each noise, weighed by restricted likelihood.
+
+    Args:
+        values: what was measured.
+        design: what it is regressed on.
+        noises: the candidates.
+        plain: let every window count alike, and ask the noises only how sure that is. Generalised least squares, the
+            default, gives less to loud windows: it is surer where loudness has nothing to do with the effect, and wrong
+            where it has, as when what a model loses is lost on its worst days.
 
     Raises:
         ValueError: there are not more windows than coefficients.
@@ -116,13 +131,20 @@ def regress(values: Array, design: Array, noises: Noises) -> Weighed:
     weight = np.exp(likelihood - likelihood.max())
     kept = weight >= MIN_WEIGHT
     variance = squares[kept] / degrees
+    likely = noises.only(kept)
+    if plain:
+        inverse = np.linalg.pinv(design)
+        coefficients = np.broadcast_to(inverse @ values, coefficients.shape)
+        spread = np.einsum("iw,kwv,jv->kij", inverse, likely.covariance(), inverse)
+    else:
+        spread = np.linalg.inv(normal[kept])
     return Weighed(
-        noises.only(kept),
+        likely,
         weight[kept] / weight[kept].sum(),
         variance,
         degrees,
         coefficients[kept],
-        np.linalg.inv(normal[kept]) * variance[:, None, None],
+        spread * variance[:, None, None],
     )
 
 

@@ -156,10 +156,12 @@ class Series:
         return tuple(Interval(float(v), float(v - r), float(v + r)) for v, r in zip(self.values, reach, strict=True))
 
     def mean(self) -> Mixture:
-        """What is known of the mean over all windows: neighbours are alike, seeds and recurring clusters leave their mark."""
+        """What is known of the plain mean over all windows: neighbours are alike, seeds and clusters leave their mark."""
         if len(self.values) < 2:
             raise ValueError("the mean over windows needs at least 2 of them, got 1: wait for more windows")
-        known = regress(self.values, np.ones((len(self.values), 1)), Noises.plausible(self.sampling_error()))
+        known = regress(
+            self.values, np.ones((len(self.values), 1)), Noises.plausible(self.sampling_error()), plain=True
+        )
         return with_shift(known.coefficients[:, 0], known.covariance[:, 0, 0], known.weight, known.degrees, self)
 
 

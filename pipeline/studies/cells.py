@@ -18,6 +18,8 @@ from pipeline.statistics.trend import MIN_WINDOWS, Trend, trend
 from pipeline.study import Cell
 from pipeline.window import Window
 
+JUMP = 5.0
+"""Percent of log-loss more than the reference, on one day under one seed, that nobody would let pass online."""
 METRICS = {"log_loss": "{:.5f}", "normalized_entropy": "{:.4f}", "auc": "{:.4f}", "calibration": "{:.3f}"}
 
 
@@ -136,6 +138,25 @@ def too_much_variance(evidence: Evidence, variant: str, against: str, effect: In
     spread = float(by_seed.std(ddof=1))
     found = f"standard deviation between {len(by_seed)} seeds {spread:.3f} %, effect {percent(effect)} %"
     return Check(signature, found, not effect.low <= 0 <= effect.high)
+
+
+def jumps(evidence: Evidence, cells: Iterable[Cell]) -> Check:
+    """Whether some run lost far more on a single day than any mean over days tells."""
+    worst, where = -math.inf, ""
+    for cell in cells:
+        if cell.variant == cell.against:
+            continue
+        paired = evidence.paired(cell.variant, cell.against, evidence.judged)
+        gaps = 100 * (paired.loss.sum(axis=2) / paired.base.sum(axis=2) - 1)
+        if gaps.max() > worst:
+            seed, window = np.unravel_index(int(gaps.argmax()), gaps.shape)
+            worst = float(gaps.max())
+            where = (
+                f"{cell.label}, seed {evidence.study.lineup.seeds[seed]}, {evidence.windows[evidence.judged][window]}"
+            )
+    return Check(
+        "a day on which the loss jumps", f"worst judged window of any run: {worst:+.1f} % ({where})", worst < JUMP
+    )
 
 
 def moved(series: Series) -> Trend | None:

@@ -148,6 +148,7 @@ def _checks(evidence: Evidence, gain: Interval) -> Iterator[Check]:
     yield cells.too_much_variance(evidence, CONTINUOUS, LATE, gain)
     behind = evidence.paired(CONTINUOUS, TEACHER, evidence.judged).series()
     yield cells.growing("continuous against its teacher", cells.moved(behind))
+    yield cells.jumps(evidence, evidence.study.of("schedule"))
     yield Check("an iso-compute curve without a minimum", "this study varies no budget", None)
 
 

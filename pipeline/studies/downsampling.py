@@ -239,6 +239,7 @@ def _pareto(evidence: Evidence, penalties: dict[str, Interval]) -> Section:
 
 def _checks(evidence: Evidence, centre: Cell, penalty: Interval, slope: Trend | None) -> Iterator[Check]:
     yield cells.growing(centre.label, slope)
+    yield cells.jumps(evidence, evidence.study.cells)
     yield cells.too_much_variance(evidence, centre.variant, ALL_ROWS, penalty)
     calibration = evidence.tracks[centre.variant].metric("calibration")[:, evidence.judged]
     off = float(np.nanmean(calibration)) - float(
