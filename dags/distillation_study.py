@@ -5,10 +5,8 @@ from __future__ import annotations
 from airflow.sdk import DAG
 
 from operators import forms
-from operators.answers import Answers
 from operators.study import study_tasks
 from pipeline.recipes import distillation_study
-from pipeline.study import Study
 
 DOC = """
 ### When should a student stop listening to its teacher?
@@ -33,12 +31,6 @@ For a first look choose the line-up `tiny`.
 """
 
 
-def declare(asked: Answers) -> Study:
-    """The study that the form asks for."""
-    knobs = ("teacher_size", "student_size", "soft_weight", "negative_rate", "axes", "num_starts", "epsilons")
-    return distillation_study(asked.lineup, **asked.study, **{knob: asked[knob] for knob in knobs})
-
-
 with DAG(
     "distillation_study",
     description="Teacher, then students with and without it, then the report",
@@ -59,4 +51,4 @@ with DAG(
         **forms.study_limits(),
     },
 ):
-    study_tasks(declare)
+    study_tasks(distillation_study)

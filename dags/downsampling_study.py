@@ -5,10 +5,8 @@ from __future__ import annotations
 from airflow.sdk import DAG
 
 from operators import forms
-from operators.answers import Answers
 from operators.study import study_tasks
 from pipeline.recipes import downsampling_study
-from pipeline.study import Study
 
 DOC = """
 ### How many negatives can be left out?
@@ -36,12 +34,6 @@ For a first look choose the line-up `tiny`.
 """
 
 
-def declare(asked: Answers) -> Study:
-    """The study that the form asks for."""
-    knobs = ("size", "teacher_size", "soft_weight", "rates", "centre", "axes", "affordable")
-    return downsampling_study(asked.lineup, **asked.study, **{knob: asked[knob] for knob in knobs})
-
-
 with DAG(
     "downsampling_study",
     description="One model on fewer and fewer negatives, then the report",
@@ -59,4 +51,4 @@ with DAG(
         **forms.study_limits(),
     },
 ):
-    study_tasks(declare)
+    study_tasks(downsampling_study)

@@ -5,10 +5,8 @@ from __future__ import annotations
 from airflow.sdk import DAG
 
 from operators import forms
-from operators.answers import Answers
 from operators.study import study_tasks
 from pipeline.recipes import TUNING_SEEDS, tuning_study
-from pipeline.study import Study
 
 DOC = """
 ### Which batch size and learning rate suit each arm?
@@ -22,12 +20,6 @@ Then write the settings into the line-up, as variants that bear the arms' names,
 
 Fill in the form and trigger. **Triggering the same study again finishes only what is missing.**
 """
-
-
-def declare(asked: Answers) -> Study:
-    """The study that the form asks for."""
-    knobs = ("teacher_size", "student_size", "soft_weight", "centre", "batch_sizes", "learning_rates")
-    return tuning_study(asked.lineup, **asked.study, **{knob: asked[knob] for knob in knobs})
 
 
 with DAG(
@@ -47,4 +39,4 @@ with DAG(
         **forms.study_limits(),
     },
 ):
-    study_tasks(declare)
+    study_tasks(tuning_study)

@@ -81,12 +81,11 @@ class Answers:
         seeds = {"seeds": tuple(self.params["seeds"])} if self.params.get("seeds") else {}
         return LineUp.model_validate(lineup.model_dump() | seeds)
 
-    @property
-    def study(self) -> dict[str, Any]:
-        """What the recipes of all studies take alike: name, windows and seeds."""
+    def arguments(self, names: Collection[str]) -> dict[str, Any]:
+        """The arguments of a study's recipe: name, windows and seeds, and the answers that bear one of `names`."""
         first, last = self.span
         judged = self.params.get("judged")
-        return {
+        return {name: answer for name, answer in self.params.items() if name in names} | {
             "name": self.params["study"],
             "first": first,
             "online_start": Window.of(self.params["online_start"]),

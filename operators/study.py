@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from inspect import signature
 from typing import Any
 
 from airflow.sdk import Asset, chain, get_current_context, task
@@ -13,11 +14,11 @@ from pipeline.job import CompareJob, IngestJob, ReportJob, study_jobs
 from pipeline.study import Study
 
 
-def study_tasks(declare: Callable[[Answers], Study]) -> None:
+def study_tasks(recipe: Callable[..., Study]) -> None:
     """Declare a study's tasks in the DAG around: a plan, and a chain of jobs that finishes what is missing.
 
     Args:
-        declare: from the form's answers to the study.
+        recipe: makes the study of the chosen line-up and of those answers that bear its arguments' names.
     """
 
     @task(doc_md="Checks the form and writes the documents of all jobs.")
@@ -25,7 +26,7 @@ def study_tasks(declare: Callable[[Answers], Study]) -> None:
         """Check the form and write all jobs of the study; returns the students', since only these can be mapped."""
         context = get_current_context()
         asked = Answers.of(context)
-        study = declare(asked)
+        study = recipe(asked.lineup, **asked.arguments(signature(recipe).parameters))
         lineup = study.lineup
         first, *rest = study_jobs(study, asked["jobs_at_once"])
         curves = tuple(dict.fromkeys(cell.variant for cell in study.cells if cell.axis != "start"))

@@ -18,7 +18,7 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 
 from pipeline.checkpoint import MissingCheckpoint, load_checkpoint, save_checkpoint
-from pipeline.config import Cutover, NoTeacher, OddsProportional, StepConfig, Variant, cutover_window, resolve
+from pipeline.config import Cutover, NoTeacher, OddsProportional, StepConfig, Variant, cutover_window
 from pipeline.dataset import WindowManifest, read_schema, require_manifest, require_whole
 from pipeline.evaluate import Evaluation, evaluate
 from pipeline.examples import Share
@@ -136,7 +136,7 @@ class Engine:
 
     def _plan(self, variant: Variant, seed: int, window: Window, before: StepManifest | None) -> Plan:
         lineup, store = self.lineup, self.store(seed)
-        config = self._resolved(variant, seed, window)
+        config = lineup.resolved(variant, window, seed)
         manifest = require_whole(self.lake, require_manifest(self.lake, store.dataset, window))
         Features(read_schema(self.lake, manifest.dataset, manifest.schema_key), config.model.exclude)  # do they fit?
         parent = self._parent(variant, manifest, config, before)
@@ -188,7 +188,7 @@ class Engine:
                 self.lineup.name,
                 named,
                 manifest,
-                self._resolved(named, seed, manifest.window),
+                self.lineup.resolved(named, manifest.window, seed),
                 role=role,
                 age=age,
                 reader=variant.name,
@@ -213,10 +213,6 @@ class Engine:
                 raise MissingParent(f"step {before[:16]}, from which others went on, is gone: run the whole span again")
             age += 1
         return found
-
-    def _resolved(self, variant: Variant, seed: int, window: Window) -> StepConfig:
-        lineup = self.lineup
-        return resolve(variant, window, online_start=lineup.online_start, evaluation=lineup.evaluation, seed=seed)
 
     def _check_finite(self, plan: Plan, name: str, evaluation: Evaluation, trained: Trained) -> None:
         """Refuse to publish a model that has diverged: every later window would build on it."""

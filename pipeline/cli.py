@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import math
 import os
 import sys
 from collections.abc import Iterator
@@ -15,6 +13,7 @@ from typing import Annotated, Any
 
 import httpx
 import typer
+from pydantic_core import to_json
 from rich.console import Console
 from rich.table import Table
 
@@ -71,18 +70,10 @@ def _told() -> Iterator[None]:
 
 def _answer(document: dict[str, Any], as_json: bool, table: Table | None = None) -> None:
     if as_json or table is None:
-        sys.stdout.write(json.dumps(_strict(document), indent=1, allow_nan=False) + "\n")
+        # Strict JSON has neither NaN nor infinity.
+        sys.stdout.write(to_json(document, indent=1, inf_nan_mode="null").decode() + "\n")
     else:
         out.print(table)
-
-
-def _strict(value: Any) -> Any:
-    """A document in which what is no finite number is null: strict JSON has neither NaN nor infinity."""
-    if isinstance(value, dict):
-        return {name: _strict(each) for name, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_strict(each) for each in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _lineup(path: Path | None) -> LineUp:

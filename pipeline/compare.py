@@ -79,7 +79,7 @@ def compare(
     random = np.random.default_rng(seed)
     reference = _steps(lake, lineup, lineup.reference, first, last)
     bases = {
-        window: _Window.of([Predictions.read(lake, step) for step in steps]) for window, steps in reference.items()
+        window: _Losses.of([Predictions.read(lake, step) for step in steps]) for window, steps in reference.items()
     }
     found = []
     for name in dict.fromkeys([lineup.reference, *chosen]):
@@ -95,7 +95,7 @@ def compare(
 
 
 @dataclass(frozen=True, slots=True)
-class _Window:
+class _Losses:
     """One variant's losses in one window."""
 
     example_ids: tuple[str, ...]
@@ -104,7 +104,7 @@ class _Window:
     """(S, G) summed by seed and group of clusters."""
 
     @classmethod
-    def of(cls, slices: Sequence[Predictions]) -> _Window:
+    def of(cls, slices: Sequence[Predictions]) -> _Losses:
         return cls(
             tuple(hashlib.sha256(s.example_id.tobytes()).hexdigest() for s in slices),
             np.stack([s.grouped_losses(NUM_GROUPS) for s in slices]),
@@ -130,7 +130,7 @@ def _compare_one(
     lineup: LineUp,
     name: str,
     steps: Mapping[Window, list[StepManifest]],
-    bases: Mapping[Window, _Window],
+    bases: Mapping[Window, _Losses],
     windows: list[Window],
     random: np.random.Generator,
     num_resamples: int,
@@ -142,7 +142,7 @@ def _compare_one(
     totals = ClickSums()
     for window in windows:
         ours = [Predictions.read(lake, step) for step in steps[window]]
-        mine, reference = _Window.of(ours), bases[window]
+        mine, reference = _Losses.of(ours), bases[window]
         if mine.example_ids != reference.example_ids:
             raise NothingToCompare(
                 f"{window}: variant and reference were evaluated on different rows; the window was published again "

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import logit
 
-from pipeline.config import Variant, resolve
+from pipeline.config import Variant
 from pipeline.findings import Table
 from pipeline.job import timings_path
 from pipeline.lake import Lake
@@ -210,8 +210,7 @@ def _track(lake: Lake, study: Study, variant: Variant, windows: tuple[Window, ..
             step = store.head(study.lineup.name, variant.name, seed, window)
             if step is None:
                 continue
-            lineup = study.lineup
-            asked = resolve(variant, window, online_start=lineup.online_start, evaluation=lineup.evaluation, seed=seed)
+            asked = study.lineup.resolved(variant, window, seed)
             if step.config != asked:
                 raise MissingEvidence(
                     f"{variant.name!r} was trained on {window} under seed {seed} with other settings, {step.config}, than the "

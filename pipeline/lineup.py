@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
-from pipeline.config import EvaluationConfig, Frozen, Name, Variant
+from pipeline.config import EvaluationConfig, Frozen, Name, StepConfig, Variant, resolve
 from pipeline.window import Window
 
 
@@ -151,6 +151,10 @@ class LineUp(Frozen):
         raise LineUpError(
             f"line-up {self.name!r} has no variant {name!r}; it has {', '.join(v.name for v in self.variants)}"
         )
+
+    def resolved(self, variant: Variant, window: Window, seed: int) -> StepConfig:
+        """What one of the variants is in one window, under one seed."""
+        return resolve(variant, window, online_start=self.online_start, evaluation=self.evaluation, seed=seed)
 
     @property
     def teachers(self) -> frozenset[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import PurePath
 
-from pipeline.config import OddsProportional, resolve
+from pipeline.config import OddsProportional
 from pipeline.dataset import read_manifest
 from pipeline.job import head_path
 from pipeline.lake import Lake
@@ -72,7 +72,7 @@ def _why_stale(
         return "its window is gone"
     seed = step.config.seed
     chosen = lineup.variant(variant)
-    config = resolve(chosen, step.window, online_start=lineup.online_start, evaluation=lineup.evaluation, seed=seed)
+    config = lineup.resolved(chosen, step.window, seed)
     before = step.window.previous()
     parent = None if step.parent is None else steps.get(before)
     store = StepStore(lake, dataset)

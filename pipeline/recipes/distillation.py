@@ -116,18 +116,22 @@ class _Asked:
     @property
     def students(self) -> list[Variant]:
         """The student under every schedule."""
-        student = plain(self.base, NO_TEACHER, self.student_size)
-        return [
-            student,
-            tuned(self.base, taught(student, EARLY, Cutover(teacher=TEACHER, at="early", weight=self.soft_weight))),
-            tuned(self.base, taught(student, LATE, Cutover(teacher=TEACHER, at="late", weight=self.soft_weight))),
-            self.continuous,
-        ]
+        return schedules(self.base, plain(self.base, NO_TEACHER, self.student_size), self.soft_weight)
 
     @property
     def continuous(self) -> Variant:
         """The student whose teacher stays."""
-        return tuned(self.base, taught(plain(self.base, NO_TEACHER, self.student_size), CONTINUOUS, self.schedule))
+        return self.students[-1]
+
+
+def schedules(base: LineUp, student: Variant, soft_weight: float) -> list[Variant]:
+    """A student under every schedule: without a teacher, with one until the early or late cutover, with one that stays."""
+    taught_until: dict[str, Cutover | Continuous] = {
+        EARLY: Cutover(teacher=TEACHER, at="early", weight=soft_weight),
+        LATE: Cutover(teacher=TEACHER, at="late", weight=soft_weight),
+        CONTINUOUS: Continuous(teacher=TEACHER, weight=soft_weight),
+    }
+    return [student, *(tuned(base, taught(student, name, schedule)) for name, schedule in taught_until.items())]
 
 
 def _starts(draft: Draft, asked: _Asked) -> None:

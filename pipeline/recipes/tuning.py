@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import product
 
-from pipeline.config import Continuous, Cutover, OptimizerConfig, Variant
+from pipeline.config import Continuous, OptimizerConfig, Variant
 from pipeline.lineup import LineUp
-from pipeline.recipes.distillation import CONTINUOUS, EARLY, LATE, NO_TEACHER, TEACHER
+from pipeline.recipes.distillation import NO_TEACHER, TEACHER, schedules
 from pipeline.recipes.downsampling import CENTRE_RATE
-from pipeline.recipes.draft import Draft, Size, both, kept, plain, shrunk, taught, tuned, with_batch
+from pipeline.recipes.draft import Draft, Size, both, kept, plain, shrunk, with_batch
 from pipeline.study import Study
 from pipeline.window import Window
 
@@ -85,16 +85,10 @@ def _arms(
     base: LineUp, teacher_size: Size, student_size: Size, soft_weight: float, centre: float
 ) -> list[tuple[Variant, float]]:
     """Every arm as the line-up sets it, with the fraction of negatives that it trains on."""
-    student = plain(base, NO_TEACHER, student_size)
+    students = schedules(base, plain(base, NO_TEACHER, student_size), soft_weight)
+    whole = [plain(base, TEACHER, teacher_size), *students]
+    sample = kept(base, students[0], centre)
     stays = Continuous(teacher=TEACHER, weight=soft_weight)
-    sample = kept(base, student, centre)
-    whole = [
-        plain(base, TEACHER, teacher_size),
-        student,
-        tuned(base, taught(student, EARLY, Cutover(teacher=TEACHER, at="early", weight=soft_weight))),
-        tuned(base, taught(student, LATE, Cutover(teacher=TEACHER, at="late", weight=soft_weight))),
-        tuned(base, taught(student, CONTINUOUS, stays)),
-    ]
     return [*((arm, 1.0) for arm in whole), (sample, centre), (both(base, sample, stays), centre)]
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 from scipy.stats import norm
 
-from pipeline.config import OddsProportional, resolve
+from pipeline.config import OddsProportional
 from pipeline.drawing import Band
 from pipeline.evidence import Evidence
 from pipeline.findings import Check, Table
@@ -121,7 +121,7 @@ def _read_in(evidence: Evidence, variant: str, source: str) -> Iterator[Window]:
     lineup = evidence.study.lineup
     recipe = lineup.variant(variant)
     for window in evidence.windows[evidence.since(variant) :]:
-        config = resolve(recipe, window, online_start=lineup.online_start, evaluation=lineup.evaluation, seed=0)
+        config = lineup.resolved(recipe, window, seed=0)
         if recipe.teacher == source and config.soft_weight is not None:
             yield window
         elif recipe.pilot == source and isinstance(config.selection, OddsProportional):

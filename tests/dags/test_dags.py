@@ -49,6 +49,7 @@ def test_a_study_from_its_form_and_one_from_a_file_have_the_same_defaults(parsed
     asked = signature(RECIPES[kind]).parameters
     shared = {name for name in asked if name in fields and asked[name].default is not Parameter.empty}
     assert len(shared) >= 6
+    assert set(asked) - set(fields) == {"base", "name"}, "the form asks for everything else"
     for name in shared - {"seeds"} | ({"seeds"} if kind == "tuning" else set()):
         default = asked[name].default
         assert fields[name]["default"] == (list(default) if isinstance(default, tuple) else default), name
