@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, MaxNLocator, NullLocator
+from matplotlib.ticker import EngFormatter, MaxNLocator, NullLocator, StrMethodFormatter
 
 from pipeline.window import Window
 
@@ -107,7 +107,9 @@ def by_number(
         axes.set_xscale("log")
         axes.set_xticks(sorted({number for numbers, _ in curves.values() for number in numbers}))
         axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    largest = max(number for numbers, _ in curves.values() for number in numbers)
+    # A rate of 0.08 is no "80m", and three million examples are no 3e6.
+    axes.xaxis.set_major_formatter(EngFormatter(sep="") if largest >= 1000 else StrMethodFormatter("{x:g}"))
     _legend(axes)
     return figure
 
