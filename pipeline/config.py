@@ -83,7 +83,7 @@ class OptimizerConfig(Frozen):
     """Row-wise Adagrad for the embeddings, fused in backward, and Adagrad for the rest."""
 
     batch_size: int = Field(default=4096, ge=1)
-    """Rows per update over all workers together."""
+    """Most rows per update over all workers together: a window's rows are spread evenly over as few updates as it allows."""
     embedding_lr: float = Field(default=0.02, gt=0)
     """Learning rate of the embedding rows."""
     dense_lr: float = Field(default=0.02, gt=0)

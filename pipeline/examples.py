@@ -244,12 +244,17 @@ def count_evaluated(share: Share, *, max_rows: int, seed: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """The steps that all workers take together: agreed before the first, since a missing batch would hang them."""
+    """The steps that all workers take together: agreed before the first, since a missing batch would hang them.
+
+    Each worker's rows are spread evenly over the steps. Full batches with a remainder behind them would end some windows
+    on a batch of a few rows, whose gradient is all noise and whose step is as large as any: the checkpoint that the
+    next day is served from would be that noise.
+    """
 
     counts: tuple[int, ...]
     """Rows of each worker."""
     per_worker: int
-    """Rows per worker and step."""
+    """Most rows per worker and step."""
 
     @property
     def num_steps(self) -> int:
@@ -257,8 +262,8 @@ class Schedule:
         return -(-max(self.counts) // self.per_worker)
 
     def real_rows(self, step: int) -> list[int]:
-        """Rows of each worker in a step, padding not counted."""
-        return [min(max(count - step * self.per_worker, 0), self.per_worker) for count in self.counts]
+        """Rows of each worker in a step, padding not counted: over the steps they differ by one at most."""
+        return [(step + 1) * count // self.num_steps - step * count // self.num_steps for count in self.counts]
 
 
 def agree(num_rows: int, batch_size: int, world_size: int) -> Schedule:

@@ -187,6 +187,9 @@ def test_a_schedule_deals_exactly_what_each_worker_has(counts: list[int], per_wo
     dealt = [schedule.real_rows(step) for step in range(schedule.num_steps)]
     assert [sum(column) for column in zip(*dealt, strict=True)] == (counts if dealt else [])
     assert all(max(step) > 0 for step in dealt)
+    for column in zip(*dealt, strict=True):
+        assert max(column) <= per_worker
+        assert max(column) - min(column) <= 1, "no window ends on a batch of a few rows, whose gradient is all noise"
 
 
 @worlds
