@@ -13,12 +13,12 @@ from scipy.special import logit
 
 from pipeline.config import Variant
 from pipeline.findings import Table
-from pipeline.job import timings_path
 from pipeline.lake import Lake
 from pipeline.predictions import Predictions
 from pipeline.statistics.paired import Paired
 from pipeline.steps import StepManifest, StepStore
 from pipeline.study import Study
+from pipeline.timings import spent
 from pipeline.window import Window
 
 NUM_GROUPS = 64
@@ -155,15 +155,13 @@ def wall_times(lake: Lake, evidence: Evidence) -> Table:
     study = evidence.study
     seconds: dict[str, float] = {}
     for step in {step.key: step for track in evidence.tracks.values() for step in track.steps.values()}.values():
-        for part, spent in step.seconds.items():
-            seconds[PARTS.get(part, part)] = seconds.get(PARTS.get(part, part), 0.0) + spent
-    for name in lake.names(timings_path(study.name)):
-        for part, spent in (lake.read(name) or {}).items():
-            seconds[part] = seconds.get(part, 0.0) + spent
+        for part, taken in step.seconds.items():
+            seconds[PARTS.get(part, part)] = seconds.get(PARTS.get(part, part), 0.0) + taken
+    seconds |= spent(lake, study.name)
     total = sum(seconds.values())
     rows = [
-        (part, f"{spent:,.0f} s", f"{spent / total:.0%}")
-        for part, spent in sorted(seconds.items(), key=lambda kv: -kv[1])
+        (part, f"{taken:,.0f} s", f"{taken / total:.0%}")
+        for part, taken in sorted(seconds.items(), key=lambda kv: -kv[1])
     ]
     return Table(("part", "wall time", "share"), (*rows, ("all", f"{total:,.0f} s", "")))
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
-from pipeline.config import Frozen, Name, content_key
+from pipeline.config import Frozen, Name
 from pipeline.lineup import DatasetConfig, LineUp, explain
 from pipeline.study import Study
 from pipeline.window import Window
@@ -116,16 +116,6 @@ def head_path(dataset: str, lineup: str, variant: str, seed: int, window: Window
 def result_path(submission_id: str) -> str:
     """Where a submitted job leaves its outcome, once it has succeeded."""
     return f"jobs/{submission_id}.json"
-
-
-def timings_path(lineup: str) -> str:
-    """The folder in which a line-up's train jobs leave what their wall time went into, apart from their steps."""
-    return f"studies/{lineup}/timings"
-
-
-def timing_path(lineup: str, job: TrainJob) -> str:
-    """Where the train jobs of one document leave it."""
-    return f"{timings_path(lineup)}/{content_key(job.model_dump(mode='json'))[:16]}.json"
 
 
 def page_path(study: str) -> str:

@@ -22,12 +22,12 @@ from pipeline.job import (
     load_job,
     page_path,
     result_path,
-    timing_path,
 )
 from pipeline.lake import Lake
 from pipeline.lineup import LogSource, SimulatedSource
 from pipeline.schema import Schema
 from pipeline.settings import Settings
+from pipeline.timings import account
 from pipeline.window import Window
 
 if TYPE_CHECKING:
@@ -137,8 +137,12 @@ def run_train(job: TrainJob, lake: Lake, settings: Settings) -> dict[str, Any]:
     """Train a job's steps on a group of Ray Train workers."""
     from pipeline.workers import run_on_workers
 
-    started = time.perf_counter()
-    config = {"job": job.model_dump_json(), "lake": settings.lake, "tracking_uri": settings.tracking_uri}
+    config = {
+        "job": job.model_dump_json(),
+        "lake": settings.lake,
+        "tracking_uri": settings.tracking_uri,
+        "submitted": time.time(),
+    }
     storage = lake.address("ray-train")
     outcome: dict[str, Any] = run_on_workers(
         train_on_worker,
@@ -150,17 +154,12 @@ def run_train(job: TrainJob, lake: Lake, settings: Settings) -> dict[str, Any]:
     )
     if "error" in outcome:
         raise BadInput(outcome["error"])
-    seconds = outcome.pop("seconds")
-    parts = {"start-up": time.perf_counter() - started - seconds["worker"], "tracking": seconds["tracking"]}
-    path = timing_path(job.lineup.name, job)
-    before = lake.read(path)
-    lake.replace(path, {part: (before or {}).get(part, 0.0) + spent for part, spent in parts.items()}, before)
     return outcome
 
 
 def train_on_worker(config: dict[str, Any]) -> dict[str, Any]:
     """What every Ray Train worker does; the process group is up."""
-    started = time.perf_counter()
+    began = time.time()
     import torch.distributed as dist
 
     from pipeline.chain import Engine
@@ -191,10 +190,12 @@ def train_on_worker(config: dict[str, Any]) -> dict[str, Any]:
     except BaseException:
         end("FAILED")
         raise
-    end("FINISHED")
-    tracking = 0.0 if recorder is None else recorder.seconds
+    else:
+        end("FINISHED")
+    finally:
+        if recorder is not None:
+            account(lake, job, submitted=config["submitted"], began=began, tracking=recorder.seconds)
     return {
-        "seconds": {"worker": time.perf_counter() - started, "tracking": tracking},
         "lineup": job.lineup.name,
         "chains": [
             {

@@ -1,0 +1,40 @@
+"""What a line-up's train jobs spend beside their steps: waiting for workers, and telling MLflow."""
+
+from __future__ import annotations
+
+import time
+
+from pipeline.config import content_key
+from pipeline.job import TrainJob
+from pipeline.lake import Lake
+
+
+def account(lake: Lake, job: TrainJob, *, submitted: float, began: float, tracking: float) -> None:
+    """Add an attempt of a job, as it ends; its workers may be lost and started again, or it may be triggered again.
+
+    Args:
+        lake: where it is kept.
+        job: the document that was submitted.
+        submitted: when, in seconds since 1970. What lies between that, or the end of the attempt before, and `began` is start-up.
+        began: when its workers began.
+        tracking: seconds spent on MLflow.
+    """
+    path = f"{_folder(job.lineup.name)}/{content_key(job.model_dump(mode='json'))[:16]}.json"
+    before = lake.read(path)
+    known = before or {"start-up": 0.0, "tracking": 0.0, "until": submitted}
+    after = {
+        "start-up": known["start-up"] + began - max(submitted, known["until"]),
+        "tracking": known["tracking"] + tracking,
+        "until": time.time(),
+    }
+    lake.replace(path, after, before)
+
+
+def spent(lake: Lake, lineup: str) -> dict[str, float]:
+    """Seconds by part, over all train jobs of a line-up."""
+    documents = [lake.read(name) or {} for name in lake.names(_folder(lineup))]
+    return {part: sum(document.get(part, 0.0) for document in documents) for part in ("start-up", "tracking")}
+
+
+def _folder(lineup: str) -> str:
+    return f"studies/{lineup}/timings"
