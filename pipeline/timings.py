@@ -21,7 +21,7 @@ def account(lake: Lake, job: TrainJob, *, submitted: float, began: float, tracki
     """
     path = f"{_folder(job.lineup.name)}/{content_key(job.model_dump(mode='json'))[:16]}.json"
     before = lake.read(path)
-    known = before or {"start-up": 0.0, "tracking": 0.0, "until": submitted}
+    known = {"start-up": 0.0, "tracking": 0.0, "until": submitted} | (before or {})
     after = {
         "start-up": known["start-up"] + began - max(submitted, known["until"]),
         "tracking": known["tracking"] + tracking,
