@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 
 import pytest
@@ -13,8 +14,10 @@ from pipeline.job import study_jobs
 from pipeline.lake import Lake
 from pipeline.page import render
 from pipeline.recipes import distillation_study, downsampling_study, tuning_study
+from pipeline.statistics.interval import Interval
 from pipeline.studies import answer
 from pipeline.studies.cells import compute
+from pipeline.studies.in_run import percent_saved
 from pipeline.study import Study
 from tests.training import DAY, TINY, alone, lineup, publish, variant, windows
 
@@ -181,3 +184,19 @@ def test_the_teacher_is_counted_whole_and_shared(findings: dict[str, Findings]) 
     assert rows["no teacher"][own] == rows["no teacher"][whole] == rows["no teacher"][shared]
     assert float(rows["continuous"][whole]) >= float(rows["continuous"][shared]) >= float(rows["continuous"][own])
     assert float(rows["continuous"][whole]) >= float(rows["early cutover"][whole])
+
+
+@pytest.mark.parametrize(
+    ("share", "words"),
+    [
+        (Interval(0.5, -0.2, 0.9), "50 % (-20 % to 90 %)"),
+        (Interval(0.5, -math.inf, 1.0), "50 % (? to 100 %)"),
+        (Interval(math.nan, 0.4, 1.0), "at least 40 %"),
+        (Interval(math.nan, -7.3, 1.0), "not known"),
+        (Interval(math.nan, -math.inf, 0.8), "at most 80 %"),
+        (Interval(math.nan, -math.inf, 1.0), "not known"),
+        (Interval(math.nan, math.nan, math.nan), "not known"),
+    ],
+)
+def test_a_bound_that_bounds_nothing_is_not_told_as_one(share: Interval, words: str) -> None:
+    assert percent_saved(share) == words

@@ -122,7 +122,7 @@ def _headline(evidence: Evidence, shared: dict[str, list[Student]], own: dict[st
         return (
             f"Within {epsilon:g} % of all history and a teacher throughout, a continuous student needs "
             f"{_millions(needs[0])} examples; one whose teacher leaves at the late cutover does not get there with all "
-            f"history. To come so close each to its own full history, continuous needs {percent_saved(on_own)} less data."
+            f"history. Data saved in coming so close each to its own full history: {percent_saved(on_own)}."
         )
     return (
         f"Within {epsilon:g} % continuous needs {_millions(needs[0])} examples, the late cutover {_millions(needs[1])}."

@@ -105,13 +105,16 @@ def _savings(pairs: dict[str, Paired], name: str, epsilon: float, metrics: dict[
 
 
 def percent_saved(share: Interval) -> str:
-    """A share of data saved as people read it; a bound where only one is known."""
+    """A share of data saved as people read it: a bound where only one is known, unless it bounds nothing.
+
+    No more than 100 % can be saved, and "at least -100 %" allows for twice the data.
+    """
 
     def one(number: float) -> str:
         return f"{100 * number:.0f} %" if math.isfinite(number) else "?"
 
     if math.isfinite(share.value):
         return f"{one(share.value)} ({one(share.low)} to {one(share.high)})"
-    if math.isfinite(share.low):
+    if share.low > -1:
         return f"at least {one(share.low)}"
-    return f"at most {one(share.high)}" if math.isfinite(share.high) else "not known: neither converged"
+    return f"at most {one(share.high)}" if share.high < 1 else "not known"
