@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 
+import numpy as np
 import pytest
 
 from pipeline.chain import Engine
@@ -18,6 +19,7 @@ from pipeline.statistics.interval import Interval
 from pipeline.studies import answer
 from pipeline.studies.cells import compute
 from pipeline.studies.in_run import percent_saved
+from pipeline.studies.theory import explained
 from pipeline.study import Study
 from tests.training import DAY, TINY, alone, lineup, publish, variant, windows
 
@@ -98,6 +100,7 @@ def test_theory_knows_the_policies_that_were_trained(
     assert metrics["kept_10_kappa"] <= metrics["uniform_weight_10_kappa"], "offset is never worse than weight"
     assert metrics["odds_offset_10_kappa"] < metrics["kept_10_kappa"], "hard negatives are worth more"
     assert metrics["kept_10_excess_ratio"] > 0
+    assert math.isfinite(metrics["theory_share"])
     assert evidence["sampled"].true_logit is not None
 
 
@@ -200,3 +203,13 @@ def test_the_teacher_is_counted_whole_and_shared(findings: dict[str, Findings]) 
 )
 def test_a_bound_that_bounds_nothing_is_not_told_as_one(share: Interval, words: str) -> None:
     assert percent_saved(share) == words
+
+
+def test_a_share_of_the_excess_that_scales_with_kappa_is_found() -> None:
+    kappas = np.array([1.0, 1.1, 1.5, 2.6, 4.5])
+    for truth in (0.0, 0.1, 1.0):
+        ratios = np.stack([1 + (truth + shift) * (kappas - 1) for shift in (-0.02, 0.0, 0.02)])
+        share = explained(kappas, ratios)
+        assert share.value == pytest.approx(truth, abs=1e-12)
+        assert share.low < truth < share.high
+    assert math.isnan(explained(kappas, ratios[:1]).low)

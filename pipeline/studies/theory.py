@@ -37,6 +37,11 @@ def section(evidence: Evidence, metrics: dict[str, float]) -> Section | None:
         across, points = curves.setdefault(family, ([], []))
         across.append(predicted)
         points.append(measured)
+    share = explained(
+        np.array([metrics[f"{cell.variant}_kappa"] for cell in found]),
+        np.stack([_ratios(evidence, cell.variant) for cell in found], axis=1),
+    )
+    metrics |= {"theory_share": share.value} | cells.ends("theory_share", share)
     figure = by_number(
         "Excess loss over the true probabilities: what sampling multiplies it by (95 %)",
         "kappa, predicted",
@@ -47,7 +52,9 @@ def section(evidence: Evidence, metrics: dict[str, float]) -> Section | None:
     text = (
         "Theory: the excess of a well-specified model is d / 2N on all rows and kappa times that on a sample; kappa is taken over "
         "the log's true logits. Measured: the mean excess over the true probabilities on the judged windows, over that of the "
-        "model on all rows, by seed. What a network cannot fit, and what drift makes stale, is in both and pulls the ratio to 1."
+        "model on all rows, by seed. What a network cannot fit, and what drift makes stale, is in both and pulls the ratio to 1. "
+        "Where the excess on all rows is that plus a share that sampling multiplies by kappa, the points lie on a line through "
+        f"(1, 1) whose slope is this share: fitted over all cells it is {share.value:.2f} ({share.low:.2f} to {share.high:.2f})."
     )
     return Section("Theory beside measurement", text, figure, Table(("cell", "kappa", "measured (95 %)"), tuple(rows)))
 
@@ -66,12 +73,34 @@ def kappa(evidence: Evidence, cell: Cell, logits: NDArray[np.float64]) -> float:
 
 def ratio(evidence: Evidence, variant: str) -> Interval:
     """A variant's excess over that on all rows, with Student's interval over the logarithms of the seeds' ratios."""
+    logs = _over_seeds(np.log(_ratios(evidence, variant)))
+    return Interval(*(float(np.exp(end)) for end in (logs.value, logs.low, logs.high)))
+
+
+def explained(kappas: NDArray[np.float64], ratios: NDArray[np.float64]) -> Interval:
+    """The share of the excess on all rows that sampling multiplies by kappa: the slope of ratios over kappas through (1, 1).
+
+    Args:
+        kappas: (C,) predicted, by cell.
+        ratios: (S, C) measured, by seed and cell.
+    """
+    steeper = kappas - 1
+    return _over_seeds((ratios - 1) @ steeper / (steeper @ steeper))
+
+
+def _ratios(evidence: Evidence, variant: str) -> NDArray[np.float64]:
+    """(S,) a variant's mean excess on the judged windows over that of the model on all rows."""
     ours, theirs = (
         evidence.tracks[name].metric("excess")[:, evidence.judged].mean(axis=1) for name in (variant, ALL_ROWS)
     )
-    logs = np.log(ours / theirs)
-    middle = float(logs.mean())
-    if len(logs) == 1:
-        return Interval(float(np.exp(middle)), float("nan"), float("nan"))
-    reach = float(student.ppf(0.975, len(logs) - 1) * logs.std(ddof=1) / np.sqrt(len(logs)))
-    return Interval(*(float(np.exp(end)) for end in (middle, middle - reach, middle + reach)))
+    found: NDArray[np.float64] = ours / theirs
+    return found
+
+
+def _over_seeds(values: NDArray[np.float64]) -> Interval:
+    """The mean of the seeds with Student's interval; without ends where there is one seed."""
+    middle = float(values.mean())
+    if len(values) == 1:
+        return Interval(middle, float("nan"), float("nan"))
+    reach = float(student.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values)))
+    return Interval(middle, middle - reach, middle + reach)
