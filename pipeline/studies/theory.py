@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import t as student
+from scipy.stats import ttest_1samp
 
 from pipeline.config import NegativeDownsampling, OddsProportional
 from pipeline.drawing import by_number
@@ -102,5 +102,5 @@ def _over_seeds(values: NDArray[np.float64]) -> Interval:
     middle = float(values.mean())
     if len(values) == 1:
         return Interval(middle, float("nan"), float("nan"))
-    reach = float(student.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values)))
-    return Interval(middle, middle - reach, middle + reach)
+    low, high = ttest_1samp(values, 0.0).confidence_interval(0.95)
+    return Interval(middle, float(low), float(high))
