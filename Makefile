@@ -12,10 +12,10 @@ STAMP := $(VENV)/.installed
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up down check format test browser bench lock
+.PHONY: help setup demo up down check format test test-long browser bench lock
 
 help: ## list these commands
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 16
 
 setup: $(STAMP) ## install the pinned environment into .venv
 
@@ -51,6 +51,9 @@ format: setup ## put the code into its format
 
 test: setup browser ## run the tests
 	python -m pytest $(ARGS)
+
+test-long: setup ## run the same properties over many more cases (up to 90 minutes)
+	python -m pytest -m long $(ARGS)
 
 # The browser test drives Chromium: Debian's where root may install it, else the one that Playwright brings.
 browser: setup

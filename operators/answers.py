@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from operators.window import resolve_window
+from pipeline.errors import BadInput, asked
 from pipeline.lineup import LineUp, LineUpError, load_lineup
 from pipeline.recipes import on_workers
 from pipeline.settings import Settings
@@ -38,7 +39,7 @@ class Answers:
         """The answers of a running task.
 
         Raises:
-            ValueError: the conf names something that the form does not have.
+            BadInput: the conf names something that the form does not have.
         """
         dag, dag_run = context["dag"], context["dag_run"]
         refuse_unknown(dag_run.conf or {}, set(dag.params), dag.dag_id)
@@ -58,16 +59,16 @@ class Answers:
         """The first and last window given; the run's own window where none is.
 
         Raises:
-            ValueError: only one is given, or they run backward.
+            BadInput: only one is given, or they run backward.
         """
         first, last = self.params.get("first"), self.params.get("last")
         if not first and not last:
             return self.window, self.window
         if not first or not last:
-            raise ValueError(f"a span has a first and a last window, got {first!r} and {last!r}: fill in both")
+            raise BadInput(f"a span has a first and a last window, got {first!r} and {last!r}: fill in both")
         span = (Window.of(first), Window.of(last))
         if span[1] < span[0]:
-            raise ValueError(f"a span runs forward, got {first} to {last}")
+            raise BadInput(f"a span runs forward, got {first} to {last}")
         return span
 
     @property
@@ -79,7 +80,8 @@ class Answers:
         """
         lineup = on_workers(load_lineup(lineup_path(self.params["lineup"])), self.params)
         seeds = {"seeds": tuple(self.params["seeds"])} if self.params.get("seeds") else {}
-        return LineUp.model_validate(lineup.model_dump() | seeds)
+        with asked("the form's seeds"):
+            return LineUp.model_validate(lineup.model_dump() | seeds)
 
     def arguments(self, names: Collection[str]) -> dict[str, Any]:
         """The arguments of a study's recipe: name, windows and seeds, and the answers that bear one of `names`."""
@@ -104,13 +106,13 @@ def refuse_unknown(given: Collection[str], known: Collection[str], dag_id: str) 
     """Refuse a conf that Airflow would take in silence.
 
     Raises:
-        ValueError: a key is not a field of the form; the message names the nearest.
+        BadInput: a key is not a field of the form; the message names the nearest.
     """
     for name in given:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(sorted(known))}"
-            raise ValueError(f"{dag_id} has no field {name!r}: {hint}")
+            raise BadInput(f"{dag_id} has no field {name!r}: {hint}")
 
 
 def lineup_paths() -> dict[str, Path]:

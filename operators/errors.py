@@ -7,9 +7,7 @@ from datetime import timedelta
 from airflow.sdk import ExceptionRetryPolicy, RetryAction, RetryRule
 from airflow.sdk.exceptions import AirflowException
 
-
-class BadInput(AirflowException):
-    """The form, the line-up or the data cannot be used; trying again would change nothing."""
+from pipeline.errors import BadInput
 
 
 class DeadlinePassed(AirflowException):
@@ -25,7 +23,7 @@ RETRY_DELAY = timedelta(seconds=30)
 RETRY_POLICY = ExceptionRetryPolicy(
     rules=[
         RetryRule(
-            exception=[BadInput, DeadlinePassed, ValueError],
+            exception=[BadInput, DeadlinePassed],
             action=RetryAction.FAIL,
             reason="bad data, a bad configuration or a passed deadline: another try would end the same way",
         ),

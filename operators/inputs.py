@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from airflow.sdk import BaseOperator
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
-from operators.errors import RETRY_DELAY, RETRY_POLICY, BadInput, DeadlinePassed
+from operators.errors import RETRY_DELAY, RETRY_POLICY, DeadlinePassed
 from operators.operator import checked_document, checked_timeout
+from pipeline.errors import BadInput
 from pipeline.job import TrainJob, head_path, load_job, manifest_path
 from pipeline.settings import Settings
 

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from airflow.sdk import BaseHook, BaseOperator
 
 from operators.client import RayError, RayJob, RayJobs
-from operators.errors import RETRY_DELAY, RETRY_POLICY, BadInput, DeadlinePassed, JobFailed
+from operators.errors import RETRY_DELAY, RETRY_POLICY, DeadlinePassed, JobFailed
 from operators.links import RAY_KEY, CurvesLink, MLflowLink, RayJobLink
 from operators.submission import TaskTry
 from operators.tracking import TrackingServer
 from operators.trigger import POLL_S, RayJobTrigger
 from pipeline.config import canonical_json, content_key
+from pipeline.errors import BadInput
 from pipeline.job import ENTRYPOINT, SPEC_VARIABLE, SUBMISSION_VARIABLE, TAGS_VARIABLE, IngestJob, JobError, load_job
 
 if TYPE_CHECKING:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
+from pipeline.errors import BadInput
 from pipeline.window import DAY, Window
 
 log = logging.getLogger(__name__)
@@ -24,17 +25,17 @@ def resolve_window(params: Mapping[str, Any], start: Any, end: Any) -> Window:
         end: its end.
 
     Raises:
-        ValueError: neither names a window.
+        BadInput: neither names a window.
     """
     if given := params.get("window_date"):
         window = Window.of(given)
         log.info("Window %s, as the form says", window)
         return window
     if start is None or end is None:
-        raise ValueError("this run has no data interval: fill in the window's date, or trigger with a logical date")
+        raise BadInput("this run has no data interval: fill in the window's date, or trigger with a logical date")
     length: timedelta = end - start
     if length != DAY:
-        raise ValueError(f"a window is one day, but this run's data interval is {start.isoformat()} + {length}")
+        raise BadInput(f"a window is one day, but this run's data interval is {start.isoformat()} + {length}")
     window = Window(start.astimezone(Window.of(start).start.tzinfo))
     log.info("Window %s, from the run's data interval", window)
     return window

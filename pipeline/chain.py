@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from pipeline.checkpoint import MissingCheckpoint, load_checkpoint, save_checkpoint
 from pipeline.config import Cutover, NoTeacher, OddsProportional, StepConfig, Variant, cutover_window
 from pipeline.dataset import WindowManifest, read_schema, require_manifest, require_whole
+from pipeline.errors import BadInput
 from pipeline.evaluate import Evaluation, evaluate
 from pipeline.examples import Share
 from pipeline.job import TrainJob
@@ -37,11 +38,11 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-class Diverged(ValueError):
+class Diverged(BadInput):
     """A model's loss is no longer a number."""
 
 
-class ContradictoryStep(ValueError):
+class ContradictoryStep(BadInput):
     """A step is done under the same key with another config."""
 
 
@@ -377,7 +378,7 @@ class Engine:
         pilot = read(step.pilot_read, policy.pilot_age if isinstance(policy, OddsProportional) else 0)
         plan = Plan(window, step.config, step.key, scores, pilot, before, step, skip=False)
         if step_key(step.config, window, scores, before, pilot) != step.key:
-            raise ValueError(
+            raise ContradictoryStep(
                 f"{step.window} changed since step {step.short} was trained: run the whole span again from its first day"
             )
         share = self._share(window, trainer.features)

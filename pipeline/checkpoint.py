@@ -9,10 +9,11 @@ from torch.distributed.checkpoint import FileSystemReader, FileSystemWriter
 from torchrec.distributed import DistributedModelParallel
 from torchrec.optim.keyed import CombinedOptimizer
 
+from pipeline.errors import BadInput
 from pipeline.lake import Lake
 
 
-class MissingCheckpoint(ValueError):
+class MissingCheckpoint(BadInput):
     """A checkpoint that a step builds on cannot be read."""
 
 

@@ -17,6 +17,7 @@ from pydantic_core import to_json
 from rich.console import Console
 from rich.table import Table
 
+from pipeline.errors import BadInput, asked
 from pipeline.job import AnyJob, CompareJob, IngestJob, ReportJob, TrainJob, load_job, study_jobs
 from pipeline.lake import Conflict, Lake
 from pipeline.lineup import DatasetConfig, LineUp, LogSource, SimulatedSource, load_lineup
@@ -60,7 +61,7 @@ def _told() -> Iterator[None]:
     """Bad input ends the program with its message, not with a traceback."""
     try:
         yield
-    except ValueError as error:
+    except BadInput as error:
         typer.secho(f"windrow: {error}", fg="red", err=True)
         raise typer.Exit(BAD_INPUT) from None
     except Conflict as error:
@@ -129,14 +130,15 @@ def ingest(
         seeds: tuple[int, ...] = (0,)
         if dataset is not None:
             if schema is None or not file:
-                raise ValueError(f"--dataset needs --schema and --file too, got schema {schema!r} and files {file!r}")
+                raise BadInput(f"--dataset needs --schema and --file too, got schema {schema!r} and files {file!r}")
             document: dict[str, Any] = {"schema_file": schema, "files": tuple(file), "cut": cut}
             if cut != "event_time" and not any("{date}" in path for path in file):
                 document["first"] = first
             if cut == "equal":
                 document["count"] = len(list(Window.span(Window.of(first), Window.of(last or first))))
-            source = LogSource.model_validate(document)
-            chosen = DatasetConfig(name=dataset, source=source)
+            with asked("the options"):
+                source = LogSource.model_validate(document)
+                chosen = DatasetConfig(name=dataset, source=source)
         else:
             named = _lineup(lineup)
             chosen, seeds = named.dataset, named.seeds
@@ -172,15 +174,17 @@ def train(
         chosen = _lineup(lineup)
         if workers is not None:
             size = chosen.workers.model_copy(update={"num_workers": workers})
-            chosen = LineUp.model_validate({**chosen.model_dump(), "workers": size.model_dump()})
-        job = TrainJob(
-            lineup=chosen,
-            variants=tuple(variant or ()),
-            first=Window.of(first),
-            last=Window.of(last or first),
-            start="scratch" if scratch else "parent",
-            force=force,
-        )
+            with asked("--workers"):
+                chosen = LineUp.model_validate({**chosen.model_dump(), "workers": size.model_dump()})
+        with asked("the options"):
+            job = TrainJob(
+                lineup=chosen,
+                variants=tuple(variant or ()),
+                first=Window.of(first),
+                last=Window.of(last or first),
+                start="scratch" if scratch else "parent",
+                force=force,
+            )
         outcome = _run(job)
     table = Table("window", "step", "examples", "log-loss before training")
     for chain in outcome["chains"]:
@@ -206,9 +210,9 @@ def compare(
     from pipeline.stages import run_compare
 
     with _told():
-        job = CompareJob(
-            lineup=_lineup(lineup), variants=tuple(variant or ()), first=Window.of(first), last=Window.of(last)
-        )
+        chosen = _lineup(lineup)
+        with asked("the options"):
+            job = CompareJob(lineup=chosen, variants=tuple(variant or ()), first=Window.of(first), last=Window.of(last))
         settings = Settings()
         _join(settings)
         outcome = run_compare(job, Lake(settings.lake), settings, folder)
@@ -289,7 +293,7 @@ def run_spec(
         try:
             text = sys.stdin.read() if str(spec) == "-" else spec.read_text()
         except OSError as error:
-            raise ValueError(f"cannot read {spec}: {error.strerror}") from None
+            raise BadInput(f"cannot read {spec}: {error.strerror}") from None
         job = load_job(text)
         outcome = _run(job)
     if isinstance(job, CompareJob):
@@ -389,7 +393,7 @@ def demo(
         if first is not None:
             start = Window.of(first)
         if start is None:
-            raise ValueError(f"--first is needed: {chosen.dataset.name!r} is a log, whose first window only you know")
+            raise BadInput(f"--first is needed: {chosen.dataset.name!r} is a log, whose first window only you know")
         last = chosen.online_start.shift(online - 1)
         say = partial(typer.echo, err=True)
         found = services.addresses()

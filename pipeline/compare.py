@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.errors import BadInput
 from pipeline.lake import Lake
 from pipeline.lineup import LineUp
 from pipeline.metrics import ClickSums, auc
@@ -25,7 +26,7 @@ MIN_GROUPS = 2
 Array = NDArray[np.float64]
 
 
-class NothingToCompare(ValueError):
+class NothingToCompare(BadInput):
     """A comparison lacks steps."""
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from scipy.special import logit
 
 from pipeline.config import Variant
+from pipeline.errors import BadInput
 from pipeline.findings import Table
 from pipeline.lake import Lake
 from pipeline.predictions import Predictions
@@ -36,7 +37,7 @@ PARTS = {
 Array = NDArray[np.float64]
 
 
-class MissingEvidence(ValueError):
+class MissingEvidence(BadInput):
     """A cell has not been trained on a window that it shall be judged on."""
 
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from pipeline.batch import Bags, ClickBatch, Rows, assemble
 from pipeline.config import All, OddsProportional, Selection
 from pipeline.dataset import WindowManifest, read_row_group
+from pipeline.errors import BadInput
 from pipeline.lake import Lake
 from pipeline.model import Features
 from pipeline.selection import (
@@ -32,7 +33,7 @@ from pipeline.selection import (
 PREFETCHED_BATCHES = 4
 
 
-class BatchSizeError(ValueError):
+class BatchSizeError(BadInput):
     """A global batch cannot be dealt to the workers."""
 
 

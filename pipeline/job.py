@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
 from pipeline.config import Frozen, Name
-from pipeline.lineup import DatasetConfig, LineUp, explain
+from pipeline.errors import BadInput, explain
+from pipeline.lineup import DatasetConfig, LineUp
 from pipeline.study import Study
 from pipeline.window import Window
 
@@ -23,7 +24,7 @@ SUBMISSION_TAG = "ray_submission_id"
 """Tag of every MLflow run that a submission opened."""
 
 
-class JobError(ValueError):
+class JobError(BadInput):
     """A job's document cannot be run."""
 
 

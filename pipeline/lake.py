@@ -15,10 +15,12 @@ from obstore.exceptions import AlreadyExistsError, PreconditionError
 from obstore.store import LocalStore, from_url
 from pyarrow import fs
 
+from pipeline.errors import BadInput
+
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 
 
-class LakeError(ValueError):
+class LakeError(BadInput):
     """The lake lacks what was asked for, or refuses what was offered."""
 
 

@@ -9,10 +9,11 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from pipeline.config import EvaluationConfig, Frozen, Name, StepConfig, Variant, resolve
+from pipeline.errors import BadInput, explain
 from pipeline.window import Window
 
 
-class LineUpError(ValueError):
+class LineUpError(BadInput):
     """A line-up says something that cannot be run."""
 
 
@@ -205,12 +206,3 @@ def load_lineup(path: str | Path) -> LineUp:
         raise LineUpError(f"{path} is not YAML: {error}") from None
     except ValidationError as error:
         raise LineUpError(f"{path}: {explain(error)}") from None
-
-
-def explain(error: ValidationError) -> str:
-    """A validation error as a person reads it: each place, what was wrong there and what was given."""
-    lines = []
-    for problem in error.errors(include_url=False):
-        place = ".".join(str(part) for part in problem["loc"]) or "the whole"
-        lines.append(f"{place}: {problem['msg']}, got {problem['input']!r}"[:500])
-    return "; ".join(lines)

@@ -15,11 +15,12 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from pipeline.batch import ClickBatch
 from pipeline.config import ModelConfig
+from pipeline.errors import BadInput
 from pipeline.losses import click_loss
 from pipeline.schema import Categorical, ListColumn, Schema
 
 
-class FeatureError(ValueError):
+class FeatureError(BadInput):
     """A model and a schema do not fit together."""
 
 

@@ -12,6 +12,8 @@ from zoneinfo import ZoneInfo
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from pipeline.errors import BadInput
+
 RESERVED = frozenset({"example_id", "event_time", "label", "cluster", "true_prob"})
 SHIPPED = Path(__file__).parent / "schemas"
 
@@ -21,7 +23,7 @@ Transform: TypeAlias = Literal["identity", "log1p", "signed_log1p"]
 HashSize: TypeAlias = Annotated[int, Field(ge=1, le=2**31 - 1)]
 
 
-class SchemaError(ValueError):
+class SchemaError(BadInput):
     """A schema that cannot be read, or that contradicts itself."""
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from pipeline.errors import BadInput
 
-class MissingScores(ValueError):
+
+class MissingScores(BadInput):
     """A student needs scores that its teacher has not left."""
 
 

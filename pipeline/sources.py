@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import csv, fs
 
+from pipeline.errors import BadInput
 from pipeline.schema import Schema
 
 BATCH_ROWS = 1 << 15
@@ -21,7 +22,7 @@ BLOCK_BYTES = 1 << 22
 """Bytes of text read at a time; no line may be longer."""
 
 
-class IngestError(ValueError):
+class IngestError(BadInput):
     """A log that cannot become windows as asked; says what, what was found, and what to do."""
 
 

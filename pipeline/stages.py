@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, assert_never
 
 from pipeline.dataset import WindowManifest
+from pipeline.errors import BadInput, asked
 from pipeline.job import (
     SUBMISSION_VARIABLE,
     AnyJob,
@@ -38,15 +39,11 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-class BadInput(ValueError):
-    """A job cannot succeed until what it was given is changed: trying again does not help."""
-
-
 def run(job: AnyJob, settings: Settings) -> dict[str, Any]:
     """Do a job and leave its outcome in the lake, where its submission finds it.
 
     Raises:
-        ValueError: what was asked for cannot be done; the message names the cure.
+        BadInput: what was asked for cannot be done; the message names the cure.
     """
     lake = Lake(settings.lake)
     match job:
@@ -74,7 +71,8 @@ def run_ingest(job: IngestJob, lake: Lake) -> dict[str, Any]:
     source = job.dataset.source
     match source:
         case SimulatedSource():
-            config = SimulatorConfig(**{"origin": source.origin, **source.settings})
+            with asked(f"the simulator's settings of data set {job.dataset.name!r}"):
+                config = SimulatorConfig(**{"origin": source.origin, **source.settings})
             published = [
                 manifest
                 for name, seed in job.dataset.names(job.seeds).items()
@@ -181,7 +179,7 @@ def train_on_worker(config: dict[str, Any]) -> dict[str, Any]:
     engine = Engine(lake, job, recorder, worker_device(config["threads"]))
     try:
         last = engine.run()
-    except ValueError as error:
+    except BadInput as error:
         end("FAILED")
         if engine.agreed_error:
             # Returned, not raised: Ray Train would start the workers again, and they would fail again.
@@ -272,11 +270,15 @@ def run_report(job: ReportJob, lake: Lake, settings: Settings, folder: Path | No
     from pipeline import page
     from pipeline.evidence import gather, wall_times
     from pipeline.studies import answer
+    from pipeline.study import StudyError
     from pipeline.tracking import record_report
 
     study = job.study
     evidence = gather(lake, study, log.info)
-    findings = answer(evidence)
+    try:
+        findings = answer(evidence)
+    except ValueError as error:  # all is read by now: the statistics say what they lack
+        raise StudyError(f"study {study.name!r} cannot be answered yet: {error}") from error
     html = page.render(study, findings, facts=evidence.facts(), times=wall_times(lake, evidence))
     lake.put_text(page_path(study.name), html)
     figures = {f"{s.slug}.png": s.figure for s in findings.sections if s.figure is not None}

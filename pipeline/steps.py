@@ -8,6 +8,7 @@ from typing import Any
 
 from pipeline.config import Frozen, StepConfig, Variant, content_key
 from pipeline.dataset import WindowManifest
+from pipeline.errors import BadInput
 from pipeline.job import head_path
 from pipeline.lake import Conflict, Lake
 from pipeline.scores import MissingScores, Scores
@@ -20,11 +21,11 @@ NORMALISER = "rows"
 """A step's loss is divided by its number of selected rows, whatever their weights."""
 
 
-class MissingParent(ValueError):
+class MissingParent(BadInput):
     """The step before is not done, and nothing falls back to new weights."""
 
 
-class ContradictoryParent(ValueError):
+class ContradictoryParent(BadInput):
     """The step before trained a model that this config cannot go on with."""
 
 

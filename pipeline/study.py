@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from pipeline.config import Frozen, Name
+from pipeline.errors import BadInput
 from pipeline.lineup import LineUp
 from pipeline.window import Window
 
@@ -32,7 +33,7 @@ MIN_JUDGED = 3
 """Fewer windows than this judge nothing: their interval would say so and nothing else."""
 
 
-class StudyError(ValueError):
+class StudyError(BadInput):
     """A study asks for something that its windows or its line-up cannot answer."""
 
 

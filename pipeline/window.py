@@ -10,6 +10,8 @@ from typing import Any
 from pydantic import GetCoreSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
+from pipeline.errors import BadInput
+
 DAY = timedelta(days=1)
 
 
@@ -26,9 +28,9 @@ class Window:
 
     def __post_init__(self) -> None:
         if self.start.tzinfo is None or self.start.utcoffset() != timedelta(0):
-            raise ValueError(f"a window starts at an aware UTC time, got {self.start!r}")
+            raise BadInput(f"a window starts at an aware UTC time, got {self.start!r}")
         if self.start.timetz().replace(tzinfo=None) != datetime.min.time():
-            raise ValueError(f"a window starts at midnight UTC, got {self.start.isoformat()}")
+            raise BadInput(f"a window starts at midnight UTC, got {self.start.isoformat()}")
 
     @property
     def end(self) -> datetime:
@@ -48,7 +50,7 @@ class Window:
                 return day
             case datetime():
                 if day.tzinfo is None:
-                    raise ValueError(f"give a time with its zone, got {day.isoformat()}")
+                    raise BadInput(f"give a time with its zone, got {day.isoformat()}")
                 chosen = day.astimezone(UTC).date()
             case date():
                 chosen = day
@@ -56,9 +58,9 @@ class Window:
                 try:
                     chosen = date.fromisoformat(day)
                 except ValueError:
-                    raise ValueError(f"a window is named YYYY-MM-DD, got {day!r}") from None
+                    raise BadInput(f"a window is named YYYY-MM-DD, got {day!r}") from None
             case _:
-                raise ValueError(f"a window is named YYYY-MM-DD, got {day!r}")
+                raise BadInput(f"a window is named YYYY-MM-DD, got {day!r}")
         return cls(datetime(chosen.year, chosen.month, chosen.day, tzinfo=UTC))
 
     def shift(self, days: int) -> Window:
@@ -81,7 +83,7 @@ class Window:
     def span(first: Window, last: Window) -> Iterator[Window]:
         """Every window from `first` to `last`, both included, in order."""
         if last < first:
-            raise ValueError(f"a span runs forward, got {first.name} to {last.name}")
+            raise BadInput(f"a span runs forward, got {first.name} to {last.name}")
         return (first.shift(day) for day in range(last.days_since(first) + 1))
 
     def __str__(self) -> str:

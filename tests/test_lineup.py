@@ -64,7 +64,7 @@ def test_every_lineup_of_the_repository_can_be_run_and_studied(path: Path) -> No
         ({"seeds": [-1]}, "seeds are distinct and not negative, at least one, got [-1]"),
         ({"name": "../elsewhere"}, "name: String should match pattern"),
         ({"dataset": {**GOOD["dataset"], "name": "/etc"}}, "dataset.name: String should match pattern"),
-        ({"online_start": "soon"}, "online_start: Value error, a window is named YYYY-MM-DD, got 'soon'"),
+        ({"online_start": "soon"}, "online_start: a window is named YYYY-MM-DD, got 'soon'"),
         ({"workers": {"num_workers": 3}}, "which cannot be dealt to 3 workers: choose a multiple"),
         ({"workers": {"num_workers": 0}}, "workers.num_workers: Input should be greater than or equal to 1, got 0"),
         ({"worker": {}}, "worker: Extra inputs are not permitted"),

@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from pipeline.errors import asked
 from pipeline.lineup import LineUp, load_lineup
 from pipeline.recipes.distillation import distillation_study
 from pipeline.recipes.downsampling import downsampling_study
@@ -67,7 +68,8 @@ def declared(path: Path) -> Study:
     if missing := [day for day in ("first", "online_start", "last") if day not in arguments]:
         raise StudyError(f"{path}: a study needs {missing}, each a day as YYYY-MM-DD")
     seeds = {} if kind == "tuning" else {"seeds": base.seeds}
-    return recipe(base, name=answers.get("study", path.stem), **seeds | arguments)
+    with asked(str(path)):
+        return recipe(base, name=answers.get("study", path.stem), **seeds | arguments)
 
 
 def on_workers(base: LineUp, answers: Mapping[str, Any]) -> LineUp:
@@ -77,4 +79,5 @@ def on_workers(base: LineUp, answers: Mapping[str, Any]) -> LineUp:
         given["num_workers"] = answers["num_workers"]
     if answers.get("hardware") in (CPU, GPU):
         given["use_gpu"] = answers["hardware"] == GPU
-    return LineUp.model_validate(base.model_dump() | {"workers": base.workers.model_dump() | given})
+    with asked("the number of workers"):
+        return LineUp.model_validate(base.model_dump() | {"workers": base.workers.model_dump() | given})
