@@ -175,10 +175,15 @@ class Trainer:
         """
         self.model.eval()
         schedule = agree(num_rows, SCORED_AT_ONCE * share.world_size, share.world_size)
-        with torch.no_grad():
-            for scored, logits in self._run(batches(rows, schedule, share)):
-                if scored is not None:
-                    yield scored, logits
+        scored = self._run(batches(rows, schedule, share))
+        while True:
+            with torch.no_grad():  # entered anew for each batch: the caller's own work between two is none of ours
+                found = next(scored, None)
+            if found is None:
+                return
+            place, logits = found
+            if place is not None:
+                yield place, logits
 
     def _run(self, source: Iterator[tuple[ClickBatch, Rows | None]]) -> Iterator[tuple[Rows | None, Logits]]:
         """Feed the pipeline to its end, so that it is drained before the model is put to another use."""

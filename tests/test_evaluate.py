@@ -5,12 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from pipeline.dataset import read_schema
 from pipeline.evaluate import _extra_columns
+from pipeline.examples import whole_rows
 from pipeline.lake import Lake
 from pipeline.model import Features
-from tests.training import DATASET, publish, share, windows
+from pipeline.train import Trainer
+from tests.training import DATASET, STEPS, TINY, alone, publish, share, windows
 
 
 def test_a_worker_without_rows_does_not_turn_the_others_ids_into_floats(tmp_path: Path) -> None:
@@ -25,3 +28,15 @@ def test_a_worker_without_rows_does_not_turn_the_others_ids_into_floats(tmp_path
     assert [len(part["cluster"]) for part in parts] == [manifest.num_rows, 0]
     whole = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     assert (whole["cluster"].dtype, whole["true_prob"].dtype) == (np.uint64, np.float64)
+
+
+def test_scoring_leaves_the_callers_gradients_on(tmp_path: Path) -> None:
+    lake = Lake(str(tmp_path / "lake"))
+    (manifest,) = publish(lake, windows(1))
+    trainer = Trainer(Features(read_schema(lake, DATASET, manifest.schema_key)), TINY, STEPS, seed=0, device=alone())
+    mine = share(lake, manifest, trainer.features)
+    scored = trainer.predict(mine, whole_rows(mine), mine.num_rows)
+    next(scored)
+    assert torch.is_grad_enabled()
+    for _ in scored:
+        assert torch.is_grad_enabled()

@@ -94,6 +94,12 @@ def test_the_batch_shrinks_with_the_rows_so_that_updates_stay_as_many(base: Line
         assert batch == pytest.approx(full * (prior + (1 - prior) * rate), rel=0.01)
 
 
+def test_a_click_rate_that_nobody_gave_is_asked_for(base: LineUp) -> None:
+    plain = [v.model_copy(update={"model": v.model.model_copy(update={"prior": 0.5})}) for v in base.variants]
+    with pytest.raises(StudyError, match="default prior 0.5: write the log's share of positives as `model: {prior"):
+        downsampling(base.model_copy(update={"variants": tuple(plain)}))
+
+
 def test_a_batch_can_be_dealt_to_the_workers(base: LineUp) -> None:
     several = base.model_copy(update={"workers": base.workers.model_copy(update={"num_workers": 4})})
     downsampling(several, axes=list(DOWNSAMPLING_AXES))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from pipeline.config import Continuous, Cutover, NegativeDownsampling, Selection, Variant
+from pipeline.config import Continuous, Cutover, ModelConfig, NegativeDownsampling, Selection, Variant
 from pipeline.lineup import LineUp
 from pipeline.study import Axis, Cell, StudyError
 from pipeline.window import Window
@@ -107,8 +107,16 @@ def shrunk(base: LineUp, variant: Variant, rate: float, share: float = 1.0) -> i
         variant: what trains on the fraction `share` of the negatives.
         rate: the fraction that the sample keeps.
         share: see there.
+
+    Raises:
+        StudyError: the prior is the default, which is no click rate: the batch would shrink less than the rows.
     """
     prior, workers = variant.model.prior, base.workers.num_workers
+    if prior == ModelConfig.model_fields["prior"].default:
+        raise StudyError(
+            f"a sample's batch shrinks with its rows, for which the click rate must be known; {variant.name!r} has the "
+            f"default prior {prior}: write the log's share of positives as `model: {{prior: ...}}` into line-up {base.name!r}"
+        )
     fewer = (prior + (1 - prior) * rate) / (prior + (1 - prior) * share)
     return workers * max(1, round(variant.optimizer.batch_size * fewer / workers))
 
