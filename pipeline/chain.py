@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
 
-from pipeline.checkpoint import MissingCheckpoint, load_checkpoint, save_checkpoint
+from pipeline.checkpoint import load_checkpoint, save_checkpoint
 from pipeline.config import Cutover, NoTeacher, OddsProportional, StepConfig, Variant, cutover_window
 from pipeline.dataset import WindowManifest, read_schema, require_manifest, require_whole
 from pipeline.errors import BadInput
@@ -31,6 +31,8 @@ from pipeline.scores import Scores
 from pipeline.selection import selection_salt
 from pipeline.steps import MissingParent, StepManifest, StepStore, check_parent, check_start, step_key
 from pipeline.teacher import ScoreReader, write_scores
+from pipeline.tensors import MissingCheckpoint
+from pipeline.together import on_first
 from pipeline.train import Trained, Trainer
 from pipeline.window import Window
 
@@ -258,8 +260,9 @@ class Engine:
                 for age, scored in aged.items()
             }
             checkpoint = f"{folder}/checkpoint" if self._keeps_checkpoint(variant, plan.window.window) else None
+            checkpoint_files: dict[str, str] = {}
             if checkpoint is not None:
-                save_checkpoint(self.lake, checkpoint, trainer.model, trainer.optimizer)
+                checkpoint_files = save_checkpoint(self.lake, checkpoint, trainer.model, trainer.optimizer)
             if evaluation.predictions is not None:
                 self.lake.files.create_dir(folder, recursive=True)
                 pq.write_table(
@@ -284,6 +287,7 @@ class Engine:
             parent=None if parent is None else parent.key,
             first=plan.window.window if parent is None else parent.first,
             checkpoint=checkpoint,
+            checkpoint_files=checkpoint_files,
             predictions=f"{folder}/predictions.parquet",
             scores=scores,
             aged_scores=aged_scores,
@@ -354,7 +358,8 @@ class Engine:
             trainer = self._new_trainer(config, window)
             if parent is not None and parent.checkpoint is not None:
                 try:
-                    load_checkpoint(self.lake, parent.checkpoint, trainer.model, trainer.optimizer)
+                    digests = parent.checkpoint_files
+                    load_checkpoint(self.lake, parent.checkpoint, digests, trainer.model, trainer.optimizer)
                 except MissingCheckpoint:
                     self.agreed_error = True  # a checkpoint is read together, and fails together
                     raise
@@ -424,18 +429,11 @@ class Engine:
 
     def _on_first(self, work: Callable[[], T]) -> T:
         """Do something on worker 0 and give every worker its result, or its error."""
-        outcome: list[Any] = [None, None]
-        if self.rank == 0:
-            try:
-                outcome[0] = work()
-            except Exception as error:  # noqa: BLE001 - raised below, on every worker
-                outcome[1] = error
-        if self.world_size > 1:
-            dist.broadcast_object_list(outcome, src=0)
-        if outcome[1] is not None:
+        try:
+            return on_first(work)
+        except Exception:
             self.agreed_error = True
-            raise outcome[1]
-        return outcome[0]  # type: ignore[no-any-return]
+            raise
 
 
 @contextmanager

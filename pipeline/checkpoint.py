@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
+import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
-from torch.distributed.checkpoint import FileSystemReader, FileSystemWriter
 from torchrec.distributed import DistributedModelParallel
 from torchrec.optim.keyed import CombinedOptimizer
 
-from pipeline.errors import BadInput
 from pipeline.lake import Lake
-
-
-class MissingCheckpoint(BadInput):
-    """A checkpoint that a step builds on cannot be read."""
+from pipeline.tensors import JsonLoadPlanner, JsonSavePlanner, ShardReader, ShardWriter, Stored
+from pipeline.together import on_first
 
 
 def _state(model: DistributedModelParallel, optimizer: CombinedOptimizer) -> dict[str, Any]:
@@ -22,34 +21,49 @@ def _state(model: DistributedModelParallel, optimizer: CombinedOptimizer) -> dic
     return {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
 
 
-def save_checkpoint(lake: Lake, path: str, model: DistributedModelParallel, optimizer: CombinedOptimizer) -> None:
-    """Write a checkpoint; every worker calls this. It counts once a step's manifest names it."""
-    address = lake.address(path)
-    writer = FileSystemWriter(address, sync_files=False) if lake.is_local else _remote("writer", address)
-    dcp.save(_state(model, optimizer), storage_writer=writer)
+def save_checkpoint(
+    lake: Lake, folder: str, model: DistributedModelParallel, optimizer: CombinedOptimizer
+) -> dict[str, str]:
+    """Write a checkpoint; every worker calls this. It counts once a step's manifest names it.
+
+    Returns:
+        The sha256 of each of its files by name, for that manifest.
+    """
+    writer = ShardWriter(lake, folder, dist.get_rank())
+    with _plain_errors():
+        dcp.save(_state(model, optimizer), storage_writer=writer, planner=JsonSavePlanner())
+    return on_first(lambda: writer.digests)
 
 
-def load_checkpoint(lake: Lake, path: str, model: DistributedModelParallel, optimizer: CombinedOptimizer) -> None:
+def load_checkpoint(
+    lake: Lake, folder: str, digests: Mapping[str, str], model: DistributedModelParallel, optimizer: CombinedOptimizer
+) -> None:
     """Read a checkpoint, made by however many workers, into a model of the same shape; every worker calls this.
 
+    Args:
+        lake: where it lies.
+        folder: the checkpoint's.
+        digests: what `save_checkpoint` returned.
+        model: is given the checkpoint's weights.
+        optimizer: is given its state.
+
     Raises:
-        MissingCheckpoint: it is gone, unreadable or of another shape.
+        MissingCheckpoint: it is gone, or is another model's.
+        SpoiledCheckpoint: a file is not as it was written.
     """
-    address = lake.address(path)
+    stored = Stored(lake, folder, dict(digests))
+    index = on_first(stored.index)
     state = _state(model, optimizer)
-    try:
-        reader = FileSystemReader(address) if lake.is_local else _remote("reader", address)
-        dcp.load(state, storage_reader=reader)
-    except (OSError, dcp.api.CheckpointException) as error:
-        raise MissingCheckpoint(
-            f"the checkpoint {address} cannot be read ({type(error).__name__}): train its window again with "
-            "`force`, or restore the folder"
-        ) from error
+    with _plain_errors():
+        dcp.load(state, storage_reader=ShardReader(stored, index), planner=JsonLoadPlanner(stored))
     model.load_state_dict(state["model"])
     optimizer.load_state_dict(state["optimizer"])
 
 
-def _remote(kind: str, address: str) -> Any:
-    from torch.distributed.checkpoint._fsspec_filesystem import FsspecReader, FsspecWriter
-
-    return FsspecWriter(address) if kind == "writer" else FsspecReader(address)
+@contextmanager
+def _plain_errors() -> Iterator[None]:
+    """The first worker's own error, on every worker, in the place of torch's collection of tracebacks."""
+    try:
+        yield
+    except dcp.api.CheckpointException as error:
+        raise min(error.failures.items())[1][0] from None

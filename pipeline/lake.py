@@ -85,6 +85,11 @@ class Lake:
         found = self._get(path)
         return None if found is None else json.loads(found[0])
 
+    def read_bytes(self, path: str) -> bytes | None:
+        """The content of the file at `path`, or None where there is none."""
+        found = self._get(path)
+        return None if found is None else found[0]
+
     def names(self, folder: str) -> list[str]:
         """The paths of the files in a folder, in order; none where there is no such folder."""
         found = self.files.get_file_info(fs.FileSelector(checked_path(folder), allow_not_found=True))
@@ -129,6 +134,10 @@ class Lake:
     def put_text(self, path: str, text: str) -> None:
         """Put a text whole in the place of whatever is there: for what people read and nothing is decided by."""
         obstore.put(self.store, checked_path(path), text.encode(), mode="overwrite")
+
+    def put_bytes(self, path: str, content: bytes) -> None:
+        """Put a file that nobody knows of yet; it counts once a manifest names it."""
+        obstore.put(self.store, checked_path(path), content, mode="overwrite")
 
     def _get(self, path: str) -> tuple[bytes, str | None] | None:
         try:

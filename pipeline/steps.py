@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import uuid
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated
+
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from pipeline.config import Frozen, StepConfig, Variant, content_key
 from pipeline.dataset import WindowManifest
-from pipeline.errors import BadInput
+from pipeline.errors import BadInput, explain
 from pipeline.job import head_path
-from pipeline.lake import Conflict, Lake
+from pipeline.lake import Conflict, Lake, checked_path
 from pipeline.scores import MissingScores, Scores
 from pipeline.window import Window
 
@@ -19,6 +21,18 @@ SEMANTICS_VERSION = 2
 
 NORMALISER = "rows"
 """A step's loss is divided by its number of selected rows, whatever their weights."""
+
+
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+"""A sha256 in hex."""
+LakePath = Annotated[str, AfterValidator(checked_path)]
+"""A path that stays inside the lake."""
+FileName = Annotated[str, Field(pattern=r"^[a-z0-9-]{1,80}\.[a-z]{1,20}$")]
+"""A file of a folder."""
+
+
+class SpoiledStep(BadInput):
+    """A step's manifest says what none can, or belongs to another step."""
 
 
 class MissingParent(BadInput):
@@ -32,7 +46,7 @@ class ContradictoryParent(BadInput):
 class StepManifest(Frozen):
     """A step that is done: what it was made of, what it left in the lake, what it measured."""
 
-    key: str
+    key: Digest
     """sha256 of everything that decides the outcome."""
     generation: str
     """Which run of this step left the files."""
@@ -41,17 +55,19 @@ class StepManifest(Frozen):
     config: StepConfig
     schema_key: str
     window_digest: str
-    scores_read: tuple[str, str] | None
+    scores_read: tuple[Digest, str] | None
     """The teacher's step key and the digest of its scores; None without a teacher."""
-    pilot_read: tuple[str, str] | None = None
+    pilot_read: tuple[Digest, str] | None = None
     """The pilot's step key and the digest of its scores; None where the selection asks none."""
-    parent: str | None
+    parent: Digest | None
     """Key of the step before; None when this one started from new weights."""
     first: Window
     """The window in which the chain started from new weights."""
-    checkpoint: str | None
+    checkpoint: LakePath | None
     """Folder of the lake; None where the span keeps none."""
-    predictions: str
+    checkpoint_files: dict[FileName, Digest] = {}
+    """sha256 of each of the checkpoint's files by name: what has another one is not read."""
+    predictions: LakePath
     """Parquet file of the lake: the evaluation slice."""
     scores: Scores | None
     """This model's own scores of the window from its training pass (age 0), if somebody reads them."""
@@ -75,6 +91,13 @@ class StepManifest(Frozen):
     num_workers: int
     normaliser: str = NORMALISER
     versions: dict[str, str] = {}
+
+    @model_validator(mode="after")
+    def _inside(self) -> StepManifest:
+        for scores in (self.scores, *self.aged_scores.values()):
+            for path in () if scores is None else scores.files:
+                checked_path(path)
+        return self
 
     @property
     def short(self) -> str:
@@ -113,6 +136,13 @@ def step_key(
     )
 
 
+class Pointer(Frozen):
+    """The document by which a chain's window points to a step."""
+
+    step: Digest
+    generation: str
+
+
 @dataclass(frozen=True)
 class StepStore:
     """The steps of a data set in the lake, and the heads of the chains that run through them."""
@@ -124,9 +154,27 @@ class StepStore:
         return f"steps/{self.dataset}/{key[:16]}/manifest.json"
 
     def read(self, key: str) -> StepManifest | None:
-        """The step of that key, if it is done."""
-        document = self.lake.read(self._path(key))
-        return None if document is None else StepManifest.model_validate(document)
+        """The step of that key, if it is done.
+
+        Raises:
+            SpoiledStep: its manifest cannot be one, or is another step's.
+        """
+        path = self._path(key)
+        document = self.lake.read(path)
+        if document is None:
+            return None
+        try:
+            step = StepManifest.model_validate(document)
+        except ValidationError as error:
+            raise self._spoiled(path, explain(error)) from None
+        if step.key != key:
+            raise self._spoiled(path, f"it is the manifest of step {step.short}")
+        return step
+
+    def _spoiled(self, path: str, why: str) -> SpoiledStep:
+        return SpoiledStep(
+            f"{self.lake.address(path)}: {why}: restore it from a copy, or remove it and train its window again"
+        )
 
     def new_generation(self, key: str) -> tuple[str, str]:
         """A generation's id and the new folder for its files; they count once a manifest names them."""
@@ -145,14 +193,20 @@ class StepStore:
 
     def head(self, lineup: str, variant: str, seed: int, window: Window) -> StepManifest | None:
         """The step with which a chain closed a window."""
-        pointer = self.lake.read(head_path(self.dataset, lineup, variant, seed, window))
-        return None if pointer is None else self.read(pointer["step"])
+        path = head_path(self.dataset, lineup, variant, seed, window)
+        document = self.lake.read(path)
+        if document is None:
+            return None
+        try:
+            return self.read(Pointer.model_validate(document).step)
+        except ValidationError as error:
+            raise self._spoiled(path, explain(error)) from None
 
     def set_head(self, lineup: str, variant: str, seed: int, step: StepManifest) -> None:
         """Let a chain's window point to a step."""
         path = head_path(self.dataset, lineup, variant, seed, step.window)
         previous = self.lake.read(path)
-        pointer: dict[str, Any] = {"step": step.key, "generation": step.generation}
+        pointer = Pointer(step=step.key, generation=step.generation).model_dump()
         if previous != pointer:
             self.lake.replace(path, pointer, previous)
 

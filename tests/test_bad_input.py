@@ -17,7 +17,6 @@ import yaml
 from typer.testing import CliRunner
 
 from pipeline.chain import Diverged
-from pipeline.checkpoint import MissingCheckpoint
 from pipeline.cli import BAD_INPUT, app
 from pipeline.config import Continuous, ModelConfig, OptimizerConfig
 from pipeline.dataset import MissingWindow, publish_window, require_manifest
@@ -28,6 +27,7 @@ from pipeline.schema import Schema
 from pipeline.simulator import Simulator, SimulatorConfig
 from pipeline.steps import ContradictoryParent, MissingParent, StepStore
 from pipeline.teacher import MissingScores
+from pipeline.tensors import MissingCheckpoint
 from tests.training import DATASET, DAY, TINY, engine, folders, lineup, listing, publish, steps, train, variant, windows
 
 SCHEMA = {
@@ -213,7 +213,7 @@ def test_no_parent_at_all(lake: Lake) -> None:
     )
 
 
-@pytest.mark.parametrize("damage", ["gone", "metadata gone", "cut short"])
+@pytest.mark.parametrize("damage", ["gone", "index gone", "cut short"])
 def test_a_parents_checkpoint_that_cannot_be_read(lake: Lake, damage: str) -> None:
     publish(lake, windows(2))
     step = train(lake, lineup(), 1)["plain", DAY]
@@ -221,12 +221,13 @@ def test_a_parents_checkpoint_that_cannot_be_read(lake: Lake, damage: str) -> No
     folder = lake.root / step.checkpoint
     if damage == "gone":
         shutil.rmtree(folder)
-    elif damage == "metadata gone":
-        (folder / ".metadata").unlink()
+    elif damage == "index gone":
+        (folder / "index.json").unlink()
     else:
-        for part in folder.glob("*.distcp"):
+        for part in folder.glob("*.safetensors"):
             part.write_bytes(part.read_bytes()[:100])
-    message = f"the checkpoint {folder} cannot be read .*: train its window again with `force`, or restore the folder"
+    what = "cannot be trusted.*" if damage == "cut short" else "is gone"
+    message = f"the checkpoint file {folder}/.* {what}: train its window again with `--force`, or restore the file"
     refused(MissingCheckpoint, message, lake, lineup(), 1, first=DAY.shift(1), start="parent")
     train(lake, lineup(), 1, force=True)
     assert len(train(lake, lineup(), 1, first=DAY.shift(1), start="parent")) == 1, "the cure works"

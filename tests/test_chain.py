@@ -72,7 +72,7 @@ def trainer_of(lake: Lake, step: StepManifest) -> Trainer:
     assert step.checkpoint is not None
     features = Features(read_schema(lake, DATASET, step.schema_key))
     trainer = Trainer(features, step.config.model, step.config.optimizer, seed=9, device=alone())
-    load_checkpoint(lake, step.checkpoint, trainer.model, trainer.optimizer)
+    load_checkpoint(lake, step.checkpoint, step.checkpoint_files, trainer.model, trainer.optimizer)
     return trainer
 
 

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import subprocess
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from mlflow import MlflowClient
-from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
 from pipeline.lake import Lake
 from pipeline.simulator import SimulatorConfig, simulate
 from pipeline.steps import StepManifest, StepStore
+from pipeline.tensors import Stored
 from pipeline.window import Window
 from tests.conftest import Stack
 from tests.distributed.test_identity import FIRST, LAST, in_four_jobs, in_one_job, line_up
@@ -25,21 +24,16 @@ VARIANT = "dcnv2_offset"
 pytestmark = [pytest.mark.distributed, pytest.mark.services]
 
 
-def tensors(lake: Lake, step: StepManifest, scratch: Path) -> dict[str, torch.Tensor]:
-    """Every tensor of a step's checkpoint, whole."""
+def tensors(lake: Lake, step: StepManifest) -> dict[str, torch.Tensor]:
+    """Every piece of a tensor of a step's checkpoint."""
     assert step.checkpoint is not None
-    dcp_to_torch_save(lake.address(step.checkpoint), scratch)
-    found: dict[str, torch.Tensor] = {}
-
-    def add(name: str, value: Any) -> None:
-        if isinstance(value, torch.Tensor):
-            found[name] = value
-        elif isinstance(value, dict):
-            for key, inner in value.items():
-                add(f"{name}.{key}", inner)
-
-    add("", torch.load(scratch, weights_only=False))
-    return found
+    stored = Stored(lake, step.checkpoint, step.checkpoint_files)
+    return {
+        key: value
+        for name in step.checkpoint_files
+        if name.endswith(".safetensors")
+        for key, value in stored.tensors(name).items()
+    }
 
 
 def test_one_job_through_ray_equals_four_jobs_without_it(stack: Stack, tmp_path: Path) -> None:
@@ -63,10 +57,7 @@ def test_one_job_through_ray_equals_four_jobs_without_it(stack: Stack, tmp_path:
     assert ray is not None
     assert plain is not None
     assert (ray.key, ray.metrics, ray.progressive) == (plain.key, plain.metrics, plain.progressive)
-    ours, theirs = (
-        tensors(lake, step, tmp_path / f"{n}.pt")
-        for n, (lake, step) in enumerate(zip(lakes, (ray, plain), strict=True))
-    )
+    ours, theirs = (tensors(lake, step) for lake, step in zip(lakes, (ray, plain), strict=True))
     assert ours.keys() == theirs.keys()
     assert any("momentum" in name for name in ours)
     assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
