@@ -85,6 +85,8 @@ class _Run:
         """The files that a window was published from in this run."""
         self.behind: dict[Window, set[str]] = {}
         """Windows to publish again, each with the files where more of its rows are."""
+        self.is_catching_up = False
+        """Whether windows are published that were not asked for."""
 
     def publish(self, windows: Sequence[Window], *, force: bool) -> None:
         """Publish windows, as many at a time as their files allow, and see which others lack rows."""
@@ -104,6 +106,7 @@ class _Run:
             if more := files - self.read.get(window, set()):
                 again.append(window)
                 where = ", ".join(sorted(more))
+                self.is_catching_up = True
                 self.tell(f"{self.dataset} {window}: rows came late or early in {where}: publishing it again")
         return again
 
@@ -252,5 +255,8 @@ class _Run:
 
     def _is_late(self, address: str, window: Window, counts: Counter[Window], known: dict[str, int]) -> bool:
         if address in self.day_of:
-            return window not in self.log.readers(self.day_of[address])
+            if window in self.log.readers(self.day_of[address]):
+                return False
+            if not self.is_catching_up:
+                return True  # as many rows as it knows need not be the same ones
         return known.get(address) != counts[window]
