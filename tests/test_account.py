@@ -6,10 +6,11 @@ import csv
 import gzip
 import io
 import random
+import re
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -24,14 +25,18 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipeline import ingest as ingest_module
+from pipeline import intake as intake_module
 from pipeline import records as records_module
 from pipeline.account import FileAccount, Imbalance
 from pipeline.dataset import WindowManifest, read_manifest, read_row_group
+from pipeline.dated import DatedLog
 from pipeline.ingest import ingest
 from pipeline.intake import take_in
 from pipeline.job import IngestJob
 from pipeline.lake import Lake
+from pipeline.lines import BAD_QUOTES, LineCount, set_aside
 from pipeline.lineup import DatasetConfig, LogSource
+from pipeline.parsing import hash_text
 from pipeline.schema import Schema
 from pipeline.sources import IngestError
 from pipeline.stages import run_ingest
@@ -49,8 +54,8 @@ COLUMNS: dict[str, Any] = {
 SPAN = [Window.of("2024-03-30").shift(day) for day in range(3)]  # summer time begins on the second day in Berlin
 TEXT = ["csv", "tsv", "csv.gz", "tsv.gz"]
 LINE_FAULTS = {
-    "open quote": "a quote that its line does not close, or text behind one that closes",
-    "text behind": "a quote that its line does not close, or text behind one that closes",
+    "open quote": BAD_QUOTES,
+    "text behind": BAD_QUOTES,
     "ragged": "wrong number of columns",
     "latin": "not UTF-8 text",
     "ragged latin": "not UTF-8 text",
@@ -415,3 +420,355 @@ def test_every_record_ends_in_exactly_one_place(shape: dict[str, Any]) -> None:
 @given(shape=SHAPES)
 def test_every_record_ends_in_exactly_one_place_in_many_more_logs(shape: dict[str, Any]) -> None:
     conserve(shape)
+
+
+FIRST = Window.of("2024-06-01")
+SCHEMA: dict[str, Any] = {**COLUMNS, "event_time": {"column": "at", "zone": "Europe/Berlin"}}
+
+
+@pytest.fixture
+def lake(tmp_path: Path) -> Lake:
+    return Lake(str(tmp_path / "lake"))
+
+
+def source(
+    folder: Path, files: str = "{date}.csv", *, schema: dict[str, Any] | None = None, **options: Any
+) -> LogSource:
+    path = folder / "schema.yaml"
+    path.write_text(yaml.safe_dump(SCHEMA | (schema or {})))
+    return LogSource(schema_file=str(path), files=(f"{folder}/{files}",), **options)
+
+
+def lines(folder: Path, name: str, *rows: str) -> Path:
+    path = folder / f"{name}.csv"
+    path.write_text("\n".join([",".join(NAMES), *rows]) + "\n")
+    return path
+
+
+def berlin(folder: Path, num_days: int = 3, first: Window = FIRST) -> None:
+    """Daily files cut at midnight in Berlin, each with a row half an hour after it."""
+    for day in range(num_days):
+        name = first.shift(day).name
+        rows = [f"{name} {hour:02}:30:00,{hour % 2},7,x,{100 * day + hour}" for hour in range(24)]
+        lines(folder, name, *rows)
+
+
+def daily(lake: Lake, chosen: LogSource, day: Window, **options: Any) -> dict[str, Any]:
+    """What the DAG runs each day."""
+    job = IngestJob(dataset=DatasetConfig(name="log", source=chosen), first=day, last=day, **options)
+    return run_ingest(job, lake)
+
+
+def prices(lake: Lake, window: Window) -> list[int]:
+    manifest = read_manifest(lake, "log", window)
+    return [] if manifest is None else sorted(map(int, whole(lake, manifest)["price"].to_pylist()))
+
+
+def test_files_cut_at_a_local_midnight_lose_no_row_to_the_neighbouring_day(tmp_path: Path, lake: Lake) -> None:
+    berlin(tmp_path)
+    for day in (FIRST, FIRST.next()):
+        daily(lake, source(tmp_path), day)
+    assert prices(lake, FIRST) == [*range(2, 24), 100, 101]
+    assert prices(lake, FIRST.next()) == [*range(102, 124), 200, 201]
+    message = r"window 2024-06-03 needs the files of 2024-06-04, got none at .*2024-06-04\.csv.*`files_zone`"
+    with pytest.raises(IngestError, match=message):
+        daily(lake, source(tmp_path), FIRST.shift(2))
+
+
+def test_the_same_rows_are_there_if_nobody_says_where_files_are_cut(tmp_path: Path, lake: Lake) -> None:
+    """Each day then brings late rows of the day before, which is published again."""
+    berlin(tmp_path)
+    told = [daily(lake, source(tmp_path, files_zone="UTC"), FIRST.shift(day))["windows"] for day in range(3)]
+    assert told == [["2024-06-01"], ["2024-06-01", "2024-06-02"], ["2024-06-02", "2024-06-03"]]
+    assert prices(lake, FIRST) == [*range(2, 24), 100, 101]
+    again = daily(lake, source(tmp_path, files_zone="UTC"), FIRST, force=True)
+    assert prices(lake, FIRST) == [*range(2, 24), 100, 101], "what came late is noted for whoever publishes it again"
+    assert [file["outside"] for file in again["files"]] == [2, 22]
+
+
+def test_windows_cut_at_the_local_midnight_need_no_neighbour(tmp_path: Path, lake: Lake) -> None:
+    berlin(tmp_path)
+    local = {"event_time": {**SCHEMA["event_time"], "day": "local"}}
+    for day in range(3):
+        outcome = daily(lake, source(tmp_path, schema=local), FIRST.shift(day))
+        assert prices(lake, FIRST.shift(day)) == list(range(100 * day, 100 * day + 24))
+        assert [(file["published"], file["outside"]) for file in outcome["files"]] == [(24, 0)]
+    manifest = read_manifest(lake, "log", FIRST)
+    assert manifest is not None
+    first = whole(lake, manifest)["event_time"].to_pylist()[0]
+    assert first == datetime(2024, 6, 1, 0, 30, tzinfo=UTC), "as the clock in Berlin showed it"
+
+
+def test_a_row_that_comes_late_makes_a_new_generation_and_its_steps_stale(tmp_path: Path, lake: Lake) -> None:
+    days = [FIRST, FIRST.next(), FIRST.shift(2)]
+    small = {"event_time": {"column": "at"}, "categorical": [{"name": "user", "hash_size": 100}]}
+    chosen = source(tmp_path, schema=small)
+    for number, day in enumerate(days):
+        rows = [f"{day.name}T{n % 24:02}:00:00,{n % 2},{n},x,{1000 * number + n}" for n in range(100)]
+        late = [f"{FIRST.name}T05:00:00,1,5,x,9999"] if number == 2 else []
+        lines(tmp_path, day.name, *rows, *late)
+    for day in days[:2]:
+        daily(lake, chosen, day)
+    line_up = lineup(dataset=DatasetConfig(name="log", source=chosen), online_start=days[1])
+    train(lake, line_up, 2, first=FIRST)
+    (before,) = chain_statuses(lake, line_up)
+    assert before.stale == {}
+    outcome = daily(lake, chosen, days[2])
+    assert outcome["windows"] == [FIRST.name, days[2].name]
+    assert 9999 in prices(lake, FIRST)
+    (after,) = chain_statuses(lake, line_up)
+    assert after.stale[FIRST] == "its window was published again with other rows"
+    assert "is stale" in after.stale[days[1]]
+    assert daily(lake, chosen, days[2])["windows"] == [FIRST.name, days[2].name], "nothing more happens the second time"
+    assert prices(lake, FIRST).count(9999) == 1
+
+
+def test_an_early_row_waits_for_its_window(tmp_path: Path, lake: Lake) -> None:
+    chosen = source(tmp_path, schema={"event_time": {"column": "at"}})
+    lines(tmp_path, FIRST.name, f"{FIRST}T12:00:00,1,1,x,1", f"{FIRST.shift(2)}T12:00:00,1,1,x,2")
+    for day in (1, 2):
+        lines(tmp_path, FIRST.shift(day).name, f"{FIRST.shift(day)}T13:00:00,0,2,y,{10 + day}")
+    assert daily(lake, chosen, FIRST)["files"][0]["outside"] == 1
+    daily(lake, chosen, FIRST.next())
+    daily(lake, chosen, FIRST.shift(2))
+    assert prices(lake, FIRST.shift(2)) == [2, 12]
+
+
+def test_a_row_that_another_run_finds_meanwhile_is_not_lost(
+    tmp_path: Path, lake: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other run notes the file, sees no manifest yet, and leaves the window to this one, which has looked before."""
+    chosen = source(tmp_path, schema={"event_time": {"column": "at"}})
+    lines(tmp_path, FIRST.name, f"{FIRST}T12:00:00,1,1,x,1")
+    lines(tmp_path, FIRST.next().name, f"{FIRST.next()}T12:00:00,1,1,x,2", f"{FIRST}T13:00:00,1,1,x,3")
+    real, raced = intake_module.ingest_files, []
+
+    def race(*arguments: Any, **options: Any) -> Any:
+        if not raced:
+            raced.append(True)
+            daily(lake, chosen, FIRST.next())
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(intake_module, "ingest_files", race)
+    daily(lake, chosen, FIRST)
+    assert prices(lake, FIRST) == [1, 3]
+
+
+def test_late_rows_of_a_window_from_another_log_are_told(tmp_path: Path, lake: Lake) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    for folder in (here, there):
+        folder.mkdir()
+        for day in range(2):
+            lines(folder, FIRST.shift(day).name, f"{FIRST.shift(day)}T12:00:00,1,1,x,{day}")
+    lines(there, FIRST.next().name, f"{FIRST.next()}T12:00:00,1,1,x,2", f"{FIRST}T13:00:00,1,1,x,3")
+    times = {"event_time": {"column": "at"}}
+    daily(lake, source(here, schema=times), FIRST)
+    with pytest.raises(
+        IngestError, match="2024-06-01 came late or early in .*but the window was published from other f"
+    ):
+        daily(lake, source(there, schema=times), FIRST.next())
+    assert prices(lake, FIRST) == [0], "it is not replaced by the little that the other log has of it"
+    assert prices(lake, FIRST.next()) == [2]
+
+
+def test_a_dated_file_full_of_other_days_is_refused(tmp_path: Path, lake: Lake) -> None:
+    lines(tmp_path, FIRST.name, *(f"{FIRST.shift(-n % 9)}T12:00:00,1,1,x,{n}" for n in range(180)))
+    with pytest.raises(
+        IngestError, match=r"2024-06-01.csv must hold rows of 2024-06-01, got 160 of 180 .*`files_zone`"
+    ):
+        daily(lake, source(tmp_path, files_zone="UTC", schema={"event_time": {"column": "at"}}), FIRST)
+    assert not list(lake.root.rglob("*.json"))
+
+
+TIMELESS: dict[str, Any] = {"event_time": "synthetic"}
+
+
+def test_a_file_per_window_with_a_date_and_a_first_works_on_every_day(tmp_path: Path, lake: Lake) -> None:
+    for day in range(3):
+        for part in "ab":
+            lines(tmp_path, f"{FIRST.shift(day)}_{part}", *(f"?,1,1,x,{10 * day + n}" for n in (1, 2)))
+    chosen = source(tmp_path, "{date}_*.csv", schema=TIMELESS, cut="file_per_window", first=FIRST)
+    for day in range(3):
+        daily(lake, chosen, FIRST.shift(day))
+        assert prices(lake, FIRST.shift(day)) == [10 * day + 1] * 2 + [10 * day + 2] * 2, "all files of its day"
+    once = Lake(str(tmp_path / "once"))
+    job = IngestJob(dataset=DatasetConfig(name="log", source=chosen), first=FIRST, last=FIRST.shift(2))
+    assert run_ingest(job, once)["rows"] == 12
+    for day in range(3):
+        one, other = (read_manifest(each, "log", FIRST.shift(day)) for each in (lake, once))
+        assert one is not None
+        assert other is not None
+        assert one.digest == other.digest
+
+
+def test_every_stray_quote_spoils_its_own_line_alone(tmp_path: Path, lake: Lake) -> None:
+    rows = [f"{FIRST}T12:00:00,{n % 2},{n},x,{n}" for n in range(200)]
+    for spoilt in (50, 110):
+        rows[spoilt] = rows[spoilt].replace(",x,", ',"x,')
+    path = lines(tmp_path, "log", *rows)
+    schema = Schema.of(COLUMNS | {"event_time": {"column": "at"}}, "the test")
+    (manifest,) = ingest(lake, "log", schema, [str(path)])
+    assert prices(lake, FIRST) == [n for n in range(200) if n not in (50, 110)]
+    assert manifest.account == (FileAccount(str(path), 200, 198, 2, 0),)
+    kept = pq.read_table(lake.root / manifest.prefix / "quarantine.parquet")
+    assert kept["line"].to_pylist() == [rows[50], rows[110]]
+    document = lake.read(f"windows/log/window={FIRST}/manifest.json")
+    assert document is not None
+    assert document["account"][0] == {
+        "file": str(path),
+        "records": 200,
+        "published": 198,
+        "quarantined": 2,
+        "outside": 0,
+    }
+
+
+def test_a_ragged_row_with_a_foreign_byte_is_one_row(tmp_path: Path, lake: Lake) -> None:
+    path = lines(tmp_path, "log", *(f"{FIRST}T12:00:00,1,1,x,{n}" for n in range(99)))
+    path.write_bytes(path.read_bytes() + "käse,1\n".encode("latin-1"))
+    schema = Schema.of(COLUMNS | {"event_time": {"column": "at"}}, "the test")
+    (manifest,) = ingest(lake, "log", schema, [str(path)])
+    assert (manifest.num_rows, manifest.quarantined) == (99, {"not UTF-8 text": 1})
+
+
+def test_values_go_over_lines_where_the_schema_says_so(tmp_path: Path, lake: Lake) -> None:
+    at = f"{FIRST}T12:00:00"
+    path = lines(tmp_path, "log", f'{at},1,1,"two\nlines",1', f"{at},1,1,x,2", "too,few", f"{at},0,1,x,3")
+    text = {"text": {"newlines_in_values": True}}
+    schema = Schema.of(COLUMNS | {"event_time": {"column": "at"}} | text, "the test")
+    (manifest,) = ingest(lake, "log", schema, [str(path)], max_quarantine_share=0.5)
+    assert prices(lake, FIRST) == [1, 2, 3]
+    assert manifest.account == (FileAccount(str(path), 4, 3, 1, 0),)
+    by_line = Schema.of(COLUMNS | {"event_time": {"column": "at"}}, "the test")
+    (manifest,) = ingest(lake, "log", by_line, [str(path)], max_quarantine_share=0.9)
+    assert manifest.account == (FileAccount(str(path), 5, 2, 3, 0),)
+
+
+def lose_lines(patch: pytest.MonkeyPatch) -> None:
+    real = records_module.set_aside
+    patch.setattr(records_module, "set_aside", lambda *given: (real(*given)[0].rstrip().rpartition(b"\n")[0], []))
+
+
+def lose_quarantined(patch: pytest.MonkeyPatch) -> None:
+    real = Stage.add
+    patch.setattr(Stage, "add", lambda stage, day, kind, rows: kind == "rows" and real(stage, day, kind, rows))
+
+
+def lose_staged(patch: pytest.MonkeyPatch) -> None:
+    real = Stage.add
+    patch.setattr(Stage, "add", lambda stage, day, kind, rows: real(stage, day, kind, rows[1:]))
+
+
+def double_staged(patch: pytest.MonkeyPatch) -> None:
+    real = Stage.add
+    patch.setattr(Stage, "add", lambda stage, *rows: [real(stage, *rows), real(stage, *rows)])
+
+
+def lose_sorted(patch: pytest.MonkeyPatch) -> None:
+    real = ingest_module._Sorter.rows
+    patch.setattr(ingest_module._Sorter, "rows", lambda sorter: (batch[1:] for batch in real(sorter)))
+
+
+@pytest.mark.parametrize("lose", [lose_lines, lose_quarantined, lose_staged, double_staged, lose_sorted])
+def test_a_loss_is_an_error_before_anything_is_published(
+    tmp_path: Path, lake: Lake, monkeypatch: pytest.MonkeyPatch, lose: Callable[[pytest.MonkeyPatch], None]
+) -> None:
+    path = lines(tmp_path, "log", *(f"{FIRST}T12:00:00,1,{n},x,{n}" for n in range(8)), "too,few")
+    schema = Schema.of(COLUMNS | {"event_time": {"column": "at"}}, "the test")
+    lose(monkeypatch)
+    with pytest.raises(Imbalance, match="records, but .* were .*nothing of this has been published"):
+        ingest(lake, "log", schema, [str(path)], max_quarantine_share=0.5)
+    assert not issubclass(Imbalance, ValueError), "it is no bad input"
+    assert not list(lake.root.rglob("*.json"))
+    assert not list(lake.root.rglob("*.parquet"))
+
+
+NUMBERS = [123_456_789_012, 7, 0, -3, 2**53 - 1]
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        pa.array([*map(float, NUMBERS), None]),
+        pa.array([*map(float, NUMBERS), float("nan")]),
+        pa.array([*map(Decimal, NUMBERS), None], pa.decimal128(20, 3)),
+        pa.array([*map(str, NUMBERS), None]),
+        pa.array([*(f"{number}.0" for number in NUMBERS), ""]),
+        pa.array([*map(float, NUMBERS), None]).dictionary_encode(),
+    ],
+    ids=lambda column: str(column.type),
+)
+def test_one_number_has_one_hash_whatever_its_columns_type(column: pa.Array) -> None:
+    expected = hash_text(pa.array([*NUMBERS, None], pa.int64())).keyed("id")
+    assert hash_text(column).keyed("id").tolist() == expected.tolist()
+
+
+def test_what_is_no_integer_keeps_its_text() -> None:
+    floats = hash_text(pa.array([0.5, 1e300, 2.0**63])).keyed("id").tolist()
+    assert floats == hash_text(pa.array(["0.5", str(int(1e300)), str(2**63)])).keyed("id").tolist()
+    assert hash_text(pa.array([2**63], pa.uint64())).keyed("id").tolist() == floats[2:]
+    texts = ["1.00", "01.0", "v1.0", "1.0.0", "-0.0.0", ".0"]
+    assert len(set(hash_text(pa.array([*texts, "1"])).keyed("id").tolist())) == len(texts) + 1
+
+
+def test_entries_of_lists_hash_alike_too(tmp_path: Path, lake: Lake) -> None:
+    schema = {"label": "click", "event_time": {"column": "at"}, "lists": [{"name": "tags", "hash_size": 2**31 - 1}]}
+    found = []
+    for name, tags in (("ints", [[1, 123_456_789_012]]), ("floats", [[1.0, None, 123_456_789_012.0, float("nan")]])):
+        table = pa.table({"at": [FIRST.start], "click": [1], "tags": pa.array(tags)})
+        pq.write_table(table, tmp_path / f"{name}.parquet")
+        (manifest,) = ingest(lake, name, Schema.of(schema, "x"), [str(tmp_path / f"{name}.parquet")])
+        found.append(whole(lake, manifest).select(["example_id", "tags"]))
+    assert found[0].equals(found[1])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"files_zone": "Mars/Olympus"}, "files_zone must be an IANA name .* got 'Mars/Olympus'"),
+        ({"cut": "equal", "count": 3}, "one window a day, got a `count` of 3"),
+        ({"files_zone": "UTC", "files": "log.csv"}, "`files_zone` is for files with {date}"),
+    ],
+)
+def test_a_dated_log_that_contradicts_itself_is_refused(tmp_path: Path, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        source(tmp_path, **options)
+
+
+@given(st.sampled_from(["UTC", "Europe/Berlin", "America/Sao_Paulo", "Pacific/Apia", "Asia/Kathmandu", "Etc/GMT+12"]), st.integers(0, 5000), st.sampled_from(["utc", "local"]))  # fmt: skip
+def test_a_window_reads_the_files_of_all_days_that_it_overlaps(zone: str, days: int, cut: str) -> None:
+    schema = Schema.of(COLUMNS | {"event_time": {"column": "at", "zone": "Asia/Tokyo", "day": cut}}, "the test")
+    log = DatedLog(LogSource(schema_file="x", files=("{date}",), files_zone=zone), schema)
+    window = Window.of("2008-01-01").shift(days)
+    start = datetime.combine(
+        window.start.date(), datetime.min.time(), ZoneInfo("Asia/Tokyo" if cut == "local" else "UTC")
+    )
+    expected = {(start + timedelta(minutes=15 * n)).astimezone(ZoneInfo(zone)).date() for n in range(96)}
+    assert [day.start.date() for day in log.days(window)] == sorted(expected)
+    assert all(window in log.readers(day) for day in log.days(window))
+    assert log.home(window) in log.readers(window) if log.readers(window) else True
+
+
+STREAM = st.lists(st.sampled_from([b'"', b'""', b",", b"a", b"\n", b"\r", b"\r\n", b"\xe9", "é".encode(), b"\t", b" "]))
+
+
+@given(STREAM, st.integers(1, 7))
+def test_lines_are_set_aside_as_a_strict_reader_would(pieces: list[bytes], size: int) -> None:
+    data = b"".join(pieces)
+    expected: list[tuple[str, str]] = []
+    good = []
+    for line in filter(None, re.split(rb"[\r\n]", data)):
+        try:
+            next(csv.reader([line.decode()], strict=True))
+            good.append(line)
+        except UnicodeDecodeError:
+            expected.append((line.decode(errors="backslashreplace"), "not UTF-8 text"))
+        except csv.Error:
+            expected.append((line.decode(), BAD_QUOTES))
+    kept, told = set_aside(data, ",", '"')
+    assert told == expected
+    assert [line for line in re.split(rb"[\r\n]", kept) if line] == good
+    count = LineCount()
+    for start in range(0, len(data), size):
+        count.add(data[start : start + size])
+    assert count.total == len(good) + len(expected)
