@@ -176,8 +176,8 @@ class Log:
 
     def put(self, record: Record) -> None:
         assert record.at is not None
-        name = self.file_day(record.at).isoformat() if self.day_of else self.random.choice(list(self.files))
-        self.files[name].append(record)
+        day = self.file_day(record.at).isoformat()
+        self.files[day if day in self.files else self.random.choice(list(self.files))].append(record)
 
     def fill(self) -> None:
         for number, window in enumerate(SPAN):  # every window has a good row, and a growing log has it in time
