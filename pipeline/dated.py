@@ -44,6 +44,7 @@ class DatedLog:
         time = schema.event_time
         self.has_times = isinstance(time, EventTime)
         self.windows_zone = time.zone if isinstance(time, EventTime) and time.day == "local" else "UTC"
+        self._days: dict[Window, list[Window]] = {}
         self.files_zone = source.files_zone or (time.zone if isinstance(time, EventTime) else "UTC")
 
     def end(self, window: Window) -> datetime:
@@ -54,9 +55,12 @@ class DatedLog:
         """The days whose files hold rows of a window, if none came late or early."""
         if not self.has_times:
             return [window]
+        if window in self._days:
+            return self._days[window]
         start, end = window.local(self.windows_zone)
         days = {day: day.local(self.files_zone) for day in map(window.shift, _NEAR)}
-        return [day for day, (first, last) in days.items() if max(first, start) < min(last, end)]
+        self._days[window] = [day for day, (first, last) in days.items() if max(first, start) < min(last, end)]
+        return self._days[window]
 
     def readers(self, day: Window) -> list[Window]:
         """The windows that read the files of a day."""
