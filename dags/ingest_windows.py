@@ -9,15 +9,23 @@ from airflow.sdk import DAG, Asset, CronDataIntervalTimetable, get_current_conte
 
 from operators import forms
 from operators.answers import Answers
+from operators.inputs import AwaitInputs
 from operators.operator import RayJobOperator, planned
 from pipeline.job import IngestJob
 
 DOC = """
 ### Publish windows
 
-A **window** is one day of examples, from midnight to midnight UTC. This DAG reads a day of the raw log (or of the
-simulator), gives each example a stable id, sets bad rows aside with the reason, and publishes the window in the lake.
-Everything else trains on published windows only.
+A **window** is one day of examples, from midnight to midnight UTC (or of the log's own zone, with `day: local` in its
+schema). This DAG reads a day of the raw log (or of the simulator), gives each example a stable id, sets bad rows aside
+with the reason, and publishes the window in the lake. Everything else trains on published windows only.
+
+1. `plan` decides which windows this run is about and writes the job.
+2. `await_inputs` waits, without holding a worker, for every file with a day in its name that can hold rows of the windows.
+   When the time is over it fails and names the file. Files cut at another midnight than windows are needed from the next
+   day as well.
+3. `ingest` reads them. A row that came late, in the file of another day, makes its window anew; `windrow status` then
+   shows what was trained on the old one.
 
 * **Every day** it publishes the day before, once you unpause it.
 * **One day or a span by hand**: trigger it and fill in the dates.
@@ -44,6 +52,7 @@ with DAG(
         "first": forms.day("First window of a span", "Instead of one day; the last window goes with it."),
         "last": forms.day("Last window of a span", "Included."),
         "force": forms.force("Publish a new generation even where the content is the same."),
+        "wait_minutes": forms.minutes("Wait for files, in minutes", "Then fail and name what is missing.", 36 * 60),
         "timeout_minutes": forms.timeout(360),
     },
 ):
@@ -57,11 +66,20 @@ with DAG(
         job = IngestJob(dataset=lineup.dataset, first=first, last=last, seeds=lineup.seeds, force=asked["force"])
         return {"ingest": job.model_dump(mode="json")}
 
-    plan() >> RayJobOperator(
-        task_id="ingest",
-        document=planned("ingest"),
-        timeout_minutes="{{ params.timeout_minutes }}",
-        pool="windrow_ray",
-        outlets=[Asset(name="windows", uri="windrow://lake/windows")],
-        doc_md="Reads, checks and publishes the windows, in bounded memory.",
+    (
+        plan()
+        >> AwaitInputs(
+            task_id="await_inputs",
+            document=planned("ingest"),
+            wait_minutes="{{ params.wait_minutes }}",
+            doc_md="Waits, deferred, for every file that can hold rows of the windows.",
+        )
+        >> RayJobOperator(
+            task_id="ingest",
+            document=planned("ingest"),
+            timeout_minutes="{{ params.timeout_minutes }}",
+            pool="windrow_ray",
+            outlets=[Asset(name="windows", uri="windrow://lake/windows")],
+            doc_md="Reads, checks and publishes the windows, in bounded memory.",
+        )
     )

@@ -21,7 +21,8 @@ then trains on it. The teacher goes first. Afterwards all variants are compared 
 
 1. `plan` decides which window this run is about and writes the jobs.
 2. `await_inputs` waits, without holding a worker, for the window (`ingest_windows`) and for each variant's checkpoint
-   of the day before. When the time is over it fails and names what to run.
+   of the day before. It says what is missing and what to run, and goes on once that is done; when the time is over it
+   fails. Several runs may wait at once, each for its own day.
 3. `train` is one job for all variants, `compare` a short one after it.
 
 Before the first day run `historical_warmup`. While this DAG is paused, runs triggered by hand and backfills stay
@@ -38,7 +39,8 @@ with DAG(
     start_date=datetime(2014, 1, 1, tzinfo=UTC),
     catchup=False,
     is_paused_upon_creation=True,
-    max_active_runs=1,
+    # Each run waits for its own parents, so their order is kept; with 1, whatever a waiting run asks for would stay queued.
+    max_active_runs=16,
     tags=["windrow", "training"],
     params={
         "lineup": forms.lineup(),
@@ -46,7 +48,7 @@ with DAG(
         "window_date": forms.day("Window", "The day to train on; leave empty for the run's own day."),
         **forms.workers(),
         "force": forms.force("Train again, as a new generation, even if the window is done."),
-        "wait_minutes": forms.minutes("Wait for inputs, in minutes", "Then fail and name what is missing.", 12 * 60),
+        "wait_minutes": forms.minutes("Wait for inputs, in minutes", "Then fail and name what is missing.", 36 * 60),
         "timeout_minutes": forms.timeout(12 * 60),
     },
 ):

@@ -1,9 +1,10 @@
-"""Waits, deferred, for what a training job needs: its window's manifest and each variant's parent checkpoint."""
+"""Waits, deferred, for what a job needs: to train, a window's manifest and the parent checkpoints; to ingest, the log's files."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -13,22 +14,26 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 from operators.errors import RETRY_DELAY, RETRY_POLICY, DeadlinePassed
 from operators.operator import checked_document, checked_timeout
 from pipeline.errors import BadInput
-from pipeline.job import TrainJob, head_path, load_job, manifest_path
+from pipeline.job import IngestJob, TrainJob, head_path, load_job, manifest_path
+from pipeline.lineup import LogSource, SimulatedSource
 from pipeline.settings import Settings
+from pipeline.window import Window
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
 POLL_S = 20.0
 Needed = dict[str, tuple[str, str]]
-"""Paths in the lake, each with what it is and what to do when it is missing."""
+"""Paths, each with what it is and what to do when it is missing."""
+
+_SHOWN = 5
 
 
 class AwaitInputs(BaseOperator):
-    """Wait for the inputs of a training job, up to a set time, and then fail with the cure.
+    """Wait for the inputs of a job, up to a set time, and then fail with the cure.
 
     Args:
-        document: the training job that shall run next; templated.
+        document: the training or ingest job that shall run next; templated.
         wait_minutes: how long to wait; templated.
         lake: the lake's root; the settings' when not given.
         poll_s: seconds between two looks.
@@ -54,19 +59,27 @@ class AwaitInputs(BaseOperator):
         """Look once, and defer if something is missing.
 
         Raises:
-            BadInput: the document is not a training job.
+            BadInput: the document is not such a job.
         """
-        needed = needed_paths(self.document)
+        document = checked_document(self.document)
         lake = self.lake or Settings().lake
-        missing = still_missing(lake, needed)
+        if not isinstance(load_job(document), TrainJob | IngestJob):
+            raise BadInput("only a training job or one that ingests has inputs to wait for")
+        try:
+            missing = missing_inputs(document, lake)
+        except BadInput as error:
+            self.log.info(
+                "Not waiting, since the log cannot be looked at from here; the job itself will tell: %s", error
+            )
+            return
         if not missing:
-            self.log.info("Everything is there: %s", ", ".join(needed))
+            self.log.info("Everything is there")
             return
         deadline = datetime.now(UTC) + checked_timeout(self.wait_minutes)
         self.log.info("Waiting until %s", deadline.isoformat())
         self.log.info("%s", told(missing))
         self.defer(
-            trigger=InputsTrigger(lake=lake, needed=needed, deadline=deadline.isoformat(), poll_s=self.poll_s),
+            trigger=InputsTrigger(lake=lake, document=document, deadline=deadline.isoformat(), poll_s=self.poll_s),
             method_name="execute_complete",
             timeout=None,
         )
@@ -83,19 +96,19 @@ class AwaitInputs(BaseOperator):
 
 
 class InputsTrigger(BaseTrigger):
-    """Fires when all that is needed lies in the lake, or at the deadline with what is missing.
+    """Fires when all that a job needs is there, or at the deadline with what is missing.
 
     Args:
         lake: the lake's root.
-        needed: what to wait for.
+        document: the job.
         deadline: an aware time in ISO format.
         poll_s: seconds between two looks.
     """
 
-    def __init__(self, lake: str, needed: Needed, deadline: str, poll_s: float) -> None:
+    def __init__(self, lake: str, document: str, deadline: str, poll_s: float) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.lake = lake
-        self.needed = needed
+        self.document = document
         self.deadline = deadline
         self.poll_s = poll_s
 
@@ -103,7 +116,7 @@ class InputsTrigger(BaseTrigger):
         """What another triggerer needs to go on."""
         return f"{__name__}.InputsTrigger", {
             "lake": self.lake,
-            "needed": self.needed,
+            "document": self.document,
             "deadline": self.deadline,
             "poll_s": self.poll_s,
         }
@@ -113,7 +126,7 @@ class InputsTrigger(BaseTrigger):
         deadline = datetime.fromisoformat(self.deadline)
         said = ""
         while True:
-            missing = await asyncio.to_thread(still_missing, self.lake, self.needed)
+            missing = await asyncio.to_thread(self._look)
             if not missing or datetime.now(UTC) >= deadline:
                 yield TriggerEvent({"missing": told(missing)})  # type: ignore[no-untyped-call]
                 return
@@ -121,6 +134,64 @@ class InputsTrigger(BaseTrigger):
                 said = told(missing)
                 self.log.info("%s", said)
             await asyncio.sleep(self.poll_s)
+
+    def _look(self) -> Needed:
+        try:
+            return missing_inputs(self.document, self.lake)
+        except BadInput as error:  # a bucket that does not answer for a while
+            return {"": (str(error), "Waiting for it to answer.")}
+
+
+def missing_inputs(document: str, lake: str) -> Needed:
+    """What a job needs and is not there yet.
+
+    Raises:
+        BadInput: the document is neither a training job nor one that ingests; or the log cannot be looked at.
+    """
+    job = load_job(document)
+    if isinstance(job, IngestJob):
+        return missing_files(job.dataset.source, list(Window.span(job.first, job.last)))
+    missing = still_missing(lake, needed_paths(document))
+    if isinstance(job, TrainJob):
+        source, windows = job.lineup.dataset.source, {manifest_path(name, job.first) for name in _names(job)}
+        with suppress(BadInput):  # then only the window is named
+            if missing.keys() & windows and (files := missing_files(source, [job.first])):
+                needs = ", ".join(what for what, _ in files.values())
+                missing |= {p: (f"{missing[p][0]} (it needs {needs})", missing[p][1]) for p in windows & missing.keys()}
+    return missing
+
+
+def _names(job: TrainJob) -> list[str]:
+    return list(job.lineup.dataset.names(job.lineup.seeds))
+
+
+def missing_files(source: LogSource | SimulatedSource, windows: list[Window]) -> Needed:
+    """What of a log windows need and is not there yet; nothing where this machine cannot tell, but the job can.
+
+    Raises:
+        BadInput: the log cannot be looked at.
+    """
+    if not isinstance(source, LogSource) or not source.is_dated:
+        return {}
+    # Not when a DAG file is parsed: it brings pyarrow.
+    from pipeline.dated import DatedLog
+    from pipeline.schema import Schema
+
+    try:
+        dated = DatedLog(source, Schema.load(source.schema_file))
+    except BadInput:  # a variable that only the workers have, a schema on their disk
+        return {}
+    if not dated.is_in_sight():
+        return {}
+    files = dated.missing(windows)
+    span = f"{windows[0]}" if len(windows) == 1 else f"{windows[0]} to {windows[-1]}"
+    cure = f"Window {span} needs it: wait until it is written, or see whether the line-up names the right path."
+    missing = {file: (f"file {file}", cure) for file in files[:_SHOWN]}
+    if len(files) > _SHOWN:
+        missing["more"] = (f"{len(files) - _SHOWN} more files", cure)
+    if dated.has_times and (end := dated.end(windows[-1])) > datetime.now(UTC):
+        missing["end"] = (f"the end of window {windows[-1]} at {end.isoformat()}", "Its day is not over.")
+    return missing
 
 
 def needed_paths(document: Any) -> Needed:
@@ -131,7 +202,7 @@ def needed_paths(document: Any) -> Needed:
     """
     job = load_job(checked_document(document))
     if not isinstance(job, TrainJob):
-        raise BadInput(f"only a training job has inputs to wait for, got one of kind {job.kind!r}")
+        raise BadInput(f"only a training or an ingest job has inputs to wait for, got one of kind {job.kind!r}")
     seeds, lineup, first = job.lineup.seeds, job.lineup.name, job.first
     publish = f"Run ingest_windows for line-up {lineup!r} with window_date {first}."
     needed = {

@@ -134,7 +134,7 @@ def ingest(
             document: dict[str, Any] = {"schema_file": schema, "files": tuple(file), "cut": cut}
             if cut != "event_time" and not any("{date}" in path for path in file):
                 document["first"] = first
-            if cut == "equal":
+            if cut == "equal" and "first" in document:
                 document["count"] = len(list(Window.span(Window.of(first), Window.of(last or first))))
             with asked("the options"):
                 source = LogSource.model_validate(document)

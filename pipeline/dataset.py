@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from pyarrow import fs
 
 from pipeline import job
+from pipeline.account import FileAccount, balance
 from pipeline.lake import Conflict, Lake, LakeError, checked_name, checked_path
 from pipeline.schema import Schema
 from pipeline.window import Window
@@ -81,6 +82,8 @@ class WindowManifest:
     """Rows left out, by reason; their raw values lie in the generation's `quarantine.parquet`."""
     row_group_size: int
     """Rows of every row group but the last of a part."""
+    account: tuple[FileAccount, ...] = ()
+    """Where the records of each source file ended, as the window sees it; none for a simulator, which has no files."""
 
     @property
     def num_row_groups(self) -> int:
@@ -94,8 +97,8 @@ class WindowManifest:
 
     def to_json(self) -> dict[str, Any]:
         """The document that stands in the lake."""
-        parts = [asdict(part) for part in self.parts]
-        rest = {"window": self.window.name, "parts": parts, "sources": list(self.sources)}
+        parts, account = ([asdict(each) for each in several] for several in (self.parts, self.account))
+        rest = {"window": self.window.name, "parts": parts, "sources": list(self.sources), "account": account}
         return {**self.__dict__, **rest, "quarantined": dict(self.quarantined)}
 
     @classmethod
@@ -107,6 +110,7 @@ class WindowManifest:
                 "window": Window.of(document["window"]),
                 "parts": tuple(WindowPart(**part) for part in document["parts"]),
                 "sources": tuple(document["sources"]),
+                "account": tuple(FileAccount(**each) for each in document["account"]),
             }
         )
 
@@ -303,7 +307,14 @@ class WindowWriter:
         if self._num_pending >= _FLUSH_GROUPS * self.row_group_size:
             self._flush(keep=self._num_pending % self.row_group_size)
 
-    def publish(self, sources: Sequence[str], quarantined: Mapping[str, int], *, force: bool) -> WindowManifest:
+    def publish(
+        self,
+        sources: Sequence[str],
+        quarantined: Mapping[str, int],
+        account: Sequence[FileAccount] = (),
+        *,
+        force: bool,
+    ) -> WindowManifest:
         """Make what was written the window's current generation, unless the current one already says the same.
 
         Returns:
@@ -311,15 +322,19 @@ class WindowWriter:
 
         Raises:
             BadBatch: nothing was written.
+            Imbalance: the account speaks of more or fewer rows than were written.
             Conflict: somebody else published the window since this writer began.
         """
         if self._num_rows == 0:
             raise BadBatch(f"window {self.window.name} of {self.dataset!r} must hold rows, got none")
         self._flush(keep=0)
         self._end_part()
+        if account:
+            told = sum(each.published for each in account)
+            balance(f"the log's window {self.window.name}", told, self._num_rows, "sorted and written")
         current = None if self._before is None else WindowManifest.from_json(self._before)
         digest = self._digest.hexdigest()
-        if current is not None and not force and self._says_the_same(current, digest):
+        if current is not None and not force and self._says_the_same(current, digest, quarantined, account):
             return current
         manifest = WindowManifest(
             dataset=self.dataset,
@@ -330,7 +345,8 @@ class WindowWriter:
             num_positives=self._num_positives,
             schema_key=self.schema.key,
             digest=digest,
-            sources=tuple(sorted(set(sources))),
+            sources=tuple(sorted({*sources, *(each.file for each in account)})),
+            account=tuple(account),
             quarantined=dict(sorted(quarantined.items())),
             row_group_size=self.row_group_size,
         )
@@ -339,9 +355,19 @@ class WindowWriter:
         self._published = True
         return manifest
 
-    def _says_the_same(self, current: WindowManifest, digest: str) -> bool:
+    def _says_the_same(
+        self,
+        current: WindowManifest,
+        digest: str,
+        quarantined: Mapping[str, int],
+        account: Sequence[FileAccount],
+    ) -> bool:
         ours = (digest, self.schema.key, self.row_group_size)
         if (current.digest, current.schema_key, current.row_group_size) != ours:
+            return False
+        # Not the files' other records: a log that grows would make a new generation of each of its windows every day.
+        same = [[(each.file, each.published, each.quarantined) for each in of] for of in (current.account, account)]
+        if same[0] != same[1] or current.quarantined != dict(quarantined):
             return False
         found = self.lake.files.get_file_info([part.path for part in current.parts])
         return all(info.type == fs.FileType.File for info in found)
@@ -411,6 +437,7 @@ def publish_window(
     sources: Sequence[str] = (),
     quarantined: Mapping[str, int] | None = None,
     *,
+    account: Sequence[FileAccount] = (),
     quarantine: Iterable[pa.RecordBatch] = (),
     row_group_size: int = ROW_GROUP_SIZE,
     part_rows: int = PART_ROWS,
@@ -427,6 +454,7 @@ def publish_window(
         batches: the rows in the format of `physical_schema`, sorted by (event_time, example_id).
         sources: where the rows came from.
         quarantined: rows left out, by reason.
+        account: where the records of each source file ended.
         quarantine: those rows' raw values with their reason, all of one Arrow schema.
         row_group_size: rows of every row group but the last of a part.
         part_rows: rows of a part at most, rounded down to whole row groups.
@@ -439,13 +467,14 @@ def publish_window(
     Raises:
         LakeError: the data set's name would leave the lake.
         BadBatch: the rows break the physical format, or there are none.
+        Imbalance: the account speaks of more or fewer rows than there are.
         Conflict: somebody else published the window meanwhile.
     """
     with WindowWriter(lake, dataset, window, schema, row_group_size=row_group_size, part_rows=part_rows) as writer:
         for batch in batches:
             writer.write(batch)
         _write_quarantine(lake, writer.prefix, quarantine)
-        manifest = writer.publish(sources, quarantined or {}, force=force)
+        manifest = writer.publish(sources, quarantined or {}, account, force=force)
     if progress is not None:
         what = "published" if manifest.generation == writer.generation else "already published, left as it is"
         progress(f"{dataset} {window.name}: {what} ({manifest.num_rows:,} rows, {manifest.num_positives:,} positive)")

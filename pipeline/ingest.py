@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import timedelta
@@ -17,16 +17,18 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from pipeline.account import FileAccount
 from pipeline.dataset import ROW_GROUP_SIZE, WindowManifest, physical_schema, publish_window
 from pipeline.hashing import GAMMA, key_of
 from pipeline.lake import Lake, checked_name
 from pipeline.parsing import EPOCH
+from pipeline.records import read_pieces
 from pipeline.schema import Schema
-from pipeline.sources import IngestError, SourceFile, find_sources, read_batches
-from pipeline.staging import NOWHERE, Stage, Stager, quarantine_schema
+from pipeline.sources import IngestError, SourceFile, find_sources
+from pipeline.staging import FILE, NOWHERE, Stage, StagedFile, Stager, counted, quarantine_schema
 from pipeline.window import Window
 
-__all__ = ["Cut", "IngestError", "ingest"]
+__all__ = ["Cut", "IngestError", "Ingested", "LogFile", "ingest", "ingest_files"]
 
 Cut: TypeAlias = Literal["event_time", "file_per_window", "equal"]
 
@@ -37,6 +39,30 @@ _BATCH_ROWS = 1 << 16
 _SORT_BYTES = 1 << 27
 _DAY_US = 86_400_000_000
 _TWICE = "the declared id occurs more than once in its window"
+
+
+Found: TypeAlias = dict[str, Counter[Window]]
+"""By file: how many of its records are of each window, whether asked for or not."""
+
+
+@dataclass(frozen=True)
+class LogFile:
+    """A file of a log."""
+
+    source: SourceFile
+    day: Window | None = None
+    """The day in its name, if it is one of many files with `{date}`: the home of records without a usable time, and
+    the window that it makes where the log has no times."""
+
+
+@dataclass(frozen=True)
+class Ingested:
+    """What came of an ingest."""
+
+    manifests: list[WindowManifest]
+    """Of the windows, in order of time."""
+    files: list[FileAccount]
+    """Where the records of each file ended."""
 
 
 @dataclass(frozen=True)
@@ -76,9 +102,10 @@ def ingest(
     order in which they are given: `file_per_window` makes the files consecutive windows from `first` on, `equal` cuts
     all rows into `count` windows of the same size. Rows are spread evenly over their day.
 
-    Rows go to the quarantine one by one, each with its reason. A declared id that occurs more than once in a window
-    keeps its earliest row. Nothing is published before the whole log has been read and the shares checked. A
-    quarantined row without a usable time is kept with the earliest window published.
+    Records go to the quarantine one by one, each with its reason. A declared id that occurs more than once in a window
+    keeps its earliest row. A record without a usable time has one home, whatever the windows asked for: the day in its
+    file's name, else the day of the file's earliest time, else of the log's. Nothing is published before the whole log
+    has been read, its records counted against the files' own count, and the shares checked.
 
     Args:
         lake: where to.
@@ -103,32 +130,86 @@ def ingest(
         IngestError: the log cannot become windows as asked; nothing has been published.
         LakeError: the data set's name would leave the lake, or somebody else published a window meanwhile.
     """
+    return ingest_files(
+        lake,
+        dataset,
+        schema,
+        [LogFile(source) for source in find_sources(sources)],
+        first=first,
+        windows=windows,
+        cut=cut,
+        count=count,
+        max_quarantine_share=max_quarantine_share,
+        force=force,
+        row_group_size=row_group_size,
+        memory_bytes=memory_bytes,
+        staging=staging,
+        progress=progress,
+    ).manifests
+
+
+def ingest_files(
+    lake: Lake,
+    dataset: str,
+    schema: Schema,
+    files: Sequence[LogFile],
+    *,
+    first: Window | None = None,
+    windows: Sequence[Window] | None = None,
+    cut: Cut = "event_time",
+    count: int | None = None,
+    max_quarantine_share: float = 0.01,
+    force: bool = False,
+    row_group_size: int = ROW_GROUP_SIZE,
+    memory_bytes: int = MEMORY_BYTES,
+    staging: str | None = None,
+    progress: Callable[[str], None] | None = None,
+    found: Callable[[Found], None] | None = None,
+) -> Ingested:
+    """As `ingest`, for files that may have a day in their name, with the account of each.
+
+    Args:
+        lake, dataset, schema, windows, max_quarantine_share, force, row_group_size, memory_bytes, staging, progress:
+            as in `ingest`.
+        files: all of them with a day in their name, or none of them, where the log has no times.
+        first, cut, count: as in `ingest`; not for a log without times whose files have days, each of which is a window.
+        found: told, before anything is published, which windows the files have records of.
+
+    Raises:
+        IngestError: as `ingest`.
+        Imbalance: records were lost between the files and the windows; nothing of it has been published.
+    """
     checked_name(dataset)
-    _check_cut(schema, cut, first, count)
+    by_day = schema.event_time == "synthetic" and all(file.day is not None for file in files)
+    if not by_day:
+        _check_cut(schema, cut, first, count)
     if not 0 <= max_quarantine_share <= 1:
         raise IngestError(f"max_quarantine_share must be in [0, 1], got {max_quarantine_share}")
     tell = progress or (lambda line: None)
-    files = find_sources(sources)
     with tempfile.TemporaryDirectory(prefix="windrow-ingest-", dir=staging) as name:
         stage = Stage(Path(name), memory_bytes // 8)
-        _stage_all(stage, files, schema, cut, _asked_days(windows, cut), tell)
+        _stage_all(stage, files, schema, cut, _asked_days(windows, schema), tell)
+        stage.check()
+        homes = [_home(file, staged, stage) for file, staged in zip(files, stage.files, strict=True)]
+        if found is not None:
+            found({file.address: _of_windows(file, home) for file, home in zip(stage.files, homes, strict=True)})
         with closing(_connect(name, memory_bytes // 2)) as connection:
             _check_shares(stage, Counter(), max_quarantine_share)
-            slices = _slices(stage, cut, first, count, windows)
-            sorters = [_Sorter(connection, stage, schema, each, is_first=each is slices[0]) for each in slices]
+            slices = _chosen(_slices(stage, by_day, first, count), windows)
+            sorters = [_Sorter(connection, stage, schema, each, homes) for each in slices]
             twice: Counter[int] = Counter()
             for sorter in sorters:
-                twice[sorter.slice.bucket] += sorter.num_twice
+                twice[sorter.slice.bucket] += sorter.twice.total()
             _check_shares(stage, twice, max_quarantine_share)
-            return [
+            manifests = [
                 publish_window(
                     lake,
                     dataset,
                     sorter.slice.window,
                     schema,
                     sorter.rows(),
-                    sorter.sources(),
-                    sorter.quarantined(),
+                    quarantined=sorter.reasons,
+                    account=sorter.account(),
                     quarantine=sorter.quarantine(),
                     row_group_size=row_group_size,
                     force=force,
@@ -136,6 +217,36 @@ def ingest(
                 )
                 for sorter in sorters
             ]
+        return Ingested(manifests, _accounts(stage, sorters))
+
+
+def _home(file: LogFile, staged: StagedFile, stage: Stage) -> int | None:
+    """The day of the file's records without a usable time; None where nothing in the whole log has one."""
+    if file.day is not None:
+        return _day_number(file.day)
+    if staged.earliest is not None:
+        return staged.earliest // _DAY_US
+    return min((each.earliest // _DAY_US for each in stage.files if each.earliest is not None), default=None)
+
+
+def _of_windows(file: StagedFile, home: int | None) -> Counter[Window]:
+    origin = Window(EPOCH)
+    found = Counter({origin.shift(day): num_rows for day, num_rows in file.of_day.items()})
+    if file.num_timeless and home is not None:
+        found[origin.shift(home)] += file.num_timeless
+    return found
+
+
+def _accounts(stage: Stage, sorters: list[_Sorter]) -> list[FileAccount]:
+    published: Counter[int] = Counter()
+    quarantined: Counter[int] = Counter()
+    for sorter in sorters:
+        published += sorter.good - sorter.twice
+        quarantined += sorter.bad + sorter.twice
+    return [
+        FileAccount.of(file.address, file.num_records, published[number], quarantined[number])
+        for number, file in enumerate(stage.files)
+    ]
 
 
 def _check_cut(schema: Schema, cut: Cut, first: Window | None, count: int | None) -> None:
@@ -157,10 +268,10 @@ def _check_cut(schema: Schema, cut: Cut, first: Window | None, count: int | None
         raise IngestError(f"`count` is the number of windows, 1 or more, of an 'equal' cut; got {count} with {cut!r}")
 
 
-def _asked_days(windows: list[Window] | None, cut: Cut) -> npt.NDArray[np.int64] | None:
+def _asked_days(windows: Sequence[Window] | None, schema: Schema) -> npt.NDArray[np.int64] | None:
     if windows is not None and not windows:
         raise IngestError("`windows` names one window or more, got none: leave it out to publish all")
-    if windows is None or cut != "event_time":
+    if windows is None or schema.event_time == "synthetic":
         return None
     return np.array(sorted(_day_number(window) for window in windows), np.int64)
 
@@ -187,39 +298,41 @@ def _connect(directory: str, memory_bytes: int) -> duckdb.DuckDBPyConnection:
 
 def _stage_all(
     stage: Stage,
-    files: list[SourceFile],
+    files: Sequence[LogFile],
     schema: Schema,
     cut: Cut,
     asked: npt.NDArray[np.int64] | None,
     tell: Callable[[str], None],
 ) -> None:
     for number, file in enumerate(files):
-        bucket = {"file_per_window": number, "equal": 0}.get(cut)
-        stager = Stager(stage, schema, file.address, bucket, asked)
-        for batch in read_batches(file, schema, stager.add_spoilt):
-            stager.add(batch)
-        tell(f"read {file.address}: {stager.told()}")
+        bucket = None
+        if schema.event_time == "synthetic":
+            bucket = _day_number(file.day) if file.day is not None else number if cut == "file_per_window" else 0
+        stager = Stager(stage, schema, file.source.address, bucket, asked)
+        for piece in read_pieces(file.source, schema):
+            stager.add(piece)
+        elsewhere = stager.file.elsewhere.total()
+        rest = f", {elsewhere:,} of other windows" if elsewhere else ""
+        tell(f"read {file.source.address}: {stager.file.num_records:,} records, {stager.num_bad:,} bad{rest}")
     stage.flush()
 
 
-def _slices(
-    stage: Stage, cut: Cut, first: Window | None, count: int | None, windows: list[Window] | None
-) -> list[_Slice]:
+def _slices(stage: Stage, by_day: bool, first: Window | None, count: int | None) -> list[_Slice]:
     """Which staged rows make which window, in order of time."""
     filled = sorted(number for number, bucket in stage.buckets.items() if bucket.num_rows)
-    if cut == "event_time" or first is None:
+    if by_day or first is None:
         origin = Window(EPOCH)
-        slices = [_Slice(origin.shift(day), day, 0, stage.bucket(day).num_rows) for day in filled]
-    elif count is None:
-        slices = [_Slice(first.shift(number), number, 0, stage.bucket(number).num_rows) for number in filled]
-    else:
-        num_rows = stage.bucket(0).num_rows
-        edges = [part * num_rows // count for part in range(count + 1)]
-        if num_rows < count:
-            raise IngestError(
-                f"an equal cut needs a good row for each window, got {num_rows} for {count}: lower `count`"
-            )
-        slices = [_Slice(first.shift(part), 0, *edges[part : part + 2]) for part in range(count)]
+        return [_Slice(origin.shift(day), day, 0, stage.bucket(day).num_rows) for day in filled]
+    if count is None:
+        return [_Slice(first.shift(number), number, 0, stage.bucket(number).num_rows) for number in filled]
+    num_rows = stage.bucket(0).num_rows
+    edges = [part * num_rows // count for part in range(count + 1)]
+    if num_rows < count:
+        raise IngestError(f"an equal cut needs a good row for each window, got {num_rows} for {count}: lower `count`")
+    return [_Slice(first.shift(part), 0, *edges[part : part + 2]) for part in range(count)]
+
+
+def _chosen(slices: list[_Slice], windows: Sequence[Window] | None) -> list[_Slice]:
     if windows is None:
         return slices
     if missing := sorted({window.name for window in windows} - {each.window.name for each in slices}):
@@ -245,7 +358,7 @@ def _check_shares(stage: Stage, twice: Counter[int], limit: float) -> None:
         reasons = bucket.quarantined + Counter({_TWICE: twice[number]})
         num_good += (of_bucket := bucket.num_rows - twice[number])
         whole += reasons
-        if number != NOWHERE:
+        if number > NOWHERE:
             _check_share(
                 f"the rows of one window in {', '.join(sorted(bucket.sources))}", of_bucket, reasons, stage, limit
             )
@@ -276,23 +389,51 @@ class _Sorter:
         stage: what was read.
         schema: what the columns mean.
         chosen: which rows.
-        is_first: whether quarantined rows without a usable time are kept with this window.
+        homes: the day of each file's records without a usable time.
     """
 
     def __init__(
-        self, connection: duckdb.DuckDBPyConnection, stage: Stage, schema: Schema, chosen: _Slice, *, is_first: bool
+        self,
+        connection: duckdb.DuckDBPyConnection,
+        stage: Stage,
+        schema: Schema,
+        chosen: _Slice,
+        homes: Sequence[int | None],
     ) -> None:
-        self.connection, self.stage, self.schema = connection, stage, schema
-        self.slice, self.is_first, self.num_twice = chosen, is_first, 0
-        files = ", ".join(_quoted(path, "'") for path in stage.files(chosen.bucket, "rows"))
+        self.connection, self.stage, self.schema, self.slice = connection, stage, schema, chosen
+        self.homeless = [NOWHERE - file for file, home in enumerate(homes) if home == chosen.bucket]
+        files = ", ".join(_quoted(path, "'") for path in stage.paths(chosen.bucket, "rows"))
         self._base = (
             f"(SELECT * FROM read_parquet([{files}]) WHERE position >= {chosen.first} AND position < {chosen.last})"
         )
         self._repeated = f"repeated_{chosen.window.name.replace('-', '')}"
+        self.good = self._by_file(self._base)
+        self.twice: Counter[int] = Counter()
         if schema.id_columns:
             self._number()
-            found = connection.execute(f"SELECT count(*) FROM {self._repeated} WHERE occurrence > 0").fetchall()
-            self.num_twice = int(found[0][0])
+            self.twice = self._by_file(f"{self._base} JOIN {self._repeated} USING (position) WHERE occurrence > 0")
+        self.bad: Counter[int] = Counter()
+        self.reasons: Counter[str] = Counter({_TWICE: self.twice.total()} if self.twice else {})
+        for batch in self._staged_quarantine():
+            self.bad.update(counted(batch.column(FILE)))
+            self.reasons.update(batch.column("reason").to_pylist())
+
+    def _by_file(self, rows: str) -> Counter[int]:
+        found = self.connection.execute(f'SELECT "{FILE}", count(*) FROM {rows} GROUP BY ALL').fetchall()
+        return Counter({int(number): int(count) for number, count in found})
+
+    def account(self) -> list[FileAccount]:
+        """Where the records of each file ended that the window has some of."""
+        files = self.stage.files
+        return [
+            FileAccount.of(
+                files[number].address,
+                files[number].num_records,
+                self.good[number] - self.twice[number],
+                self.bad[number] + self.twice[number],
+            )
+            for number in sorted(self.good.keys() | self.bad.keys())
+        ]
 
     def rows(self) -> Iterator[pa.RecordBatch]:
         """The window's rows as it publishes them."""
@@ -336,39 +477,32 @@ class _Sorter:
             """
         )
 
-    def sources(self) -> list[str]:
-        """The files that the window's rows may come from."""
-        return sorted(self.stage.bucket(self.slice.bucket).sources)
-
-    def quarantined(self) -> dict[str, int]:
-        """The window's quarantined rows by reason."""
-        counts: Counter[str] = Counter({_TWICE: self.num_twice}) if self.num_twice else Counter()
-        for batch in self._staged_quarantine():
-            counts.update(batch.column("reason").to_pylist())
-        return dict(counts)
-
     def quarantine(self) -> Iterator[pa.RecordBatch]:
         """The window's quarantined rows, in the format of `quarantine_schema`."""
-        yield from (batch for batch in self._staged_quarantine() if batch.num_rows)
-        if self.num_twice:
+        columns = quarantine_schema(self.schema)
+        for batch in self._staged_quarantine():
+            if batch.num_rows:
+                yield batch.select(range(len(columns)))
+        if self.twice:
             raw = ", ".join(_quoted(f"raw:{name}", '"') for name in self.schema.source_columns)
+            files = ", ".join(_quoted(file.address, "'") for file in self.stage.files)
             result = self.connection.sql(
                 f"""
-                SELECT {_quoted(_TWICE, "'")} AS reason, source, NULL::VARCHAR AS line, {raw}
+                SELECT {_quoted(_TWICE, "'")} AS reason, [{files}]["{FILE}" + 1] AS source, NULL::VARCHAR AS line, {raw}
                 FROM {self._base} JOIN {self._repeated} USING (position)
                 WHERE occurrence > 0 ORDER BY identity, occurrence
                 """
             )
-            columns = quarantine_schema(self.schema)
             for batch in result.to_arrow_reader(_BATCH_ROWS):
                 arrays = [_cast(column, kind) for column, kind in zip(batch.columns, columns.types, strict=True)]
                 yield pa.RecordBatch.from_arrays(arrays, schema=columns)
 
     def _staged_quarantine(self) -> Iterator[pa.RecordBatch]:
         chosen = self.slice
-        yield from self.stage.quarantine(chosen.bucket, self.schema, chosen.first, chosen.last)
-        if self.is_first and NOWHERE in self.stage.buckets and chosen.bucket != NOWHERE:
-            yield from self.stage.quarantine(NOWHERE, self.schema, 0, 1)
+        yield from self.stage.quarantine(chosen.bucket, chosen.first, chosen.last)
+        for bucket in self.homeless:
+            if bucket in self.stage.buckets:
+                yield from self.stage.quarantine(bucket, 0, 1)
 
 
 def _quoted(text: str, quote: str) -> str:

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from pipeline.config import EvaluationConfig, Frozen, Name, StepConfig, Variant, resolve
 from pipeline.errors import BadInput, explain
-from pipeline.window import Window
+from pipeline.window import Window, checked_zone
 
 
 class LineUpError(BadInput):
@@ -24,19 +24,38 @@ class LogSource(Frozen):
     schema_file: str
     """A shipped schema's name (criteo, obd, upworthy) or the path of a YAML file."""
     files: tuple[str, ...] = Field(min_length=1)
-    """Paths, globs or URLs; `{date}` stands for the window's day, `$NAME` for an environment variable."""
+    """Paths, globs or URLs; `{date}` stands for a day, `$NAME` for an environment variable. A window reads the files of each
+    day that it overlaps, and files of other days where rows of it came late or early."""
+    files_zone: str | None = None
+    """IANA zone at whose midnight files with `{date}` are cut; by default the zone of the schema's event time."""
     cut: Literal["event_time", "file_per_window", "equal"] = "event_time"
     """How rows get their window."""
     first: Window | None = None
-    """First window of a log without times; needed unless its files have `{date}`."""
+    """First window of a log without times; not needed where its files have `{date}`, each day's being its window."""
     count: int | None = Field(default=None, ge=1)
     """Into how many windows `equal` cuts the log."""
     max_quarantine_share: float = Field(default=0.01, ge=0, le=1)
     """Share of rows that may be quarantined before ingest fails."""
 
+    @field_validator("files_zone")
+    @classmethod
+    def _known(cls, zone: str | None) -> str | None:
+        return None if zone is None else checked_zone(zone, "files_zone")
+
+    @property
+    def is_dated(self) -> bool:
+        """Whether files have a day in their name."""
+        return any("{date}" in file for file in self.files)
+
     @model_validator(mode="after")
     def _anchored(self) -> LogSource:
-        if self.cut == "event_time" or any("{date}" in file for file in self.files):
+        if self.is_dated and self.count is not None:
+            raise ValueError(
+                f"files with {{date}} are one window a day, got a `count` of {self.count} too: leave out one of them"
+            )
+        if self.files_zone is not None and not self.is_dated:
+            raise ValueError(f"`files_zone` is for files with {{date}}, got {self.files_zone!r} without: leave it out")
+        if self.cut == "event_time" or self.is_dated:
             return self
         if self.first is None or (self.cut == "equal" and self.count is None):
             raise ValueError(

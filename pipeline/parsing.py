@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -28,6 +30,7 @@ EARLIEST_US, LATEST_US = (
 """Event times outside `[EARLIEST_US, LATEST_US)` are taken for mistakes."""
 
 _MISSING = key_of("a missing value")
+_INTEGER = re.compile(rb"-?(?:0|[1-9][0-9]*)\.0")
 _UNIT_US = {"epoch_s": 1e6, "epoch_ms": 1e3, "epoch_us": 1.0}
 
 
@@ -42,7 +45,8 @@ class Parsed:
     content: UInts
     """Hash of all columns that the schema names but the label and true_prob; `(N,)`."""
     times: Ints | None
-    """Microseconds since 1970 UTC `(N,)`; None for a log without times. Rows in `timeless` have 0."""
+    """Microseconds since 1970 `(N,)`, as UTC or as the local clock, as the schema says; None for a log without times. Rows in
+    `timeless` have 0."""
     timeless: Mask
     """Rows whose event time is missing, unreadable or absurd; `(N,)`."""
     reasons: Ints
@@ -184,15 +188,41 @@ class _Reader:
 
 
 def hash_text(values: pa.Array) -> _Text:
-    """Hash a column of categories by its distinct values; the empty text is a missing value."""
+    """Hash a column of categories by its distinct values; the empty text and NaN are missing values.
+
+    An integer hashes as its digits, whatever the column's type: a file whose column has holes stores it as a float.
+    """
     coded = values if pa.types.is_dictionary(values.type) else values.dictionary_encode()
-    distinct = coded.dictionary
-    if not pa.types.is_string(distinct.type):
-        distinct = distinct.cast(pa.string())
     digest = xxhash.xxh3_64_intdigest
-    hashes = [digest(value) if value else _MISSING for value in distinct.cast(pa.binary()).to_pylist()]
+    hashes = [digest(text) if text else _MISSING for text in _spellings(coded.dictionary)]
     codes = pc.fill_null(coded.indices.cast(pa.int64()), len(hashes)).to_numpy(zero_copy_only=False)
     return _Text(np.array([*hashes, _MISSING], np.uint64), codes)
+
+
+def _spellings(distinct: pa.Array) -> list[bytes | None]:
+    """The text of each value: an integer's digits, also where it is a float, a decimal or was written from a float."""
+    kind = distinct.type
+    if pa.types.is_float16(kind):
+        distinct = distinct.cast(pa.float32())
+    text = distinct if pa.types.is_string(kind) else distinct.cast(pa.string())
+    texts: list[bytes | None] = text.cast(pa.binary()).to_pylist()
+    if pa.types.is_floating(kind):
+        pairs = zip(texts, distinct.to_pylist(), strict=True)
+        return [text if text is None else _of_float(text, number) for text, number in pairs]
+    if pa.types.is_decimal(kind):
+        return [
+            text if text is None or number % 1 else str(int(number)).encode()
+            for text, number in zip(texts, distinct.to_pylist(), strict=True)
+        ]
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        return [text[:-2] if text and text.endswith(b".0") and _INTEGER.fullmatch(text) else text for text in texts]
+    return texts
+
+
+def _of_float(text: bytes, number: float) -> bytes | None:
+    if math.isnan(number):
+        return None
+    return str(int(number)).encode() if number.is_integer() else text
 
 
 def transformed(values: Floats, transform: Transform) -> Floats:
@@ -271,7 +301,14 @@ def _event_times(spec: EventTime | str, reader: _Reader, rows: _Rows) -> tuple[I
     times = np.where(known & ~absurd, times, 0)
     rows.is_new("time", spec.column)
     rows.count_in(splitmix64(times.view(np.uint64) ^ key_of("time")))
-    return times, ~known | absurd
+    timeless = ~known | absurd
+    return (_local(times, spec.zone) if spec.day == "local" else times), timeless
+
+
+def _local(times: Ints, zone: str) -> Ints:
+    """What the clock of a zone showed, `(N,)`."""
+    shown = pc.local_timestamp(pa.array(times).view(pa.timestamp("us")).cast(pa.timestamp("us", zone)))
+    return shown.view(pa.int64()).to_numpy(zero_copy_only=False)  # type: ignore[no-any-return]
 
 
 def _micros(spec: EventTime, reader: _Reader) -> tuple[Ints, Mask]:
@@ -358,6 +395,8 @@ def _dense_list(values: pa.Array) -> pa.ListArray:
     keep = entries.is_valid()
     if pa.types.is_string(entries.type):
         keep = pc.and_kleene(keep, pc.fill_null(pc.not_equal(entries, ""), False))
+    elif pa.types.is_floating(entries.type):
+        keep = pc.and_kleene(keep, pc.invert(pc.fill_null(pc.is_nan(entries), False)))
     kept = keep.to_numpy(zero_copy_only=False)
     if not kept.all():
         entries = entries.filter(keep)

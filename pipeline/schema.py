@@ -7,12 +7,12 @@ import json
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeAlias
-from zoneinfo import ZoneInfo
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from pipeline.errors import BadInput
+from pipeline.window import checked_zone
 
 RESERVED = frozenset({"example_id", "event_time", "label", "cluster", "true_prob"})
 SHIPPED = Path(__file__).parent / "schemas"
@@ -95,15 +95,14 @@ class EventTime(_Part):
     """IANA zone of times that carry none; of a time that occurs twice in it, the earlier is meant."""
     format: str = "iso"
     """`iso`, `epoch_s`, `epoch_ms`, `epoch_us`, or a strptime pattern. Columns that hold real timestamps ignore it."""
+    day: Literal["utc", "local"] = "utc"
+    """Where windows are cut: at midnight UTC, or at the midnight of `zone`. Then a window is the local day of its name, and
+    times are published as the clock of that zone showed them (the hour that autumn repeats lies twice in one place)."""
 
     @field_validator("zone")
     @classmethod
     def _check_zone(cls, zone: str) -> str:
-        try:
-            ZoneInfo(zone)
-        except (KeyError, OSError, ValueError):
-            raise ValueError(f"zone must be an IANA name such as 'UTC' or 'Europe/Berlin', got {zone!r}") from None
-        return zone
+        return checked_zone(zone, "zone")
 
     @field_validator("format")
     @classmethod
@@ -118,12 +117,22 @@ class EventTime(_Part):
 class TextFormat(_Part):
     """How a text file is laid out; tables in Parquet ignore it."""
 
-    delimiter: Annotated[str, Field(min_length=1, max_length=1)] | None = None
+    delimiter: str | None = None
     """What parts the columns; by default a tab in `.tsv` files and a comma in all others."""
-    quote: Annotated[str, Field(min_length=1, max_length=1)] | None = '"'
-    """What encloses a value that holds delimiters or line ends; None where nothing does."""
+    quote: str | None = '"'
+    """What encloses a value that holds delimiters (or line ends, with `newlines_in_values`); None where nothing does."""
+    newlines_in_values: bool = False
+    """Whether an enclosed value may go over several lines. By default every line is a record, and a stray quote spoils its own
+    line alone; with true, one stray quote makes all lines up to the next one a single value."""
     columns: tuple[str, ...] = ()
     """The columns' names, for files without a header line; empty where there is one."""
+
+    @field_validator("delimiter", "quote")
+    @classmethod
+    def _check_character(cls, value: str | None) -> str | None:
+        if value is not None and (len(value) != 1 or not value.isascii() or value in "\r\n\0"):
+            raise ValueError(f"one ASCII character that ends no line, got {value!r}")
+        return value
 
 
 class Schema(_Part):
@@ -204,7 +213,13 @@ class Schema(_Part):
     @property
     def key(self) -> str:
         """Twelve hex digits that change whenever the meaning of a column does."""
-        canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        document = self.model_dump(mode="json")
+        # Fields that came later leave the key of a schema that does not use them as it was: steps are named by it.
+        if not self.text.newlines_in_values:
+            del document["text"]["newlines_in_values"]
+        if isinstance(self.event_time, EventTime) and self.event_time.day == "utc":
+            del document["event_time"]["day"]
+        canonical = json.dumps(document, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:12]
 
     @classmethod

@@ -8,10 +8,11 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, assert_never
 
-from pipeline.dataset import WindowManifest
+from pipeline.account import FileAccount
 from pipeline.errors import BadInput, asked
 from pipeline.job import (
     SUBMISSION_VARIABLE,
@@ -26,7 +27,6 @@ from pipeline.job import (
 )
 from pipeline.lake import Lake
 from pipeline.lineup import LogSource, SimulatedSource
-from pipeline.schema import Schema
 from pipeline.settings import Settings
 from pipeline.timings import account
 from pipeline.window import Window
@@ -65,9 +65,11 @@ def run(job: AnyJob, settings: Settings) -> dict[str, Any]:
 
 def run_ingest(job: IngestJob, lake: Lake) -> dict[str, Any]:
     """Publish the windows of a span."""
+    from pipeline.intake import take_in
     from pipeline.simulator import SimulatorConfig, simulate
 
     windows = list(Window.span(job.first, job.last))
+    files: list[FileAccount] = []
     source = job.dataset.source
     match source:
         case SimulatedSource():
@@ -86,7 +88,8 @@ def run_ingest(job: IngestJob, lake: Lake) -> dict[str, Any]:
                 )
             ]
         case LogSource():
-            published = _ingest_log(job, source, lake, windows)
+            taken = take_in(lake, job.dataset.name, source, windows, force=job.force, progress=log.info)
+            published, files = taken.manifests, taken.files
         case _:
             assert_never(source)
     return {
@@ -95,40 +98,8 @@ def run_ingest(job: IngestJob, lake: Lake) -> dict[str, Any]:
         "rows": sum(m.num_rows for m in published),
         "positives": sum(m.num_positives for m in published),
         "quarantined": sum(sum(m.quarantined.values()) for m in published),
+        "files": [asdict(account) for account in files],
     }
-
-
-def _ingest_log(job: IngestJob, source: LogSource, lake: Lake, windows: list[Window]) -> list[WindowManifest]:
-    from pipeline.ingest import ingest
-
-    schema = Schema.load(source.schema_file)
-
-    def publish(files: list[str], asked: list[Window]) -> list[WindowManifest]:
-        timeless = source.cut != "event_time"
-        return ingest(
-            lake,
-            job.dataset.name,
-            schema,
-            files,
-            first=(source.first or asked[0]) if timeless else None,
-            windows=asked,
-            cut=source.cut,
-            count=(source.count or 1) if source.cut == "equal" else None,
-            max_quarantine_share=source.max_quarantine_share,
-            force=job.force,
-            progress=log.info,
-        )
-
-    files = [os.path.expandvars(file) for file in source.files]
-    if unset := [file for file in files if "$" in file]:
-        raise BadInput(f"these paths name environment variables that are not set: {unset}; set them for the workers")
-    if not any("{date}" in file for file in files):
-        return publish(files, windows)
-    return [
-        manifest
-        for window in windows
-        for manifest in publish([file.replace("{date}", window.name) for file in files], [window])
-    ]
 
 
 def run_train(job: TrainJob, lake: Lake, settings: Settings) -> dict[str, Any]:

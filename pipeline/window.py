@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
+from zoneinfo import ZoneInfo
 
 from pydantic import GetCoreSchemaHandler
 from pydantic_core import CoreSchema, core_schema
@@ -13,6 +14,15 @@ from pydantic_core import CoreSchema, core_schema
 from pipeline.errors import BadInput
 
 DAY = timedelta(days=1)
+
+
+def checked_zone(zone: str, what: str) -> str:
+    """A zone's name, once it is known to be one."""
+    try:
+        ZoneInfo(zone)
+    except (KeyError, OSError, ValueError):
+        raise BadInput(f"{what} must be an IANA name such as 'UTC' or 'Europe/Berlin', got {zone!r}") from None
+    return zone
 
 
 @dataclass(frozen=True, order=True, slots=True)
@@ -85,6 +95,14 @@ class Window:
         if last < first:
             raise BadInput(f"a span runs forward, got {first.name} to {last.name}")
         return (first.shift(day) for day in range(last.days_since(first) + 1))
+
+    def local(self, zone: str) -> tuple[datetime, datetime]:
+        """The first instant of the day of this name in a zone, and of the next day there; in UTC.
+
+        They are one where the zone has skipped the day.
+        """
+        midnights = (self.start.replace(tzinfo=ZoneInfo(zone)), self.end.replace(tzinfo=ZoneInfo(zone)))
+        return midnights[0].astimezone(UTC), midnights[1].astimezone(UTC)
 
     def __str__(self) -> str:
         return self.name

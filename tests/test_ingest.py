@@ -333,8 +333,12 @@ def test_a_daily_run_publishes_its_own_day_as_a_run_over_all_would(tmp_path: Pat
 def test_a_daily_run_weighs_unplaceable_rows_against_the_whole_log(tmp_path: Path, lake: Lake) -> None:
     log = rows(1000, days=10)
     path = as_csv([*log, *[{**log[0], "at": "soon"}] * 9], tmp_path / "log")
-    (only,) = ingest(lake, "log", SCHEMA, [path], windows=[FIRST.next()])
-    assert only.quarantined == {"event time 'at' is missing or unreadable": 9}
+    (home,) = ingest(lake, "log", SCHEMA, [path], windows=[FIRST])
+    assert home.quarantined == {"event time 'at' is missing or unreadable": 9}
+    (other,) = ingest(lake, "log", SCHEMA, [path], windows=[FIRST.next()])
+    assert other.quarantined == {}, "the day of the file's earliest time is the home of those without one"
+    with pytest.raises(IngestError, match="at most 0.50% of the rows of the log .* got 9 of 1,009"):
+        ingest(lake, "log", SCHEMA, [path], windows=[FIRST.next()], max_quarantine_share=0.005)
 
 
 def test_the_same_again_is_left_as_it_is(tmp_path: Path, lake: Lake) -> None:
@@ -422,8 +426,28 @@ def half_a_parquet(path: Path) -> str:
     return str(path)
 
 
-def latin_1(path: Path) -> str:
-    path.write_bytes(text(rows(5)) + "2024-03-01,1,u,käse,1,t\n".encode("latin-1"))
+def latin_1_header(path: Path) -> str:
+    path.write_bytes("käse,".encode("latin-1") + text(rows(5)))
+    return str(path)
+
+
+def utf_16(path: Path) -> str:
+    path.write_bytes(text(rows(5)).decode().encode("utf-16"))
+    return str(path)
+
+
+def long_line(path: Path) -> str:
+    path.write_bytes(text(rows(5)) + b"x" * 5_000_000)
+    return str(path)
+
+
+def open_header(path: Path) -> str:
+    path.write_bytes(b'"' + text(rows(5)))
+    return str(path)
+
+
+def pipe(path: Path) -> str:
+    os.mkfifo(path)
     return str(path)
 
 
@@ -437,7 +461,14 @@ def latin_1(path: Path) -> str:
         (price_twice, "must have one column 'price', got two or more"),
         (wrong_type, "column 'price' of .* must hold numbers, got type list<.*say in the schema"),
         (half_a_parquet, "must be a whole table in text or Parquet .*fetch or write the file again"),
-        (latin_1, "must be UTF-8 text or Parquet"),
+        (latin_1_header, "must be UTF-8 text or Parquet, got other bytes in its header: write the file again as UTF-8"),
+        (utf_16, "must be UTF-8 text or Parquet, got UTF-16: write the file again as UTF-8"),
+        (long_line, "must have lines of at most 4,194,304 bytes, got a longer one: fetch or write the file again"),
+        (
+            open_header,
+            "must have closed quotes in its header, got '\"at,click.*write the file again, or say in the sch",
+        ),
+        (pipe, "a source is a file or a folder, got a pipe or a device at .*: write it to a file"),
         (lambda path: str(path), "a source names one file or more, got none at .*check the path"),
         (lambda path: "nowhere://x/y", "URL is one that pyarrow can open, got 'nowhere://x/y'"),
     ],

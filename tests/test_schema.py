@@ -25,6 +25,15 @@ def test_a_shipped_schema_survives_the_lake(name: str) -> None:
     assert again.key == schema.key
 
 
+def test_a_field_that_came_later_changes_the_key_of_those_alone_who_use_it() -> None:
+    keys = [Schema.load(name).key for name in ("criteo", "obd", "upworthy")]
+    assert keys == ["52b73df32a36", "e5ee89285ffa", "5870a6bbdfa8"], "windows and steps in every lake are named by them"
+    plain = Schema.of(document(), "x")
+    local = Schema.of(document(event_time={"column": "at", "day": "local"}), "x")
+    over_lines = Schema.of(document(text={"newlines_in_values": True}), "x")
+    assert len({plain.key, local.key, over_lines.key}) == 3
+
+
 def test_the_key_follows_the_meaning_and_not_the_layout(tmp_path: Path) -> None:
     one, other = tmp_path / "one.yaml", tmp_path / "other.yaml"
     one.write_text("label: click\nevent_time: {column: at}\ndense: [{name: price}]\n")
@@ -57,6 +66,8 @@ def test_a_reserved_name_is_refused_and_its_way_out_works(name: str) -> None:
         ({"lable": "click"}, "lable: Extra inputs are not permitted"),
         ({"text": {"columns": ["at", "click"]}}, "must name every column used, got none called price"),
         ({"text": {"columns": ["at", "click", "price", "at"]}}, "holds each name once"),
+        ({"text": {"delimiter": "¦"}}, "text.delimiter: one ASCII character that ends no line, got '¦'"),
+        ({"event_time": {"column": "at", "day": "Berlin"}}, "'utc' or 'local', got 'Berlin'"),
     ],
 )
 def test_a_contradiction_is_named_with_its_place(changes: dict[str, Any], message: str) -> None:

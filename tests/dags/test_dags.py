@@ -65,7 +65,7 @@ def test_every_dag_and_task_says_what_it_does(parsed: dict[str, Any], dag_id: st
 @pytest.mark.parametrize(
     ("dag_id", "chain"),
     [
-        ("ingest_windows", ["plan", "ingest"]),
+        ("ingest_windows", ["plan", "await_inputs", "ingest"]),
         ("historical_warmup", ["plan", "train"]),
         ("online_training", ["plan", "await_inputs", "train", "compare"]),
         ("distillation_study", ["plan", "ingest", "teacher", "students", "compare", "report"]),
