@@ -69,6 +69,10 @@ def run_on_workers(
     )
     try:
         return trainer.fit().return_value
+    except SystemExit as error:
+        if error.code:
+            raise
+        raise KeyboardInterrupt from error  # Ray Train's answer to Ctrl-C is to end the process with 0
     except WorkerGroupError as error:
         causes = "; ".join(f"worker {rank}: {cause}" for rank, cause in sorted(error.worker_failures.items()))
         raise WorkersLost(f"training failed on its workers: {causes}") from error
