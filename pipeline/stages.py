@@ -189,6 +189,8 @@ def _on_workers(job: TrainJob, lake: Lake, settings: Settings, run: str) -> dict
         if status is not None:
             from pipeline.tracking import close_runs
 
+            if status == "KILLED":
+                log.warning("Stopped. Steps that are done stay done: run the same again to go on")
             close_runs(job.lineup.name, run, settings.tracking_uri, status)
     return outcome
 

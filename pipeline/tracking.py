@@ -387,18 +387,18 @@ class MlflowRecorder:
             curve.run_id = self._curve_run(curve)
         while curve.points:
             metrics: list[Metric] = []
-            sent = 0
+            known, sent = dict(curve.known), 0
             for point in curve.points:
                 index, loss = self._index(point.window), point.values.get("log_loss", math.nan)
-                more = [] if curve.known.get(index) == loss else _metrics(point, index)
+                more = [] if known.get(index) == loss else _metrics(point, index)
                 if metrics and len(metrics) + len(more) > MAX_METRICS:
                     break
                 metrics += more
+                known[index] = loss
                 sent += 1
             if metrics:
                 self._client.log_batch(curve.run_id, metrics=metrics)
-            for point in curve.points[:sent]:
-                curve.known[self._index(point.window)] = point.values.get("log_loss", math.nan)
+            curve.known = known
             del curve.points[:sent]
 
     def _curve_run(self, curve: _Curve) -> str:
@@ -488,13 +488,17 @@ class _Notes:
         self._lake, self._lineup = lake, lineup
         self._known: dict[tuple[str, int], dict[str, str]] = {}
         """By chain, the generation that was not recorded, by window."""
+        self._ours: set[str] = set()
+        """The generations that this job will still record itself."""
 
     def has(self, variant: str, seed: int, step: StepManifest) -> bool:
-        """Whether a step was trained and never recorded."""
-        return self._of(variant, seed).get(step.window.name) == step.generation
+        """Whether a step was trained by an earlier job and never recorded."""
+        missing = self._of(variant, seed).get(step.window.name) == step.generation
+        return missing and step.generation not in self._ours
 
     def add(self, stage: _Stage) -> None:
         """Note the steps of a stage that MLflow has not taken."""
+        self._ours |= {step.generation for step in stage.unsent}
         self._change(stage, {step.window.name: step.generation for step in stage.unsent})
 
     def remove(self, stage: _Stage) -> None:
