@@ -258,15 +258,16 @@ def _through_conflicts(engine: Engine) -> list[StepManifest]:
     """
     job = engine.job
     num_steps = len(list(Window.span(job.first, job.last))) * len(job.lineup.only(job.variants)) * len(job.lineup.seeds)
-    for left in reversed(range(0 if job.force else num_steps)):
+    left = 0 if job.force else num_steps
+    while True:
         try:
             return engine.run()
         except Conflict as error:
             if not engine.agreed_error or not left:
                 raise
+            left -= 1
             engine.agreed_error = False
             log.info("%s; going on from what is there now", error)
-    return engine.run()
 
 
 def run_compare(job: CompareJob, lake: Lake, settings: Settings, folder: Path | None = None) -> dict[str, Any]:

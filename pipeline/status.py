@@ -23,6 +23,7 @@ READERS = 16
 """Documents read at once: an object store answers each in tens of milliseconds."""
 GONE = "its window is gone"
 CHANGED = "the line-up's config changed"
+MOVED = "its chain started on"
 K = TypeVar("K")
 T = TypeVar("T")
 
@@ -158,6 +159,8 @@ def cure(lake: Lake, lineup: LineUp, stale: Sequence[ChainStatus]) -> str:
     for scratch, first, names in _plans(lake, lineup, stale):
         only = "" if len(names) == len(lineup.variants) else "".join(f" -v {name}" for name in names)
         how = "--scratch" if scratch else "--go-on"
+        moved = {chain.variant for chain in stale if any(why.startswith(MOVED) for why in chain.stale.values())}
+        how += " --force" if moved & set(names) else ""
         lines.append(
             f"Cure: `windrow train {how} --first {first} --last {last}{only}`{_by_dag(lineup, scratch, first, last)}."
         )
@@ -285,7 +288,7 @@ def _why_stale(
         (config != step.config, CHANGED),
         (
             chosen.start is not None and step.first < chosen.start,
-            f"its chain started on {step.first}, and the line-up lets it start on {chosen.start}",
+            f"{MOVED} {step.first}, and the line-up lets it start on {chosen.start}",
         ),
         (step.parent is not None and before in stale, f"the step before it ({before}) is stale"),
         (

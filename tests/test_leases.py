@@ -26,9 +26,7 @@ def lake(tmp_path: Path) -> Lake:
     return Lake(str(tmp_path))
 
 
-def test_jobs_that_share_a_chain_take_turns_and_the_others_do_not(
-    lake: Lake, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_jobs_that_share_a_chain_take_turns_and_the_others_do_not(lake: Lake, caplog: pytest.LogCaptureFixture) -> None:
     """Eight jobs at once, four chains: whoever is inside is alone with its chains."""
     inside: list[str] = []
     most: dict[str, int] = {}

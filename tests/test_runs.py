@@ -208,7 +208,11 @@ def test_another_recipe_under_the_same_name_is_another_run(lake: Lake, wire: Wir
     assert rates(curve) == "0.1 and 0.2"
     assert points(wire.url, curve) == [(n, made["plain", day].metrics["log_loss"]) for n, day in enumerate(windows(3))]
     (old,) = runs(wire.url, name, superseded="true")
-    assert (rates(old), old.info.status, old.data.tags["windrow.kind"]) == ("0.1 and 0.05", "FINISHED", "earlier recipe")
+    assert (rates(old), old.info.status, old.data.tags["windrow.kind"]) == (
+        "0.1 and 0.05",
+        "FINISHED",
+        "earlier recipe",
+    )
     again = lineup(*changed.variants, name=name, checkpoint_every=3)
     record(lake, again, 3, recorder(lake, again, wire))
     assert len(runs(wire.url, name, kind="variant")) == 1, "only another recipe makes another run"
