@@ -26,9 +26,14 @@ then trains on it. The teacher goes first. Afterwards all variants are compared 
 3. `train` is one job for all variants, `compare` a short one after it.
 
 Before the first day run `historical_warmup`. While this DAG is paused, runs triggered by hand and backfills stay
-queued; unpausing starts the latest day only. Past days, in order: `airflow backfill create --dag-id online_training
---from-date 2024-01-09 --to-date 2024-01-15 --max-active-runs 1 --dag-run-conf '{"lineup": "demo"}'`.
-A window that is done already is skipped, and the log says so.
+queued; unpausing starts the latest day only. Past days, in order, and again those that are done: `airflow backfill create
+--dag-id online_training --from-date 2024-01-09 --to-date 2024-01-14 --max-active-runs 1 --reprocess-behavior completed
+--dag-run-conf '{"lineup": "demo"}'`.
+
+A window that is done already is skipped, and the log says so. When something before it changed (a window was published
+again, a recipe is another), its chain is **stale**: `windrow status` says what and why, and a day that would go on from
+it is refused. That backfill, from the first stale day on, corrects it: what changed is trained again, the rest is
+skipped. Without `--reprocess-behavior completed` Airflow leaves days as they are that it has run before.
 """
 
 with DAG(
@@ -48,6 +53,7 @@ with DAG(
         "window_date": forms.day("Window", "The day to train on; leave empty for the run's own day."),
         **forms.workers(),
         "force": forms.force("Train again, as a new generation, even if the window is done."),
+        "despite_stale": forms.despite_stale(),
         "wait_minutes": forms.minutes("Wait for inputs, in minutes", "Then fail and name what is missing.", 36 * 60),
         "timeout_minutes": forms.timeout(12 * 60),
     },
@@ -59,7 +65,13 @@ with DAG(
         asked = Answers.of(get_current_context())
         lineup, window, variants = asked.lineup, asked.window, asked.variants
         train = TrainJob(
-            lineup=lineup, variants=variants, first=window, last=window, start="parent", force=asked["force"]
+            lineup=lineup,
+            variants=variants,
+            first=window,
+            last=window,
+            start="parent",
+            force=asked["force"],
+            despite_stale=asked["despite_stale"],
         )
         compare = CompareJob(lineup=lineup, variants=variants, first=min(lineup.online_start, window), last=window)
         return {"train": train.model_dump(mode="json"), "compare": compare.model_dump(mode="json")}

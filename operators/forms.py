@@ -102,6 +102,18 @@ def force(help_text: str) -> Param:
     return Param(False, type="boolean", title="Do it again", description_md=help_text, section=LIMITS)
 
 
+def despite_stale() -> Param:
+    """Whether to go on from what is stale."""
+    return Param(
+        False,
+        type="boolean",
+        title="Go on from what is stale",
+        description_md="A checkpoint that would be trained to something else today, since its windows or its recipe changed, "
+        "is refused. With this field on, training goes on from it as it is, on this day and on all later ones.",
+        section=LIMITS,
+    )
+
+
 def study(name: str, default_seeds: list[int] | None = None) -> dict[str, Param]:
     """What every study asks first."""
     return {

@@ -20,7 +20,7 @@ from operators.tracking import TrackingServer
 from operators.trigger import POLL_S, RayJobTrigger
 from pipeline.config import canonical_json, content_key
 from pipeline.errors import BadInput
-from pipeline.job import ENTRYPOINT, SPEC_VARIABLE, SUBMISSION_VARIABLE, TAGS_VARIABLE, IngestJob, JobError, load_job
+from pipeline.job import ENTRYPOINT, SPEC_VARIABLE, SUBMISSION_VARIABLE, TAGS_VARIABLE, IngestJob, load_job
 
 if TYPE_CHECKING:
     from airflow.sdk import Connection, Context
@@ -225,13 +225,8 @@ def checked_document(given: Any) -> str:
     Raises:
         BadInput: it is not a job, or too long.
     """
-    try:
-        text = given if isinstance(given, str) else canonical_json(given)
-        load_job(text)
-    except JobError as error:
-        raise BadInput(str(error)) from None
-    except (TypeError, ValueError) as error:
-        raise BadInput(f"the job's document is not JSON: {error}") from None
+    text = given if isinstance(given, str) else _as_json(given)
+    load_job(text)
     # Ray would fill in `$NAME` in the values of variables; in JSON a dollar can only stand inside a string.
     text = canonical_json(json.loads(text)).replace("$", "\\u0024")
     if len(text.encode()) > MAX_DOCUMENT_BYTES:
@@ -240,6 +235,13 @@ def checked_document(given: Any) -> str:
             "environment variable: name fewer files, with globs or {date}"
         )
     return text
+
+
+def _as_json(given: Any) -> str:
+    try:
+        return canonical_json(given)
+    except (TypeError, ValueError) as error:  # of the value in hand: nothing is read here
+        raise BadInput(f"the job's document is not JSON: {error}") from None
 
 
 def experiment_of(document: str) -> str | None:

@@ -18,6 +18,7 @@ from pipeline.job import SUBMISSION_TAG
 KIND_TAG = "windrow.kind"
 KINDS = ("comparison", "summary", "variant", "stage")
 """Values of that tag, those that tell most first."""
+Ending = Literal["KILLED", "FAILED", "FINISHED"]
 REQUEST_TIMEOUT_S = 10.0
 """Shorter than the cluster's: a slow tracking server must not hold up the watch over a job."""
 
@@ -73,8 +74,8 @@ class TrackingServer:
             return []
         return await self._pages("runs/search", "runs", {"experiment_ids": experiments, "filter": condition})
 
-    async def close(self, submission_id: str, status: Literal["KILLED", "FAILED"]) -> list[str]:
-        """Give the runs that a dead job left open their end; returns their ids."""
+    async def close(self, submission_id: str, status: Ending) -> list[str]:
+        """Give the runs that a job left open their end; returns their ids."""
         left = [run["info"]["run_id"] for run in await self.runs(submission_id, only_running=True)]
         for run_id in left:
             end_time = int(time.time() * 1000)

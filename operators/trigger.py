@@ -14,7 +14,7 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from operators.client import RayError, RayJob, RayJobs
 from operators.links import CURVES_KEY, MLFLOW_KEY
-from operators.tracking import Pages, TrackingError, TrackingServer
+from operators.tracking import Ending, Pages, TrackingError, TrackingServer
 
 POLL_S = 3.0
 LOG_SHARE = 20.0
@@ -81,8 +81,10 @@ class RayJobTrigger(BaseTrigger):
             outcome, job = await self._await_end(jobs, log)
             await log.copy()
             # A cluster that does not answer may still run the job: its runs stay open.
-            if outcome != "unreachable" and (job is None or job.status != "SUCCEEDED"):
-                await self._close_runs("FAILED" if job and job.status == "FAILED" else "KILLED")
+            if outcome != "unreachable":
+                # A job that has succeeded leaves one open where MLflow did not answer as it ended.
+                statuses: dict[str, Ending] = {"FAILED": "FAILED", "SUCCEEDED": "FINISHED"}
+                await self._close_runs(statuses.get(job.status, "KILLED") if job else "KILLED")
             await self._store_links()
             yield _event(
                 {
@@ -132,7 +134,7 @@ class RayJobTrigger(BaseTrigger):
                     return "unreachable", None
             await asyncio.sleep(self.poll_s)
 
-    async def _close_runs(self, status: Literal["KILLED", "FAILED"]) -> None:
+    async def _close_runs(self, status: Ending) -> None:
         for attempt in range(1, CLOSING_TRIES + 1):
             try:
                 async with TrackingServer.of(await BaseHook.aget_connection(self.mlflow_conn_id)) as tracking:

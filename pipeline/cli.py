@@ -163,12 +163,17 @@ def train(
         bool, typer.Option("--scratch/--go-on", help="New weights, or the checkpoint of the window before.")
     ] = True,
     workers: Annotated[int | None, typer.Option(help="Number of workers. [default: the line-up's]", min=1)] = None,
+    despite_stale: Annotated[
+        bool,
+        typer.Option("--despite-stale", help="Go on from what would be trained to something else today, from now on."),
+    ] = False,
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
     """Train variants over a span of windows, one chronological pass, on Ray Train workers.
 
-    Steps that are done are skipped. Curves and stages appear in MLflow.
+    Steps that are done are skipped. Curves and stages appear in MLflow. With --go-on, a checkpoint whose chain is stale
+    (`windrow status`) is refused.
     """
     with _told():
         chosen = _lineup(lineup)
@@ -184,6 +189,7 @@ def train(
                 last=Window.of(last or first),
                 start="scratch" if scratch else "parent",
                 force=force,
+                despite_stale=despite_stale,
             )
         outcome = _run(job)
     table = Table("window", "step", "examples", "log-loss before training")
@@ -275,6 +281,8 @@ def _comparison(outcome: dict[str, Any]) -> Table:
         *outcome["header"],
         title=f"{outcome['lineup']}, windows {outcome['first']} to {outcome['last']}",
         title_justify="left",
+        caption="\n".join(outcome.get("warnings") or []) or None,
+        caption_justify="left",
     )
     for row in outcome["rows"]:
         table.add_row(*row)

@@ -73,10 +73,15 @@ def compare(
     Each interval is a percentile bootstrap of the ratio of summed losses: clusters of all windows are drawn anew, and
     training seeds where there are several.
 
+    A variant that the line-up lets start after the last window is left out; where the reference is such a one, so is all.
+
     Raises:
         NothingToCompare: a variant shares no window with the reference.
     """
-    chosen = [v.name for v in lineup.only(tuple(variants))]
+    later = not_started(lineup, variants, last)
+    if lineup.reference in later:
+        return []
+    chosen = [v.name for v in lineup.only(tuple(variants)) if v.name not in later]
     random = np.random.default_rng(seed)
     reference = _steps(lake, lineup, lineup.reference, first, last)
     bases = {
@@ -93,6 +98,12 @@ def compare(
             )
         found.append(_compare_one(lake, lineup, name, steps, bases, shared, random, num_resamples))
     return found
+
+
+def not_started(lineup: LineUp, variants: Sequence[str], last: Window) -> dict[str, Window]:
+    """Those of the variants, and of the reference, that the line-up lets start after a window, and when."""
+    asked = [*lineup.only(tuple(variants)), lineup.variant(lineup.reference)]
+    return {v.name: v.start for v in asked if v.start is not None and v.start > last}
 
 
 @dataclass(frozen=True, slots=True)

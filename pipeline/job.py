@@ -55,6 +55,9 @@ class TrainJob(Frozen):
     of its own begins there, with new weights either way."""
     force: bool = False
     """Do the steps again, as new generations, even where they are done."""
+    despite_stale: bool = False
+    """Go on from checkpoints, or learn from scores, that would be made of something else today; remembered for the days
+    after."""
 
     @model_validator(mode="after")
     def _known(self) -> TrainJob:

@@ -31,10 +31,11 @@ def table_rows(compared: Sequence[VariantComparison]) -> list[tuple[str, ...]]:
     ]
 
 
-def markdown(compared: Sequence[VariantComparison]) -> str:
-    """The comparison's table as markdown."""
+def markdown(compared: Sequence[VariantComparison], notes: Sequence[str] = ()) -> str:
+    """The comparison's table as markdown, and below it what a reader must know of it."""
     rows = [HEADER, ("---",) * len(HEADER), *table_rows(compared)]
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n"
+    text = "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n"
+    return text + "".join(f"\n{note}\n" for note in notes)
 
 
 def columns(compared: Sequence[VariantComparison]) -> dict[str, list[Any]]:

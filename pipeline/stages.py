@@ -6,11 +6,12 @@ from __future__ import annotations
 import logging
 import os
 import time
+import uuid
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, assert_never
+from typing import TYPE_CHECKING, Any, Literal, assert_never
 
 from pipeline.account import FileAccount
 from pipeline.errors import BadInput, asked
@@ -25,8 +26,8 @@ from pipeline.job import (
     page_path,
     result_path,
 )
-from pipeline.lake import Lake
-from pipeline.lineup import LogSource, SimulatedSource
+from pipeline.lake import Conflict, Lake
+from pipeline.lineup import LineUp, LogSource, SimulatedSource
 from pipeline.settings import Settings
 from pipeline.timings import account
 from pipeline.window import Window
@@ -34,7 +35,10 @@ from pipeline.window import Window
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from pipeline.chain import Engine
     from pipeline.compare import VariantComparison
+    from pipeline.status import ChainStatus
+    from pipeline.steps import StepManifest
 
 log = logging.getLogger(__name__)
 
@@ -103,26 +107,62 @@ def run_ingest(job: IngestJob, lake: Lake) -> dict[str, Any]:
 
 
 def run_train(job: TrainJob, lake: Lake, settings: Settings) -> dict[str, Any]:
-    """Train a job's steps on a group of Ray Train workers."""
+    """Train a job's steps on a group of Ray Train workers, while nobody else trains their chains.
+
+    Raises:
+        BadInput: what was asked for cannot be done, or would go on from what is stale.
+        Conflict: another job trains the same chains for too long, or published the same steps.
+    """
+    from pipeline.leases import chains_of, held
+    from pipeline.status import left_behind, require_fresh
+
+    run = uuid.uuid4().hex
+    with held(lake, job.lineup.name, chains_of(job), run):
+        warnings = require_fresh(lake, job)
+        for warning in warnings:
+            log.warning("%s", warning)
+        outcome = _on_workers(job, lake, settings, run)
+        for kind, error in (("error", BadInput), ("conflict", Conflict)):
+            if kind in outcome:
+                raise error(outcome[kind])
+        news = outcome["warnings"] + left_behind(lake, job)
+    for warning in news:
+        log.warning("%s", warning)
+    return {**outcome, "warnings": warnings + news}
+
+
+def _on_workers(job: TrainJob, lake: Lake, settings: Settings, run: str) -> dict[str, Any]:
+    """Run `train_on_worker`; whatever ends this process ends the job's MLflow runs as well."""
     from pipeline.workers import run_on_workers
 
     config = {
         "job": job.model_dump_json(),
+        "run": run,
         "lake": settings.lake,
         "tracking_uri": settings.tracking_uri,
         "submitted": time.time(),
     }
-    storage = lake.address("ray-train")
-    outcome: dict[str, Any] = run_on_workers(
-        train_on_worker,
-        config,
-        job.lineup.workers,
-        address=settings.ray_address,
-        name=f"{job.lineup.name}-{job.first}",
-        storage=storage,
-    )
-    if "error" in outcome:
-        raise BadInput(outcome["error"])
+    status: Literal["KILLED", "FAILED"] | None = "KILLED"
+    try:
+        outcome: dict[str, Any] = run_on_workers(
+            train_on_worker,
+            config,
+            job.lineup.workers,
+            address=settings.ray_address,
+            name=f"{job.lineup.name}-{job.first}",
+            storage=lake.address("ray-train"),
+        )
+        status = None
+    except Exception:
+        status = "FAILED"
+        raise
+    finally:
+        if status is not None:
+            from pipeline.tracking import close_runs
+
+            if status == "KILLED":
+                log.warning("Stopped. Steps that are done stay done: run the same again to go on")
+            close_runs(job.lineup.name, run, settings.tracking_uri, status)
     return outcome
 
 
@@ -141,29 +181,29 @@ def train_on_worker(config: dict[str, Any]) -> dict[str, Any]:
     job = load_job(config["job"])
     if not isinstance(job, TrainJob):
         raise BadInput(f"only a train job runs on workers, got {job.kind}")
-    lake = Lake(config["lake"])
+    lake, uri = Lake(config["lake"]), config["tracking_uri"]
     recorder = None
     if dist.get_rank() == 0:
         daily = job.start == "parent" and job.first == job.last
-        recorder = MlflowRecorder(lake, job.lineup, first=job.first, daily=daily, tracking_uri=config["tracking_uri"])
-    end: Callable[[str], None] = recorder.end if recorder is not None else lambda _status: None
+        recorder = MlflowRecorder(
+            lake, job.lineup, first=job.first, daily=daily, tracking_uri=uri, job=config.get("run")
+        )
     engine = Engine(lake, job, recorder, worker_device(config["threads"]))
+    status: Literal["FINISHED", "FAILED"] = "FAILED"
     try:
-        last = engine.run()
-    except BadInput as error:
-        end("FAILED")
+        last = _through_conflicts(engine)
+        status = "FINISHED"
+    except (BadInput, Conflict) as error:
         if engine.agreed_error:
             # Returned, not raised: Ray Train would start the workers again, and they would fail again.
-            return {"error": str(error)}
+            return {"error" if isinstance(error, BadInput) else "conflict": str(error)}
         raise
-    except BaseException:
-        end("FAILED")
-        raise
-    else:
-        end("FINISHED")
     finally:
         if recorder is not None:
+            recorder.end(status)
             account(lake, job, submitted=config["submitted"], began=began, tracking=recorder.seconds)
+    lost = None if recorder is None else recorder.lost
+    cure = "run this again once it answers: done steps are skipped, and what it lacks is recorded"
     return {
         "lineup": job.lineup.name,
         "chains": [
@@ -176,30 +216,72 @@ def train_on_worker(config: dict[str, Any]) -> dict[str, Any]:
             }
             for step in last
         ],
+        "warnings": [f"all steps are in the lake, but MLflow at {uri} lacks some of them ({lost}): {cure}"]
+        if lost
+        else [],
     }
+
+
+def _through_conflicts(engine: Engine) -> list[StepManifest]:
+    """Run a job's steps; where another line-up's job publishes the same step first, go on behind it.
+
+    Each conflict stands for a step that the other one has done, which is skipped then: there are no more of them than steps.
+    """
+    job = engine.job
+    num_steps = len(list(Window.span(job.first, job.last))) * len(job.lineup.only(job.variants)) * len(job.lineup.seeds)
+    left = 0 if job.force else num_steps
+    while True:
+        try:
+            return engine.run()
+        except Conflict as error:
+            if not engine.agreed_error or not left:
+                raise
+            left -= 1
+            engine.agreed_error = False
+            log.info("%s; going on from what is there now", error)
 
 
 def run_compare(job: CompareJob, lake: Lake, settings: Settings, folder: Path | None = None) -> dict[str, Any]:
     """Compare variants, and log table, figures and a summary run per variant; leave a copy in `folder` if one is given."""
     from pipeline import report
-    from pipeline.compare import compare
-    from pipeline.tracking import record_comparison
+    from pipeline.compare import compare, not_started
+    from pipeline.status import cure, told
+    from pipeline.tracking import TrackingLost, reaching, record_comparison
 
     compared = compare(lake, job.lineup, job.variants, job.first, job.last)
-    text = report.markdown(compared)
-    log.info("\n%s", text)
-    figures = report.figures(compared, job.lineup.online_start)
-    _leave(folder, job.lineup.name, {"_comparison.md": text}, figures)
-    run_id = record_comparison(
-        job.lineup,
-        first=job.first,
-        tracking_uri=settings.tracking_uri,
-        summaries={c.variant: _summary(c) for c in compared},
-        headline={c.variant: {**c.metrics, "gap_percent": c.gap.value, "examples": c.examples} for c in compared},
-        table=report.columns(compared),
-        figures=figures,
-        text=text,
-    )
+    stale = _stale(lake, job.lineup, [c.variant for c in compared], job.first, job.last)
+    later = not_started(job.lineup, job.variants, job.last)
+    notes = [f"{name} starts on {start}, after {job.last}: left out" for name, start in later.items()]
+    notes += [*told(stale), cure(lake, job.lineup, stale)] if stale else []
+    run_id = None
+    if compared:
+        text = report.markdown(compared, notes)
+        log.info("\n%s", text)
+        figures = report.figures(compared, job.lineup.online_start)
+        _leave(folder, job.lineup.name, {"_comparison.md": text}, figures)
+        try:
+            with reaching(settings.tracking_uri):
+                run_id = record_comparison(
+                    job.lineup,
+                    first=job.first,
+                    tracking_uri=settings.tracking_uri,
+                    summaries={c.variant: _summary(c) for c in compared},
+                    headline={
+                        c.variant: {**c.metrics, "gap_percent": c.gap.value, "examples": c.examples} for c in compared
+                    },
+                    table=report.columns(compared),
+                    figures=figures,
+                    text=text,
+                    stale={
+                        c.variant: "\n".join(told(s for s in stale if s.variant == c.variant))
+                        for c in compared
+                        if any(s.variant == c.variant for s in stale)
+                    },
+                )
+        except TrackingLost as error:
+            notes.append(f"{error}. The comparison is not recorded there: compare again once it answers")
+    for note in notes:
+        log.warning("%s", note)
     return {
         "lineup": job.lineup.name,
         "first": job.first.name,
@@ -208,7 +290,17 @@ def run_compare(job: CompareJob, lake: Lake, settings: Settings, folder: Path | 
         "header": list(report.HEADER),
         "rows": [list(row) for row in report.table_rows(compared)],
         "columns": report.columns(compared),
+        "stale": {f"{s.variant} seed {s.seed}": {window.name: why for window, why in s.stale.items()} for s in stale},
+        "warnings": notes,
     }
+
+
+def _stale(lake: Lake, lineup: LineUp, variants: Sequence[str], first: Window, last: Window) -> list[ChainStatus]:
+    """The chains of some variants that are stale in a span."""
+    from pipeline.status import chain_statuses
+
+    chains = chain_statuses(lake, lineup, variants, until=last) if variants else []
+    return [chain for chain in chains if any(window >= first for window in chain.stale)]
 
 
 def _leave(folder: Path | None, name: str, texts: Mapping[str, str], figures: Mapping[str, Figure]) -> None:
@@ -240,9 +332,10 @@ def run_report(job: ReportJob, lake: Lake, settings: Settings, folder: Path | No
     """Answer a study on one page, in the lake and in MLflow; leave a copy with the figures in `folder` if one is given."""
     from pipeline import page
     from pipeline.evidence import gather, wall_times
+    from pipeline.status import told
     from pipeline.studies import answer
     from pipeline.study import StudyError
-    from pipeline.tracking import record_report
+    from pipeline.tracking import TrackingLost, reaching, record_report
 
     study = job.study
     evidence = gather(lake, study, log.info)
@@ -250,24 +343,34 @@ def run_report(job: ReportJob, lake: Lake, settings: Settings, folder: Path | No
         findings = answer(evidence)
     except ValueError as error:  # all is read by now: the statistics say what they lack
         raise StudyError(f"study {study.name!r} cannot be answered yet: {error}") from error
-    html = page.render(study, findings, facts=evidence.facts(), times=wall_times(lake, evidence))
+    notes = told(_stale(lake, study.lineup, tuple(evidence.tracks), study.first, study.last))
+    facts = evidence.facts() | ({"stale": "; ".join(notes)} if notes else {})
+    html = page.render(study, findings, facts=facts, times=wall_times(lake, evidence))
     lake.put_text(page_path(study.name), html)
     figures = {f"{s.slug}.png": s.figure for s in findings.sections if s.figure is not None}
     _leave(folder, study.name, {".html": html, ".md": findings.markdown(study.question, study.name)}, figures)
-    run_id = record_report(
-        study.lineup,
-        first=study.first,
-        tracking_uri=settings.tracking_uri,
-        metrics=findings.metrics,
-        headline=findings.headline,
-        figures=figures,
-        page=html,
-    )
+    run_id = None
+    try:
+        with reaching(settings.tracking_uri):
+            run_id = record_report(
+                study.lineup,
+                first=study.first,
+                tracking_uri=settings.tracking_uri,
+                metrics=findings.metrics,
+                headline=findings.headline,
+                figures=figures,
+                page=html,
+            )
+    except TrackingLost as error:
+        notes.append(f"{error}. The report is not recorded there: ask for it again once it answers")
     log.info("%s", findings.headline)
+    for note in notes:
+        log.warning("%s", note)
     return {
         "study": study.name,
         "headline": findings.headline,
         "metrics": findings.metrics,
         "page": lake.address(page_path(study.name)),
         "mlflow_run": run_id,
+        "warnings": notes,
     }

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 import time
+
+from obstore.exceptions import BaseError
 
 from pipeline.config import content_key
 from pipeline.job import TrainJob
-from pipeline.lake import Lake
+from pipeline.lake import Conflict, Lake
+
+log = logging.getLogger(__name__)
+TRIES = 5
 
 
 def account(lake: Lake, job: TrainJob, *, submitted: float, began: float, tracking: float) -> None:
     """Add an attempt of a job, as it ends; its workers may be lost and started again, or it may be triggered again.
+
+    What was trained is worth more than how long it took: seconds that cannot be noted are told, and nothing is raised.
 
     Args:
         lake: where it is kept.
@@ -20,14 +28,22 @@ def account(lake: Lake, job: TrainJob, *, submitted: float, began: float, tracki
         tracking: seconds spent on MLflow.
     """
     path = f"{_folder(job.lineup.name)}/{content_key(job.model_dump(mode='json'))[:16]}.json"
-    before = lake.read(path)
-    known = {"start-up": 0.0, "tracking": 0.0, "until": submitted} | (before or {})
-    after = {
-        "start-up": known["start-up"] + began - max(submitted, known["until"]),
-        "tracking": known["tracking"] + tracking,
-        "until": time.time(),
-    }
-    lake.replace(path, after, before)
+    reason: Exception | None = None
+    for _ in range(TRIES):
+        try:
+            before = lake.read(path)
+            known = {"start-up": 0.0, "tracking": 0.0, "until": submitted} | (before or {})
+            after = {
+                "start-up": known["start-up"] + began - max(submitted, known["until"]),
+                "tracking": known["tracking"] + tracking,
+                "until": time.time(),
+            }
+            lake.replace(path, after, before)
+        except (Conflict, OSError, BaseError, ValueError) as error:
+            reason = error
+        else:
+            return
+    log.warning("How long this job took is not noted: %s", reason)
 
 
 def spent(lake: Lake, lineup: str) -> dict[str, float]:

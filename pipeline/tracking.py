@@ -3,45 +3,89 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 import time
-from collections.abc import Mapping
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
-from typing import Any
+from typing import Any, Literal
 
 from matplotlib.figure import Figure
 from mlflow import MlflowClient
-from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
+from mlflow.entities import Dataset, DatasetInput, Experiment, InputTag, Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
+from requests.exceptions import RequestException
 
-from pipeline.config import StepConfig, Variant
-from pipeline.dataset import WindowManifest
+from pipeline.config import StepConfig, Variant, content_key
+from pipeline.dataset import WindowManifest, read_manifest
 from pipeline.job import SUBMISSION_TAG, SUBMISSION_VARIABLE, TAGS_VARIABLE
-from pipeline.lake import Lake
+from pipeline.lake import Conflict, Lake
+from pipeline.leases import holders
 from pipeline.lineup import LineUp
 from pipeline.steps import StepManifest
 from pipeline.window import Window
 
-os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # two lines per run that ends
+# Read by MLflow at each request. Its own defaults hold a job up for many minutes when the server is away.
+for _name, _value in {
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # two lines per run that ends
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+}.items():
+    os.environ.setdefault(_name, _value)
+
+log = logging.getLogger(__name__)
 
 ORIGIN_TAG = "windrow.first_window"
+JOB_TAG = "windrow.job"
+"""The train job that opened a run, or last went on with it: whoever finds it dead closes the run."""
+ATTEMPT_TAG = "windrow.attempt"
+"""Which group of workers of that job."""
+LAKE_TAG = "windrow.lake"
+"""Which lake's jobs: several may share a server."""
+RECIPE_TAG = "windrow.recipe"
+"""What a curve's variant is made of: another recipe under the same name has a curve of its own."""
+SUPERSEDED_TAG = "windrow.superseded"
 MAX_DIGEST = 36
 MAX_METRICS = 1000
 """What MLflow takes in one call."""
+MAX_TAG = 4000
+"""Characters of a tag; a little less than what MLflow takes."""
 SEND_EVERY_S = 5.0
 """What a curve may lag behind."""
+PAUSE_S = 30.0
+"""A server that does not answer is left alone for so long, and for longer if it was slow to say nothing."""
+LAST_TRIES = 3
+LAST_PAUSE_S = 5.0
+"""At a job's end: a server that is being restarted comes back within seconds."""
+Ending = Literal["FINISHED", "FAILED", "KILLED"]
 
 
-def window_index(client: MlflowClient, experiment_id: str, window: Window) -> int:
-    """The `step` of a window in every curve of an experiment: days since the experiment's first window."""
-    origin = client.get_experiment(experiment_id).tags[ORIGIN_TAG]
-    return window.days_since(Window.of(origin))
+class TrackingLost(RuntimeError):
+    """MLflow does not answer, or refuses what it is told."""
 
 
-def open_experiment(client: MlflowClient, lineup: LineUp, first: Window) -> str:
-    """The experiment of a line-up, made when it is not there; `first` becomes step 0 of its curves then."""
+@contextmanager
+def reaching(tracking_uri: str) -> Iterator[None]:
+    """Name the server in whatever goes wrong with it.
+
+    Raises:
+        TrackingLost: it cannot be reached, or refuses.
+    """
+    try:
+        yield
+    except (MlflowException, RequestException) as error:
+        raise TrackingLost(f"MLflow at {tracking_uri} does not take it: {_short(error)}") from error
+
+
+def open_experiment(client: MlflowClient, lineup: LineUp, first: Window) -> tuple[str, Window]:
+    """The experiment of a line-up and the window that is step 0 of its curves: `first`, when it is new.
+
+    One that a person deleted is restored: its name is taken, so that no other can be made.
+    """
     found = client.get_experiment_by_name(lineup.name)
     if found is None:
         tags = {
@@ -51,14 +95,34 @@ def open_experiment(client: MlflowClient, lineup: LineUp, first: Window) -> str:
             "mlflow.experimentKind": "custom_model_development",  # else its page opens on traces of language models
         }
         try:
-            return client.create_experiment(lineup.name, tags=tags)
+            return client.create_experiment(lineup.name, tags=tags), first
         except MlflowException:
             found = client.get_experiment_by_name(lineup.name)
             if found is None:
                 raise
+    if found.lifecycle_stage != "active":
+        client.restore_experiment(found.experiment_id)
+        log.warning("MLflow's experiment %r had been deleted there, and is restored with its runs", lineup.name)
+    return str(found.experiment_id), _origin(client, found, first)
+
+
+def _origin(client: MlflowClient, found: Experiment, first: Window) -> Window:
     if ORIGIN_TAG not in found.tags:
         client.set_experiment_tag(found.experiment_id, ORIGIN_TAG, first.name)
-    return str(found.experiment_id)
+        return first
+    return Window.of(found.tags[ORIGIN_TAG])
+
+
+def close_runs(lineup: str, job: str, tracking_uri: str, status: Ending) -> None:
+    """Give the runs that a train job leaves open their end; what went wrong is logged, since the job ends anyway."""
+    try:
+        client = MlflowClient(tracking_uri)
+        found = client.get_experiment_by_name(lineup)
+        if found is not None:
+            for run in client.search_runs([found.experiment_id], _running({JOB_TAG: job})):
+                client.set_terminated(run.info.run_id, status)
+    except (MlflowException, RequestException) as error:
+        log.warning("MLflow at %s still shows this job as running, until the next one: %s", tracking_uri, _short(error))
 
 
 def job_tags() -> dict[str, str]:
@@ -84,61 +148,127 @@ def describe(config: StepConfig) -> dict[str, str]:
     return flat
 
 
+@dataclass(frozen=True, slots=True)
+class _Point:
+    """What a run is told of a step."""
+
+    window: Window
+    time: int
+    """Milliseconds; the same when it is sent again, so that MLflow keeps one of them."""
+    values: Mapping[str, float]
+
+
+@dataclass
+class _Curve:
+    """The run of a chain, and the points that it may lack."""
+
+    variant: Variant
+    seed: int
+    run_id: str | None = None
+    known: dict[int, float] = field(default_factory=dict)
+    """The losses that MLflow has, by step."""
+    points: list[_Point] = field(default_factory=list)
+    """Not sent yet."""
+
+
 @dataclass
 class _Stage:
-    """An open stage run and what it has added up so far."""
+    """A stage's run, what it has added up so far, and what was not sent yet."""
 
-    run_id: str
+    curve: _Curve
     phase: str
-    chain: tuple[str, int]
+    name: str
+    tags: dict[str, str]
+    params: dict[str, str]
+    began: int
+    run_id: str | None = None
     examples: int = 0
     flops: float = 0.0
     seconds: float = 0.0
     windows: list[str] = field(default_factory=list)
     inputs: list[DatasetInput] = field(default_factory=list)
-    """Not sent yet."""
+    points: list[_Point] = field(default_factory=list)
+    unsent: list[StepManifest] = field(default_factory=list)
+    ended: tuple[Ending, int] | None = None
+
+    def add(self, lake: Lake, step: StepManifest, now: int) -> None:
+        """Count a step that was trained in this stage."""
+        self.examples += step.num_selected
+        self.flops += step.flops
+        self.seconds += step.seconds["train"]
+        self.windows.append(step.window.name)
+        self.unsent.append(step)
+        values = _curve_point(step) | {f"seconds/{k}": v for k, v in step.seconds.items()}
+        totals = {
+            "stage/examples": float(self.examples),
+            "stage/flops": self.flops,
+            "stage/train_seconds": self.seconds,
+            "stage/examples_per_second": self.examples / max(self.seconds, 1e-9),
+        }
+        self.points.append(_Point(step.window, now, values | totals))
+        self.tags |= {
+            "windrow.step": step.key,
+            "windrow.generation": step.generation,
+            "windrow.checkpoint": "" if step.checkpoint is None else lake.address(step.checkpoint),
+            "windrow.parent_step": step.parent or "",
+            "windrow.windows": f"{self.windows[0]} to {self.windows[-1]}",
+            "windrow.num_workers": str(step.num_workers),
+            "windrow.normaliser": step.normaliser,
+        }
 
 
 class MlflowRecorder:
     """Records a train job's steps: curves on one run per (variant, seed), details on a run per stage.
 
     A stage is a phase of a span, or one window of the daily run. On a span that is done already nothing is written twice.
+    Nothing here fails a job or holds it up for long: what MLflow does not take is kept and sent later. What it has not
+    taken by the job's end is noted in the lake, and the next job that passes these steps sends it.
     """
 
-    def __init__(self, lake: Lake, lineup: LineUp, *, first: Window, daily: bool, tracking_uri: str) -> None:
-        self._lake, self._lineup, self._daily = lake, lineup, daily
+    def __init__(
+        self,
+        lake: Lake,
+        lineup: LineUp,
+        *,
+        first: Window,
+        daily: bool,
+        tracking_uri: str,
+        job: str | None = None,
+        pause_s: float = PAUSE_S,
+    ) -> None:
+        self._lake, self._lineup, self._daily, self._first = lake, lineup, daily, first
+        self._uri = tracking_uri
         self._client = MlflowClient(tracking_uri)
-        self._experiment = open_experiment(self._client, lineup, first)
-        self._tags = job_tags()
-        self._curves: dict[tuple[str, int], tuple[str, dict[int, float]]] = {}
+        self._job = job or uuid.uuid4().hex
+        self._pause_s = pause_s
+        self._tags = job_tags() | {
+            JOB_TAG: self._job,
+            ATTEMPT_TAG: uuid.uuid4().hex[:8],
+            LAKE_TAG: content_key(lake.url)[:16],
+        }
+        self._experiment: tuple[str, Window] | None = None
+        self._found: dict[tuple[str, str], Run] = {}
+        """The curves that were there before this job."""
+        self._curves: dict[tuple[str, int], _Curve] = {}
         self._stage: _Stage | None = None
-        self._pending: dict[str, tuple[list[Metric], dict[str, str]]] = {}
+        self._stages: list[_Stage] = []
+        """Those that MLflow does not have whole."""
+        self._notes = _Notes(lake, lineup.name)
+        self._not_before = -math.inf
         self._sent = time.monotonic()
+        self.lost: str | None = None
+        """Why MLflow lacks something of this job, if it does."""
         self.seconds = 0.0
         """Wall time spent talking to the server."""
 
     def begin(self, variant: Variant, seed: int, window: WindowManifest, config: StepConfig) -> None:
         """Open the stage's run, unless it is open, and note what goes into it."""
-        started = time.perf_counter()
+        curve = self._curve(variant, seed)
         phase = "online" if window.window >= self._lineup.online_start else "historical"
-        chain = (variant.name, seed)
-        name = f"{variant.name} {phase}" + (f" {window.window}" if self._daily else "")
-        stage = self._stage
-        if stage is None or stage.chain != chain or stage.phase != phase or self._daily:
+        stage, is_new = self._stage, False
+        if stage is None or stage.curve is not curve or stage.phase != phase or self._daily:
             self.close()
-            curve, _ = self._curve(variant, seed)
-            tags = self._chain_tags(variant, seed) | {
-                "windrow.kind": "stage",
-                "windrow.phase": phase,
-                "windrow.window": window.window.name,
-                "mlflow.parentRunId": curve,
-            }
-            if self._daily:
-                self._supersede(tags)
-            run = self._client.create_run(self._experiment, tags=tags, run_name=name)
-            params = [Param(k, v) for k, v in describe(config).items()]
-            self._client.log_batch(run.info.run_id, params=params)
-            self._stage = stage = _Stage(run.info.run_id, phase, chain)
+            stage, is_new = self._opened(curve, phase, window.window, config), True
         dataset = Dataset(
             name=f"{window.dataset} {window.window}",
             digest=window.digest[:MAX_DIGEST],
@@ -147,113 +277,253 @@ class MlflowRecorder:
             profile=json.dumps({"num_rows": window.num_rows, "num_positives": window.num_positives}),
         )
         stage.inputs.append(DatasetInput(dataset, tags=[InputTag("mlflow.data.context", "training")]))
-        self.seconds += time.perf_counter() - started
+        if is_new:  # people look for it while it runs
+            self._send()
 
     def done(self, variant: Variant, seed: int, step: StepManifest, *, skipped: bool) -> None:
-        """Add the step to its chain's curves, and to its stage when it was trained just now."""
-        started = time.perf_counter()
-        run_id, known = self._curve(variant, seed)
-        index = window_index(self._client, self._experiment, step.window)
-        loss = step.metrics.get("log_loss", float("nan"))
-        if known.get(index) != loss:
-            known[index] = loss
-            self._log(run_id, index, _curve_point(step))
+        """Add the step to its chain's curves, and to its stage when it was trained just now or never recorded."""
+        curve = self._curve(variant, seed)
+        curve.points.append(_Point(step.window, _now(), _curve_point(step)))
+        if skipped and self._notes.has(curve.variant.name, seed, step):
+            manifest = read_manifest(self._lake, step.dataset, step.window)
+            if manifest is not None:
+                self.begin(variant, seed, manifest, step.config)
+                skipped = False
         if not skipped and self._stage is not None:
-            stage = self._stage
-            stage.examples += step.num_selected
-            stage.flops += step.flops
-            stage.seconds += step.seconds["train"]
-            stage.windows.append(step.window.name)
-            self._log(stage.run_id, index, _curve_point(step) | {f"seconds/{k}": v for k, v in step.seconds.items()})
-            totals = {
-                "stage/examples": float(stage.examples),
-                "stage/flops": stage.flops,
-                "stage/train_seconds": stage.seconds,
-                "stage/examples_per_second": stage.examples / max(stage.seconds, 1e-9),
-            }
-            self._log(stage.run_id, index, totals)
-            tags = {
-                "windrow.step": step.key,
-                "windrow.generation": step.generation,
-                "windrow.checkpoint": "" if step.checkpoint is None else self._lake.address(step.checkpoint),
-                "windrow.parent_step": step.parent or "",
-                "windrow.windows": f"{stage.windows[0]} to {stage.windows[-1]}",
-                "windrow.num_workers": str(step.num_workers),
-                "windrow.normaliser": step.normaliser,
-            }
-            self._log(stage.run_id, index, {}, tags)
+            self._stage.add(self._lake, step, _now())
+            if self.lost is not None:
+                self._notes.add(self._stage)
             if self._daily:
                 self.close()
         if time.monotonic() - self._sent >= SEND_EVERY_S:
             self._send()
-        self.seconds += time.perf_counter() - started
 
-    def close(self, status: str = "FINISHED") -> None:
+    def close(self, status: Ending = "FINISHED") -> None:
         """End the open stage."""
         if self._stage is not None:
-            self._send()
-            self._client.set_terminated(self._stage.run_id, status)
+            self._stage.ended = (status, _now())
             self._stage = None
+            self._send()
 
-    def end(self, status: str = "FINISHED") -> None:
+    def end(self, status: Ending = "FINISHED") -> None:
         """End every run that this job opened or went on with."""
-        self.close(status)
-        self._send()
-        for run_id, _ in self._curves.values():
-            self._client.set_terminated(run_id, status)
+        if self._stage is not None:
+            self._stage.ended = (status, _now())
+            self._stage = None
+        for left in reversed(range(LAST_TRIES)):
+            if self._send(self._end_all(status)) or not left:
+                return
+            time.sleep(min(LAST_PAUSE_S, self._pause_s))
 
-    def _curve(self, variant: Variant, seed: int) -> tuple[str, dict[int, float]]:
-        """The run with a chain's curves and the points it has."""
-        chain = (variant.name, seed)
-        if chain not in self._curves:
-            tags = self._chain_tags(variant, seed) | {"windrow.kind": "variant"}
-            run = _find(
-                self._client,
-                self._experiment,
-                {k: tags[k] for k in ("windrow.kind", "windrow.variant", "windrow.seed")},
+    def _curve(self, variant: Variant, seed: int) -> _Curve:
+        return self._curves.setdefault((variant.name, seed), _Curve(variant, seed))
+
+    def _opened(self, curve: _Curve, phase: str, window: Window, config: StepConfig) -> _Stage:
+        tags = self._chain_tags(curve) | {
+            "windrow.kind": "stage",
+            "windrow.phase": phase,
+            "windrow.window": window.name,
+        }
+        name = f"{curve.variant.name} {phase}" + (f" {window}" if self._daily else "")
+        self._stage = _Stage(curve, phase, name, tags, describe(config), _now())
+        self._stages.append(self._stage)
+        return self._stage
+
+    def _send(self, then: Callable[[], None] | None = None) -> bool:
+        """Send all that was noted; whether MLflow has it. Without `then` a server that failed is left alone for a while."""
+        started = time.monotonic()
+        if then is None and started < self._not_before:
+            return False
+        try:
+            self._send_all()
+            if then is not None:
+                then()
+        except (MlflowException, RequestException) as error:
+            self._missed(error)
+            return False
+        else:
+            if self.lost is not None:
+                log.info("MLflow at %s answers again", self._uri)
+            self.lost = None
+            return True
+        finally:
+            self._sent = time.monotonic()
+            self.seconds += self._sent - started
+            if self.lost is not None:
+                self._not_before = self._sent + max(self._pause_s, 10 * (self._sent - started))
+
+    def _missed(self, error: Exception) -> None:
+        if self.lost is None:
+            log.warning("MLflow at %s does not take this job's runs (%s); training goes on", self._uri, _short(error))
+        self.lost = _short(error)
+        for stage in self._stages:
+            self._notes.add(stage)
+
+    def _send_all(self) -> None:
+        if self._experiment is None:
+            self._experiment = self._open()
+        for curve in self._curves.values():
+            self._send_curve(curve)
+        for stage in list(self._stages):
+            self._send_stage(stage)
+            if stage.ended is not None and stage.run_id is not None:
+                self._client.set_terminated(stage.run_id, *stage.ended)
+                self._stages.remove(stage)
+
+    def _open(self) -> tuple[str, Window]:
+        """Find the experiment and its curves, and close what dead jobs, or lost workers of this one, left open."""
+        experiment, origin = open_experiment(self._client, self._lineup, self._first)
+        alive = holders(self._lake, self._lineup.name) - {self._job}
+        for run in _all_runs(self._client, experiment, _running({LAKE_TAG: self._tags[LAKE_TAG]})):
+            owner = run.data.tags.get(JOB_TAG)
+            if owner not in alive:
+                self._client.set_terminated(run.info.run_id, "FAILED" if owner == self._job else "KILLED")
+        for run in _all_runs(self._client, experiment, _filter({"windrow.kind": "variant"})):
+            self._found.setdefault((run.data.tags["windrow.variant"], run.data.tags["windrow.seed"]), run)
+        return experiment, origin
+
+    def _send_curve(self, curve: _Curve) -> None:
+        if curve.run_id is None:
+            curve.run_id = self._curve_run(curve)
+        while curve.points:
+            metrics: list[Metric] = []
+            known, sent = dict(curve.known), 0
+            for point in curve.points:
+                index, loss = self._index(point.window), point.values.get("log_loss", math.nan)
+                more = [] if known.get(index) == loss else _metrics(point, index)
+                if metrics and len(metrics) + len(more) > MAX_METRICS:
+                    break
+                metrics += more
+                known[index] = loss
+                sent += 1
+            if metrics:
+                self._client.log_batch(curve.run_id, metrics=metrics)
+            curve.known = known
+            del curve.points[:sent]
+
+    def _curve_run(self, curve: _Curve) -> str:
+        """A chain's run: the one that is there, unless it tells of another recipe; its points become known."""
+        experiment, _ = self._open_experiment
+        recipe = content_key(curve.variant.model_dump(mode="json", exclude={"name"}, exclude_defaults=True))
+        tags = self._chain_tags(curve) | {"windrow.kind": "variant", RECIPE_TAG: recipe}
+        before = self._found.get((curve.variant.name, str(curve.seed)))
+        if before is not None and before.data.tags.get(RECIPE_TAG) == recipe:
+            run_id = str(before.info.run_id)
+            self._client.update_run(run_id, status="RUNNING")
+            self._client.log_batch(run_id, tags=[RunTag(k, v) for k, v in tags.items()])
+            history = self._client.get_metric_history(run_id, "log_loss")
+            curve.known = {point.step: point.value for point in history}
+            return run_id
+        name = f"{curve.variant.name} seed {curve.seed}"
+        run = self._client.create_run(experiment, tags=tags, run_name=name)
+        params = {"variant": curve.variant.name, "seed": str(curve.seed), **_recipe(curve.variant)}
+        self._client.log_batch(run.info.run_id, params=[Param(k, v) for k, v in params.items()])
+        if before is not None:
+            # Another kind, so that no chart of the variants shows both.
+            old = {SUPERSEDED_TAG: "true", "windrow.kind": "earlier recipe"}
+            self._client.log_batch(before.info.run_id, tags=[RunTag(k, v) for k, v in old.items()])
+        return str(run.info.run_id)
+
+    def _send_stage(self, stage: _Stage) -> None:
+        experiment, _ = self._open_experiment
+        if stage.run_id is None:
+            tags = stage.tags | {"mlflow.parentRunId": str(stage.curve.run_id)}
+            if self._daily:
+                self._supersede(tags)
+            run = self._client.create_run(experiment, start_time=stage.began, tags=tags, run_name=stage.name)
+            self._client.log_batch(run.info.run_id, params=[Param(k, v) for k, v in stage.params.items()])
+            stage.run_id = str(run.info.run_id)
+        if stage.points:
+            _log_points(
+                self._client, stage.run_id, [m for p in stage.points for m in _metrics(p, self._index(p.window))]
             )
-            if run is None:
-                run = self._client.create_run(self._experiment, tags=tags, run_name=f"{variant.name} seed {seed}")
-                params = {"variant": variant.name, "seed": str(seed), **_recipe(variant)}
-                self._client.log_batch(run.info.run_id, params=[Param(k, v) for k, v in params.items()])
-            else:
-                self._client.update_run(run.info.run_id, status="RUNNING")
-                self._client.log_batch(run.info.run_id, tags=[RunTag(k, v) for k, v in tags.items()])
-            history = self._client.get_metric_history(run.info.run_id, "log_loss")
-            self._curves[chain] = (run.info.run_id, {point.step: point.value for point in history})
-        return self._curves[chain]
+            self._client.log_batch(stage.run_id, tags=[RunTag(k, v) for k, v in stage.tags.items()])
+            stage.points = []
+        if stage.inputs:
+            self._client.log_inputs(stage.run_id, stage.inputs)
+            stage.inputs = []
+        self._notes.remove(stage)
+        stage.unsent = []
 
-    def _chain_tags(self, variant: Variant, seed: int) -> dict[str, str]:
+    def _end_all(self, status: Ending) -> Callable[[], None]:
+        """Ends the curves, and with them a run whose making was answered to nobody."""
+
+        def ended() -> None:
+            experiment, _ = self._open_experiment
+            mine = {name: self._tags[name] for name in (JOB_TAG, ATTEMPT_TAG)}
+            for run in _all_runs(self._client, experiment, _running(mine)):
+                self._client.set_terminated(run.info.run_id, status)
+
+        return ended
+
+    @property
+    def _open_experiment(self) -> tuple[str, Window]:
+        if self._experiment is None:
+            raise RuntimeError("the experiment is opened before anything is sent to it")
+        return self._experiment
+
+    def _index(self, window: Window) -> int:
+        """The `step` of a window in every curve: days since the experiment's first window."""
+        return window.days_since(self._open_experiment[1])
+
+    def _chain_tags(self, curve: _Curve) -> dict[str, str]:
         return {
             **self._tags,
-            "windrow.variant": variant.name,
-            "windrow.seed": str(seed),
-            "windrow.branch": variant.distillation.kind,
+            "windrow.variant": curve.variant.name,
+            "windrow.seed": str(curve.seed),
+            "windrow.branch": curve.variant.distillation.kind,
         }
 
     def _supersede(self, tags: Mapping[str, str]) -> None:
         """Mark earlier runs of the same window: its step is trained again as a new generation."""
         same = {k: tags[k] for k in ("windrow.kind", "windrow.variant", "windrow.seed", "windrow.window")}
-        for run in self._client.search_runs([self._experiment], _filter(same)):
-            self._client.set_tag(run.info.run_id, "windrow.superseded", "true")
+        for run in self._client.search_runs([self._open_experiment[0]], _filter(same)):
+            self._client.set_tag(run.info.run_id, SUPERSEDED_TAG, "true")
 
-    def _log(self, run_id: str, step: int, values: Mapping[str, float], tags: Mapping[str, str] | None = None) -> None:
-        """Note points and tags, to be sent soon: a study's windows close faster than a server answers."""
-        now = int(time.time() * 1000)
-        metrics, known = self._pending.setdefault(run_id, ([], {}))
-        metrics += [Metric(k, float(v), now, step) for k, v in values.items()]
-        known |= tags or {}
 
-    def _send(self) -> None:
-        """Send all that was noted."""
-        for run_id, (metrics, tags) in self._pending.items():
-            _log_points(self._client, run_id, metrics)
-            self._client.log_batch(run_id, tags=[RunTag(k, v) for k, v in tags.items()])
-        self._pending = {}
-        if self._stage is not None and self._stage.inputs:
-            self._client.log_inputs(self._stage.run_id, self._stage.inputs)
-            self._stage.inputs = []
-        self._sent = time.monotonic()
+class _Notes:
+    """Steps of a line-up that were trained while MLflow was away, in the lake: its stages lack them."""
+
+    def __init__(self, lake: Lake, lineup: str) -> None:
+        self._lake, self._lineup = lake, lineup
+        self._known: dict[tuple[str, int], dict[str, str]] = {}
+        """By chain, the generation that was not recorded, by window."""
+        self._ours: set[str] = set()
+        """The generations that this job will still record itself."""
+
+    def has(self, variant: str, seed: int, step: StepManifest) -> bool:
+        """Whether a step was trained by an earlier job and never recorded."""
+        missing = self._of(variant, seed).get(step.window.name) == step.generation
+        return missing and step.generation not in self._ours
+
+    def add(self, stage: _Stage) -> None:
+        """Note the steps of a stage that MLflow has not taken."""
+        self._ours |= {step.generation for step in stage.unsent}
+        self._change(stage, {step.window.name: step.generation for step in stage.unsent})
+
+    def remove(self, stage: _Stage) -> None:
+        """MLflow has them."""
+        self._change(stage, {step.window.name: None for step in stage.unsent})
+
+    def _change(self, stage: _Stage, change: Mapping[str, str | None]) -> None:
+        variant, seed = stage.curve.variant.name, stage.curve.seed
+        before = self._of(variant, seed)
+        after = {day: generation for day, generation in {**before, **change}.items() if generation is not None}
+        if after == before:
+            return
+        try:  # nobody else trains this chain now
+            self._lake.replace(self._path(variant, seed), after, self._lake.read(self._path(variant, seed)))
+        except (Conflict, OSError) as error:
+            log.warning("What MLflow lacks of %s could not be noted in the lake: %s", variant, error)
+        self._known[variant, seed] = after
+
+    def _of(self, variant: str, seed: int) -> dict[str, str]:
+        if (variant, seed) not in self._known:
+            self._known[variant, seed] = self._lake.read(self._path(variant, seed)) or {}
+        return self._known[variant, seed]
+
+    def _path(self, variant: str, seed: int) -> str:
+        return f"unrecorded/{self._lineup}/{variant}/seed={seed}.json"
 
 
 def record_comparison(
@@ -266,6 +536,7 @@ def record_comparison(
     table: Mapping[str, list[Any]],
     figures: Mapping[str, Figure],
     text: str,
+    stale: Mapping[str, str] | None = None,
 ) -> str:
     """Log a comparison: a summary run per variant, to be selected and compared, and one run with table and figures.
 
@@ -278,19 +549,25 @@ def record_comparison(
         table: columns of the comparison's table.
         figures: by file name.
         text: the table as markdown.
+        stale: per variant, what of it would be made of something else today.
 
     Returns:
         The id of the run with table and figures.
+
+    Raises:
+        MlflowException: the server refuses, or cannot be reached.
     """
     client = MlflowClient(tracking_uri)
-    experiment = open_experiment(client, lineup, first)
-    now = int(time.time() * 1000)
+    experiment, origin = open_experiment(client, lineup, first)
+    stale = stale or {}
+    now = _now()
     for variant, windows in summaries.items():
         tags = job_tags() | {"windrow.kind": "summary", "windrow.variant": variant}
+        tags |= {"windrow.stale": stale[variant][:MAX_TAG]} if variant in stale else {}
         run = _renew(client, experiment, tags, f"{variant} (all seeds)")
         client.log_batch(run, params=[Param(k, v) for k, v in _recipe(lineup.variant(variant)).items()])
         points = [
-            Metric(name, float(value), now, window_index(client, experiment, window))
+            Metric(name, float(value), now, window.days_since(origin))
             for window, values in windows.items()
             for name, value in values.items()
             if math.isfinite(value)
@@ -301,6 +578,7 @@ def record_comparison(
     compared = sorted(window for windows in summaries.values() for window in windows)
     span = f"{compared[0]} to {compared[-1]}"
     tags = job_tags() | {"windrow.kind": "comparison", "windrow.windows": span, "mlflow.note.content": text}
+    tags |= {"windrow.stale": "\n".join(stale.values())[:MAX_TAG]} if stale else {}
     run = _renew(client, experiment, tags, f"comparison with {lineup.reference}")
     client.log_table(run, dict(table), "comparison.json")
     client.log_text(run, text, "comparison.md")
@@ -326,10 +604,10 @@ def record_report(
         The id of the run.
     """
     client = MlflowClient(tracking_uri)
-    experiment = open_experiment(client, lineup, first)
+    experiment, _ = open_experiment(client, lineup, first)
     tags = job_tags() | {"windrow.kind": "report", "mlflow.note.content": headline}
     run = _renew(client, experiment, tags, f"report of {lineup.name}")
-    now = int(time.time() * 1000)
+    now = _now()
     points = [Metric(name, float(value), now, 0) for name, value in metrics.items() if math.isfinite(value)]
     _log_points(client, run, points)
     client.log_text(run, page, "report.html")
@@ -367,7 +645,8 @@ def _recipe(variant: Variant) -> dict[str, str]:
 
 
 def _curve_point(step: StepManifest) -> dict[str, float]:
-    return {
+    """The loss comes last: where MLflow has it, it has the rest of the point too."""
+    point = {
         **step.metrics,
         **{f"progressive/{k}": v for k, v in step.progressive.items()},
         "examples": float(step.total_examples),
@@ -375,6 +654,11 @@ def _curve_point(step: StepManifest) -> dict[str, float]:
         "examples_in_window": float(step.num_selected),
         "throughput": step.num_selected / max(step.seconds["train"], 1e-9),
     }
+    return point | ({"log_loss": point.pop("log_loss")} if "log_loss" in point else {})
+
+
+def _metrics(point: _Point, index: int) -> list[Metric]:
+    return [Metric(name, float(value), point.time, index) for name, value in point.values.items()]
 
 
 def _log_points(client: MlflowClient, run_id: str, points: list[Metric]) -> None:
@@ -387,6 +671,25 @@ def _filter(tags: Mapping[str, str]) -> str:
     return " and ".join(f"tags.`{name}` = '{value}'" for name, value in tags.items())
 
 
-def _find(client: MlflowClient, experiment: str, tags: Mapping[str, str]) -> Run | None:
-    runs = client.search_runs([experiment], _filter(tags), max_results=1)
-    return runs[0] if runs else None
+def _running(tags: Mapping[str, str]) -> str:
+    return f"attributes.status = 'RUNNING' and {_filter(tags)}"
+
+
+def _all_runs(client: MlflowClient, experiment: str, condition: str) -> list[Run]:
+    """Every run that fits, the latest first."""
+    found: list[Run] = []
+    token: str | None = None
+    while token != "":
+        page = client.search_runs([experiment], condition, max_results=1000, page_token=token)
+        found += page
+        token = page.token or ""
+    return found
+
+
+def _now() -> int:
+    return int(time.time() * 1000)
+
+
+def _short(error: Exception) -> str:
+    """An error in one line: what MLflow's client says of a server that is away goes on for several."""
+    return " ".join(str(error).split())[:300]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import threading
 import uuid
 from collections.abc import Callable
 from typing import Any
@@ -54,6 +56,9 @@ def run_on_workers(
     """
     if not ray.is_initialized():
         ray.init(address=address, log_to_driver=True, configure_logging=False)
+    if threading.current_thread() is threading.main_thread():
+        # Ray's own handler aborts the process where it stands.
+        signal.signal(signal.SIGTERM, _terminated)
     trainer = TorchTrainer(
         work,
         train_loop_config={**config, "threads": workers.threads},
@@ -69,11 +74,19 @@ def run_on_workers(
     )
     try:
         return trainer.fit().return_value
+    except SystemExit as error:
+        if error.code:
+            raise
+        raise KeyboardInterrupt from error  # Ray Train's answer to Ctrl-C is to end the process with 0
     except WorkerGroupError as error:
         causes = "; ".join(f"worker {rank}: {cause}" for rank, cause in sorted(error.worker_failures.items()))
         raise WorkersLost(f"training failed on its workers: {causes}") from error
     except TrainingFailedError as error:
         raise WorkersLost(f"training failed: {error}") from error
+
+
+def _terminated(number: int, _frame: object) -> None:
+    raise SystemExit(128 + number)
 
 
 def worker_device(threads: int) -> torch.device:

@@ -13,6 +13,7 @@ import pytest
 
 from pipeline.services import Addresses, down, environment, up
 from pipeline.settings import Settings
+from tests.tracking_server import Wire, serving
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -59,6 +60,23 @@ def fresh_settings(home: Path) -> Settings:
 def root() -> Path:
     """The checkout."""
     return ROOT
+
+
+@pytest.fixture(scope="session")
+def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """An MLflow server, started once for all tests that need no more; its address."""
+    with serving(tmp_path_factory.mktemp("mlflow-server"), *free_ports(1)) as url:
+        yield url
+
+
+@pytest.fixture
+def wire(mlflow_server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Wire]:
+    """A way to that server that a test can cut; MLflow's client waits a second for an answer and asks once."""
+    for name, value in {"TIMEOUT": "1", "MAX_RETRIES": "0"}.items():
+        monkeypatch.setenv(f"MLFLOW_HTTP_REQUEST_{name}", value)
+    wire = Wire(mlflow_server)
+    yield wire
+    wire.close()
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from mlflow import MlflowClient
 
 from pipeline.job import TrainJob, study_jobs
 from pipeline.lake import Lake
@@ -79,12 +80,53 @@ def test_a_study_goes_on_after_its_driver_and_then_its_worker_was_killed(stack: 
     generations = [path for path in lake.root.glob("steps/sim/*/gen-*/predictions.parquet")]
     assert len(generations) <= len(done) + 2, "only what a kill interrupted was begun twice"
 
+    assert set(run_statuses(stack, "killed", "variant")) == {"FINISHED"}
+    assert {"KILLED", "FAILED"} <= set(run_statuses(stack, "killed", "stage")) <= {"KILLED", "FAILED", "FINISHED"}
+
     alone = Lake(str(tmp_path / "undisturbed"))
     simulate(alone, "sim", CONFIG, Window.span(DAY, DAY.shift(NUM_WINDOWS - 1)))
     train(alone, study("killed").lineup, NUM_WINDOWS)
     expected = steps(alone)
     assert done.keys() == expected.keys()
     assert {key: step.metrics for key, step in done.items()} == {key: step.metrics for key, step in expected.items()}
+
+
+@pytest.mark.long
+def test_of_two_commands_at_once_one_waits_and_one_that_is_stopped_closes_its_runs(
+    stack: Stack, tmp_path: Path
+) -> None:
+    lake = Lake(str(tmp_path / "lake"))
+    simulate(lake, "sim", CONFIG, Window.span(DAY, DAY.shift(NUM_WINDOWS - 1)))
+    spec = tmp_path / "spec.json"
+    spec.write_text(whole("twice").model_dump_json())
+    environ = {**stack.environ, "WINDROW_LAKE": lake.url}
+
+    def start(name: str) -> subprocess.Popen[bytes]:
+        with (tmp_path / name).open("w") as log:
+            return subprocess.Popen(["windrow", "run", spec], env=environ, stdout=log, stderr=log)
+
+    first = start("first")
+    eventually(lambda: len(steps(lake)) >= 10, 300, "the first trains")
+    second = start("second")
+    eventually(lambda: "waiting for it" in (tmp_path / "second").read_text(), 120, "the second waits")
+    assert len(workers(lake)) == 1
+    first.send_signal(signal.SIGTERM)
+    assert first.wait(timeout=60) != 0
+    assert set(run_statuses(stack, "twice", "stage")) <= {"KILLED", "FAILED", "FINISHED"}, "closed at once"
+    assert "Stopped. Steps that are done stay done" in (tmp_path / "first").read_text()
+    done = steps(lake)
+    assert second.wait(timeout=600) == 0, (tmp_path / "second").read_text()[-3000:]
+    assert all(steps(lake)[key].generation == step.generation for key, step in done.items())
+    assert set(run_statuses(stack, "twice", "variant")) == {"FINISHED"}
+
+
+def run_statuses(stack: Stack, experiment: str, kind: str) -> list[str]:
+    """How the runs of a kind stand in MLflow."""
+    client = MlflowClient(stack.settings.tracking_uri)
+    found = client.get_experiment_by_name(experiment)
+    assert found is not None
+    runs = client.search_runs([found.experiment_id], f"tags.`windrow.kind` = '{kind}'")
+    return [str(run.info.status) for run in runs]
 
 
 def workers(lake: Lake) -> list[int]:
