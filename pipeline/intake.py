@@ -99,16 +99,30 @@ class _Run:
             self._publish(group, force=force)
 
     def pop_behind(self) -> list[Window]:
-        """The windows that were found to lack rows and have not read them since, in order."""
-        behind, self.behind = self.behind, {}
+        """The windows that were found to lack rows and have not read them since, in order.
+
+        Raises:
+            IngestError: such a window was published from other files, or needs one that is gone.
+        """
+        behind, self.behind, self.is_catching_up = self.behind, {}, True
         again = []
         for window, files in sorted(behind.items()):
-            if more := files - self.read.get(window, set()):
+            more = sorted(files - self.read.get(window, set()))
+            if more and self._is_ours(window, more):
+                self.tell(f"{self.dataset} {window}: rows came late or early in {', '.join(more)}: publishing it again")
                 again.append(window)
-                where = ", ".join(sorted(more))
-                self.is_catching_up = True
-                self.tell(f"{self.dataset} {window}: rows came late or early in {where}: publishing it again")
         return again
+
+    def _is_ours(self, window: Window, late: list[str]) -> bool:
+        """Whether a window was published from this log: else it is not replaced by the little that this log has of it."""
+        manifest = read_manifest(self.lake, self.dataset, window)
+        strange = sorted(({each.file for each in manifest.account} if manifest else set()) - self._files(window).keys())
+        if strange and any(address in self.day_of for address in late):
+            raise IngestError(
+                f"rows of window {window} came late or early in {', '.join(late)}, but the window was published from "
+                f"other files ({', '.join(strange)}): ingest it from this log, or these rows stay out"
+            )
+        return not strange
 
     def outcome(self) -> Intake:
         """What all of it came to."""
@@ -242,16 +256,7 @@ class _Run:
             for address, counts in found.items()
             if window in counts and self._is_late(address, window, counts, known)
         }
-        if not late or late <= self.read.get(window, set()):
-            return
-        strange = sorted(known.keys() - self._files(window).keys())
-        if not strange:
-            self._lacks(window, late)
-        elif any(address in self.day_of for address in late):
-            raise IngestError(
-                f"rows of window {window} came late or early in {', '.join(sorted(late))}, but the window was published "
-                f"from other files ({', '.join(strange)}): ingest it from this log, or these rows stay out"
-            )
+        self._lacks(window, late)
 
     def _is_late(self, address: str, window: Window, counts: Counter[Window], known: dict[str, int]) -> bool:
         if address in self.day_of:
