@@ -16,6 +16,7 @@ import typer
 from pydantic_core import to_json
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from pipeline.errors import BadInput, asked
 from pipeline.job import AnyJob, CompareJob, IngestJob, ReportJob, TrainJob, load_job, study_jobs
@@ -281,7 +282,7 @@ def _comparison(outcome: dict[str, Any]) -> Table:
         *outcome["header"],
         title=f"{outcome['lineup']}, windows {outcome['first']} to {outcome['last']}",
         title_justify="left",
-        caption="\n".join(outcome.get("warnings") or []) or None,
+        caption=Text("\n".join(outcome.get("warnings") or [])),
         caption_justify="left",
     )
     for row in outcome["rows"]:
@@ -314,12 +315,14 @@ def run_spec(
 def status(lineup: LineUpFile = None, as_json: AsJson = False) -> None:
     """Show each chain of a line-up: what is done, what is missing, what is stale and why; and the local services."""
     from pipeline.services import services_status
-    from pipeline.status import chain_statuses
+    from pipeline.status import chain_statuses, cure
 
     with _told():
         settings = Settings()
         chosen = _lineup(lineup)
-        chains = chain_statuses(Lake(settings.lake), chosen)
+        lake = Lake(settings.lake)
+        chains = chain_statuses(lake, chosen)
+        cures = cure(lake, chosen, stale) if (stale := [c for c in chains if c.stale]) else ""
         services = services_status(settings)
     document = {
         "lineup": chosen.name,
@@ -336,6 +339,7 @@ def status(lineup: LineUpFile = None, as_json: AsJson = False) -> None:
             }
             for c in chains
         ],
+        "cure": cures,
         "services": [{"name": s.name, "healthy": s.healthy, "address": s.address} for s in services],
     }
     table = Table("variant", "seed", "first", "last", "windows", "missing", "stale", title=f"line-up {chosen.name}")
@@ -351,6 +355,8 @@ def status(lineup: LineUpFile = None, as_json: AsJson = False) -> None:
         )
     _answer(document, as_json, table)
     if not as_json:
+        if cures:
+            out.print(Text(cures), soft_wrap=True)
         for s in services:
             out.print(f"{s.name:24} {'up' if s.healthy else 'down':5} {s.address}")
 

@@ -280,8 +280,6 @@ def run_compare(job: CompareJob, lake: Lake, settings: Settings, folder: Path | 
                 )
         except TrackingLost as error:
             notes.append(f"{error}. The comparison is not recorded there: compare again once it answers")
-    for note in notes:
-        log.warning("%s", note)
     return {
         "lineup": job.lineup.name,
         "first": job.first.name,
