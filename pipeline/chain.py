@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -17,27 +17,27 @@ import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
 
-from pipeline.checkpoint import load_checkpoint, save_checkpoint
+from pipeline.checkpoint import load_checkpoint, not_finite, save_checkpoint
 from pipeline.config import Cutover, NoTeacher, OddsProportional, StepConfig, Variant, cutover_window
 from pipeline.dataset import WindowManifest, read_schema, require_manifest, require_whole
 from pipeline.errors import BadInput
 from pipeline.evaluate import Evaluation, evaluate
 from pipeline.examples import Share
+from pipeline.generation import Generation
 from pipeline.job import TrainJob
 from pipeline.lake import Lake
 from pipeline.lineup import LineUp
 from pipeline.model import Features
 from pipeline.scores import Scores
 from pipeline.selection import selection_salt
-from pipeline.steps import MissingParent, StepManifest, StepStore, check_parent, check_start, step_key
+from pipeline.steps import StepManifest, StepStore, check_parent, check_start, step_key
 from pipeline.teacher import ScoreReader, write_scores
 from pipeline.tensors import MissingCheckpoint
-from pipeline.together import on_first
+from pipeline.together import is_of_all, of_all, on_all, on_first
 from pipeline.train import Trained, Trainer
 from pipeline.window import Window
 
 log = logging.getLogger(__name__)
-T = TypeVar("T")
 
 
 class Diverged(BadInput):
@@ -46,6 +46,10 @@ class Diverged(BadInput):
 
 class ContradictoryStep(BadInput):
     """A step is done under the same key with another config."""
+
+
+class OtherWorkers(BadInput):
+    """A step must be trained again, and another number of workers would make other bits of it."""
 
 
 class Recorder(Protocol):
@@ -80,6 +84,17 @@ class Plan:
     """By age, the steps whose checkpoints score this window too, since somebody reads that."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Left:
+    """The files of a step, as its manifest names them."""
+
+    checkpoint: str | None
+    checkpoint_files: dict[str, str]
+    predictions: str
+    scores: Scores | None
+    aged_scores: dict[int, Scores]
+
+
 @dataclass
 class Engine:
     """One worker's part in a job's steps. All workers run the same calls in the same order."""
@@ -91,8 +106,6 @@ class Engine:
     device: torch.device
     rank: int = field(default_factory=lambda: dist.get_rank())
     world_size: int = field(default_factory=lambda: dist.get_world_size())
-    agreed_error: bool = False
-    """Whether the error that `run` raised reached every worker: none of them waits for another."""
     _live: tuple[str, Trainer] | None = None
     """The key of the step that the model in memory has just closed, and the model."""
 
@@ -128,7 +141,7 @@ class Engine:
             return None
         for window in Window.span(first, self.job.last):
             known = parent
-            plan = self._on_first(lambda w=window, p=known: self._plan(variant, seed, w, p))  # type: ignore[misc]
+            plan = on_first(lambda w=window, p=known: self._plan(variant, seed, w, p))  # type: ignore[misc]
             if plan.skip and plan.previous is not None:
                 log.info("%s %s seed %d: already done, step %s", window, variant.name, seed, plan.key[:16])
                 parent = plan.previous
@@ -153,7 +166,9 @@ class Engine:
             )
         first = window if parent is None else parent.first
         ages = frozenset(age for age in lineup.ages_read(variant.name) if window.days_since(first) >= age)
-        if previous is not None and ages <= previous.ages and not self.job.force:
+        of_parent = None if parent is None else parent.lineage
+        whole = previous is not None and ages <= previous.ages and previous.parent_lineage == of_parent
+        if whole and not self.job.force:
             return Plan(manifest, config, key, scores, pilot, parent, previous, skip=True)
         for read in (scores, pilot):
             if read is not None:
@@ -210,22 +225,28 @@ class Engine:
         while step is not None and age <= max(ages, default=0):
             if age in ages:
                 found[age] = step
-            before = step.parent
-            step = None if before is None else store.read(before)
-            if before is not None and step is None:
-                raise MissingParent(f"step {before[:16]}, from which others went on, is gone: run the whole span again")
+            step = store.before(step)
             age += 1
         return found
 
-    def _check_finite(self, plan: Plan, name: str, evaluation: Evaluation, trained: Trained) -> None:
+    def _check_finite(self, plan: Plan, name: str, evaluation: Evaluation, trained: Trained, trainer: Trainer) -> None:
         """Refuse to publish a model that has diverged: every later window would build on it."""
+        what = None
         if evaluation.num_rows and "log_loss" not in evaluation.metrics or not math.isfinite(trained.sums.loss):
-            self.agreed_error = True  # all workers have the same sums
-            optimizer = plan.config.optimizer
-            raise Diverged(
-                f"{name!r} diverged in {plan.window.window}: its loss is not finite with learning rates "
-                f"{optimizer.embedding_lr} and {optimizer.dense_lr}; lower them, under a new name. Nothing was published"
-            )
+            what = "its loss"
+        elif spoiled := not_finite(trainer.model, trainer.optimizer):  # by the last update, whose loss nobody sees
+            what = f"its {spoiled}"
+
+        def refuse() -> None:
+            if what is not None:
+                optimizer = plan.config.optimizer
+                raise Diverged(
+                    f"{name!r} diverged in {plan.window.window}: {what} is not finite with learning rates "
+                    f"{optimizer.embedding_lr} and {optimizer.dense_lr}; lower them, under a new name. "
+                    "Nothing was published"
+                )
+
+        on_all(refuse)
 
     def _step(self, variant: Variant, seed: int, plan: Plan) -> StepManifest:
         if self.recorder is not None:
@@ -248,35 +269,81 @@ class Engine:
             aged = self._score(trainer, share, plan)
         with _timed(seconds, "train"):
             trained = self._train(trainer, share, plan, label=f"{plan.window.window} {variant.name}")
-        self._check_finite(plan, variant.name, evaluation, trained)
+        self._check_finite(plan, variant.name, evaluation, trained, trainer)
         store = self.store(seed)
-        generation, folder = self._on_first(lambda: store.new_generation(plan.key))
-        with _timed(seconds, "save"):
-            scores = None
-            if plan.teaches:
-                scores = write_scores(share, f"{folder}/scores", plan.key, trained.positions, trained.logits)
-            aged_scores = {
-                age: write_scores(share, f"{folder}/scores-age-{age}", plan.key, *scored)
-                for age, scored in aged.items()
-            }
-            checkpoint = f"{folder}/checkpoint" if self._keeps_checkpoint(variant, plan.window.window) else None
-            checkpoint_files: dict[str, str] = {}
-            if checkpoint is not None:
-                checkpoint_files = save_checkpoint(self.lake, checkpoint, trainer.model, trainer.optimizer)
-            if evaluation.predictions is not None:
+        attempt = store.attempt(plan.key, on_first(store.new_generation))
+        try:
+            with _timed(seconds, "save"):
+                left = self._leave(variant, share, plan, trainer, evaluation, trained, aged, attempt.folder)
+            step = self._manifest(plan, left, trainer, evaluation, trained, len(aged), seconds, attempt)
+            on_first(lambda: store.publish(step, plan.previous, attempt))
+        except Exception as error:
+            if self.rank == 0 and is_of_all(error):  # else somebody may still be writing
+                attempt.leave()
+            raise
+        self._live = (plan.key, trainer)
+        log.info(
+            "%s %s seed %d: %d of %d rows, log-loss %.5f before training, %.0f rows/s",
+            step.window,
+            variant.name,
+            seed,
+            step.num_selected,
+            step.num_rows,
+            step.metrics.get("log_loss", float("nan")),
+            step.num_selected / max(trained.seconds, 1e-9),
+        )
+        return step
+
+    def _leave(
+        self,
+        variant: Variant,
+        share: Share,
+        plan: Plan,
+        trainer: Trainer,
+        evaluation: Evaluation,
+        trained: Trained,
+        aged: dict[int, tuple[NDArray[np.int64], NDArray[np.float32]]],
+        folder: str,
+    ) -> _Left:
+        """Write a step's files, each worker its own; an error of any of them is an error of all."""
+        scores = None
+        if plan.teaches:
+            scores = write_scores(share, f"{folder}/scores", plan.key, trained.positions, trained.logits)
+        aged_scores = {
+            age: write_scores(share, f"{folder}/scores-age-{age}", plan.key, *scored) for age, scored in aged.items()
+        }
+        checkpoint = f"{folder}/checkpoint" if self._keeps_checkpoint(variant, plan.window.window) else None
+        checkpoint_files: dict[str, str] = {}
+        if checkpoint is not None:
+            checkpoint_files = save_checkpoint(self.lake, checkpoint, trainer.model, trainer.optimizer)
+        predictions = f"{folder}/predictions.parquet"
+
+        def write() -> None:
+            if self.lake.is_local:  # an object store has no directories to make
                 self.lake.files.create_dir(folder, recursive=True)
-                pq.write_table(
-                    evaluation.predictions,
-                    f"{folder}/predictions.parquet",
-                    filesystem=self.lake.files,
-                    compression="lz4",
-                )
+            pq.write_table(evaluation.predictions, predictions, filesystem=self.lake.files, compression="lz4")
+
+        on_first(write)
+        return _Left(checkpoint, checkpoint_files, predictions, scores, aged_scores)
+
+    def _manifest(
+        self,
+        plan: Plan,
+        left: _Left,
+        trainer: Trainer,
+        evaluation: Evaluation,
+        trained: Trained,
+        num_aged: int,
+        seconds: dict[str, float],
+        attempt: Generation,
+    ) -> StepManifest:
+        """What makes a step known."""
         flops = trainer.training_flops * (trained.num_rows + trained.num_scored)
-        flops += trainer.forward_flops * (evaluation.num_rows + len(aged) * plan.window.num_rows)
+        flops += trainer.forward_flops * (evaluation.num_rows + num_aged * plan.window.num_rows)
         parent = plan.parent
-        step = StepManifest(
+        return StepManifest(
             key=plan.key,
-            generation=generation,
+            generation=attempt.id,
             dataset=plan.window.dataset,
             window=plan.window.window,
             config=plan.config,
@@ -286,11 +353,12 @@ class Engine:
             pilot_read=None if plan.pilot is None else (plan.pilot.teacher, plan.pilot.digest),
             parent=None if parent is None else parent.key,
             first=plan.window.window if parent is None else parent.first,
-            checkpoint=checkpoint,
-            checkpoint_files=checkpoint_files,
-            predictions=f"{folder}/predictions.parquet",
-            scores=scores,
-            aged_scores=aged_scores,
+            parent_lineage=None if parent is None else parent.lineage,
+            checkpoint=left.checkpoint,
+            checkpoint_files=left.checkpoint_files,
+            predictions=left.predictions,
+            scores=left.scores,
+            aged_scores=left.aged_scores,
             metrics=evaluation.metrics,
             progressive=trained.sums.metrics(),
             num_rows=plan.window.num_rows,
@@ -304,19 +372,6 @@ class Engine:
             num_workers=self.world_size,
             versions={name: version(name) for name in ("windrow", "torch", "torchrec")},
         )
-        self._on_first(lambda: store.publish(step, plan.previous))
-        self._live = (plan.key, trainer)
-        log.info(
-            "%s %s seed %d: %d of %d rows, log-loss %.5f before training, %.0f rows/s",
-            step.window,
-            variant.name,
-            seed,
-            step.num_selected,
-            step.num_rows,
-            step.metrics.get("log_loss", float("nan")),
-            step.num_selected / max(trained.seconds, 1e-9),
-        )
-        return step
 
     def _score(
         self, trainer: Trainer, share: Share, plan: Plan
@@ -357,22 +412,40 @@ class Engine:
         if parent is None or parent.checkpoint is not None:
             trainer = self._new_trainer(config, window)
             if parent is not None and parent.checkpoint is not None:
+                digests = parent.checkpoint_files
                 try:
-                    digests = parent.checkpoint_files
                     load_checkpoint(self.lake, parent.checkpoint, digests, trainer.model, trainer.optimizer)
-                except MissingCheckpoint:
-                    self.agreed_error = True  # a checkpoint is read together, and fails together
-                    raise
+                except MissingCheckpoint as error:
+                    raise of_all(type(error)(f"{parent.window}: {error}")) from None
             return trainer
         return self._replay(parent)
 
     def _replay(self, step: StepManifest) -> Trainer:
         """Train a step again whose checkpoint was not kept; nothing is published."""
+        plan = on_first(lambda: self._again(step))
         log.info("%s: step %s kept no checkpoint, training it again", step.window, step.short)
+        trainer = self._restore(plan.parent, step.config, plan.window)
+        share = self._share(plan.window, trainer.features)
+        self._train(trainer, share, plan, label=f"{step.window} again")
+        self._live = (step.key, trainer)
+        return trainer
+
+    def _again(self, step: StepManifest) -> Plan:
+        """How to train a step again bit for bit.
+
+        Raises:
+            OtherWorkers: this job's make other bits.
+            ContradictoryStep: what it was made of has changed.
+        """
+        if step.num_workers != self.world_size:
+            raise OtherWorkers(
+                f"step {step.short} of {step.window} kept no checkpoint, and only {step.num_workers} workers, as then, "
+                f"train it again bit for bit, got {self.world_size}: run this with `--workers {step.num_workers}`, or "
+                "train the span anew with `--force`"
+            )
         store = StepStore(self.lake, step.dataset)
-        before = None if step.parent is None else store.read(step.parent)
+        before = store.before(step)
         window = require_manifest(self.lake, step.dataset, step.window)
-        trainer = self._restore(before, step.config, window)
 
         def read(source: tuple[str, str] | None, age: int) -> Scores | None:
             left = None if source is None else store.read(source[0])
@@ -381,15 +454,11 @@ class Engine:
         policy = step.config.selection
         scores = read(step.scores_read, step.config.soft_age)
         pilot = read(step.pilot_read, policy.pilot_age if isinstance(policy, OddsProportional) else 0)
-        plan = Plan(window, step.config, step.key, scores, pilot, before, step, skip=False)
         if step_key(step.config, window, scores, before, pilot) != step.key:
             raise ContradictoryStep(
                 f"{step.window} changed since step {step.short} was trained: run the whole span again from its first day"
             )
-        share = self._share(window, trainer.features)
-        self._train(trainer, share, plan, label=f"{step.window} again")
-        self._live = (step.key, trainer)
-        return trainer
+        return Plan(window, step.config, step.key, scores, pilot, before, step, skip=False)
 
     def _new_trainer(self, config: StepConfig, window: WindowManifest) -> Trainer:
         features = Features(read_schema(self.lake, window.dataset, window.schema_key), config.model.exclude)
@@ -425,15 +494,7 @@ class Engine:
             if self.recorder is not None:
                 self.recorder.done(variant, seed, step, skipped=skipped)
 
-        self._on_first(tell)
-
-    def _on_first(self, work: Callable[[], T]) -> T:
-        """Do something on worker 0 and give every worker its result, or its error."""
-        try:
-            return on_first(work)
-        except Exception:
-            self.agreed_error = True
-            raise
+        on_first(tell)
 
 
 @contextmanager

@@ -6,14 +6,16 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
+from torch.distributed._shard.sharded_tensor import ShardedTensor
 from torchrec.distributed import DistributedModelParallel
 from torchrec.optim.keyed import CombinedOptimizer
 
 from pipeline.lake import Lake
 from pipeline.tensors import JsonLoadPlanner, JsonSavePlanner, ShardReader, ShardWriter, Stored
-from pipeline.together import on_first
+from pipeline.together import of_all, on_first
 
 
 def _state(model: DistributedModelParallel, optimizer: CombinedOptimizer) -> dict[str, Any]:
@@ -60,10 +62,34 @@ def load_checkpoint(
     optimizer.load_state_dict(state["optimizer"])
 
 
+def not_finite(model: DistributedModelParallel, optimizer: CombinedOptimizer) -> str | None:
+    """The name of something in this worker's state that is no number, or None."""
+    return next((name for name, value in _local(_state(model, optimizer)) if not _is_finite(value)), None)
+
+
+def _local(state: Any, name: str = "") -> Iterator[tuple[str, torch.Tensor]]:
+    """This worker's tensors by name, of sharded ones its shards."""
+    if isinstance(state, Mapping):
+        for key, value in state.items():
+            yield from _local(value, f"{name}.{key}" if name else str(key))
+    elif isinstance(state, ShardedTensor):
+        for shard in state.local_shards():
+            yield name, shard.tensor
+    elif isinstance(state, torch.Tensor):
+        yield name, state
+
+
+def _is_finite(value: torch.Tensor) -> bool:
+    """Whether all of it are numbers; as large as a table may be, nothing of its size is made."""
+    if value.numel() == 0 or not value.is_floating_point():
+        return True
+    return all(bool(edge.isfinite()) for edge in torch.aminmax(value.detach()))
+
+
 @contextmanager
 def _plain_errors() -> Iterator[None]:
     """The first worker's own error, on every worker, in the place of torch's collection of tracebacks."""
     try:
         yield
     except dcp.api.CheckpointException as error:
-        raise min(error.failures.items())[1][0] from None
+        raise of_all(min(error.failures.items())[1][0]) from None

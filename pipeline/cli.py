@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -42,6 +43,9 @@ BAD_INPUT = 2
 
 TRY_AGAIN = 1
 """Exit status when the same may succeed the next time."""
+
+MAX_LISTED = 50
+"""Rows of a table that could be of any length."""
 
 LineUpFile = Annotated[
     Path | None, typer.Option("--lineup", "-l", help="The line-up's YAML file. [default: $WINDROW_LINEUP]")
@@ -359,6 +363,50 @@ def status(lineup: LineUpFile = None, as_json: AsJson = False) -> None:
             out.print(Text(cures), soft_wrap=True)
         for s in services:
             out.print(f"{s.name:24} {'up' if s.healthy else 'down':5} {s.address}")
+
+
+@app.command()
+def gc(
+    older_than: Annotated[
+        int, typer.Option(help="Hours without a change; a running job's files are not named yet.", min=1)
+    ] = 24,
+    delete: Annotated[bool, typer.Option("--delete", help="Remove what is listed. [default: list it only]")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """List what nothing in the lake names: files of attempts that died or were replaced, old records and locks.
+
+    What a manifest names is never removed. Outcomes of jobs stay a week at least.
+    """
+    from pipeline.gc import leftovers, sweep
+
+    with _told():
+        lake = Lake(Settings().lake)
+        found = leftovers(lake, timedelta(hours=older_than))
+        if delete:
+            found = sweep(lake, found)
+    num_files, num_bytes = sum(each.num_files for each in found), sum(each.num_bytes for each in found)
+    total = {"places": len(found), "files": num_files, "bytes": num_bytes}
+    document = {
+        "lake": lake.url,
+        "deleted": delete,
+        "total": total,
+        "leftovers": [
+            {"path": e.path, "kind": e.kind, "newest": e.newest, "files": e.num_files, "bytes": e.num_bytes}
+            for e in found
+        ],
+    }
+    table = Table(
+        "path", "kind", "last change", "files", "bytes", title=f"{'deleted from' if delete else 'in'} {lake.url}"
+    )
+    for each in found[:MAX_LISTED]:
+        newest = each.newest.strftime("%Y-%m-%d %H:%M")
+        table.add_row(each.path, each.kind, newest, f"{each.num_files:,}", f"{each.num_bytes:,}")
+    if len(found) > MAX_LISTED:
+        table.add_row(f"and {len(found) - MAX_LISTED} more, which --json lists")
+    table.add_row(f"total: {len(found)}", "", "", f"{num_files:,}", f"{num_bytes:,}")
+    _answer(document, as_json, table)
+    if found and not delete and not as_json:
+        out.print("Nothing was removed: --delete does.")
 
 
 @app.command()

@@ -7,6 +7,7 @@ import threading
 import uuid
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from types import TracebackType
 from typing import Any, Self
@@ -20,6 +21,7 @@ from pyarrow import fs
 
 from pipeline import job
 from pipeline.account import FileAccount, balance
+from pipeline.generation import Generation
 from pipeline.lake import Conflict, Lake, LakeError, checked_name, checked_path
 from pipeline.schema import Schema
 from pipeline.window import Window
@@ -266,6 +268,7 @@ class WindowWriter:
         self.row_group_size = row_group_size
         self.generation = uuid.uuid4().hex[:12]
         self.prefix = generation_prefix(dataset, window, self.generation)
+        self._attempt = Generation(lake, self.generation, self.prefix, manifest_path(dataset, window))
         self._part_rows = max(part_rows // row_group_size, 1) * row_group_size
         self._before = lake.read(manifest_path(dataset, window))
         self._digest = _Digest(self.columns)
@@ -274,7 +277,6 @@ class WindowWriter:
         self._num_pending = self._num_in_part = self._num_rows = self._num_positives = 0
         self._last = (-1, -1)
         self._writer: pq.ParquetWriter | None = None
-        self._published = False
 
     def __enter__(self) -> Self:
         if self.lake.is_local:  # an object store has no directories to make
@@ -285,10 +287,10 @@ class WindowWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if self._writer is not None:
-            self._writer.close()
+            with suppress(Exception):  # what it wrote is removed, and a full disk shall not hide the first error
+                self._writer.close()
             self._writer = None
-        if not self._published:
-            discard(self.lake, self.prefix)
+        self._attempt.leave()
 
     def write(self, batch: pa.RecordBatch) -> None:
         """Add rows that follow all those written before by (event_time, example_id).
@@ -351,8 +353,7 @@ class WindowWriter:
             row_group_size=self.row_group_size,
         )
         write_schema(self.lake, self.dataset, self.schema)
-        self.lake.replace(manifest_path(self.dataset, self.window), manifest.to_json(), self._before)
-        self._published = True
+        self._attempt.publish(manifest.to_json(), self._before)
         return manifest
 
     def _says_the_same(
@@ -492,12 +493,6 @@ def _write_quarantine(lake: Lake, prefix: str, batches: Iterable[pa.RecordBatch]
     finally:
         if writer is not None:
             writer.close()
-
-
-def discard(lake: Lake, prefix: str) -> None:
-    """Remove the files below a generation's prefix; none may be there."""
-    if lake.files.get_file_info(prefix).type == fs.FileType.Directory:
-        lake.files.delete_dir(prefix)
 
 
 class _OpenFiles(threading.local):

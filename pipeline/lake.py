@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
+from datetime import datetime
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlparse
 
 import obstore
@@ -47,6 +50,14 @@ def checked_path(path: str) -> str:
     if not parts or path.startswith("/") or ".." in parts or "\\" in path or "\0" in path:
         raise LakeError(f"a path in the lake is relative and stays inside it, got {path!r}")
     return path
+
+
+class StoredFile(NamedTuple):
+    """A file of the lake as a listing tells it."""
+
+    path: str
+    num_bytes: int
+    modified: datetime
 
 
 class Lake:
@@ -102,7 +113,7 @@ class Lake:
             Conflict: there is one.
         """
         try:
-            obstore.put(self.store, checked_path(path), _encode(document), mode="create")
+            self._put(checked_path(path), _encode(document), "create")
         except AlreadyExistsError:
             raise Conflict(f"{self.address(path)} exists already: another job published it first") from None
 
@@ -127,9 +138,43 @@ class Lake:
                 return
             mode: Any = "overwrite" if self.is_local else {"e_tag": found[1]}
             try:
-                obstore.put(self.store, path, _encode(document), mode=mode)
+                self._put(path, _encode(document), mode)
             except PreconditionError:
                 raise Conflict(f"{self.address(path)} changed while this job ran: trigger the job again") from None
+
+    def _put(self, path: str, content: bytes, mode: Any) -> None:
+        """Put what must be new, or in the place of what was read.
+
+        A refusal may mean that the put took place and its answer was lost, so that the client's own second try was
+        refused; and so may a timeout: what lies there tells.
+        """
+        try:
+            obstore.put(self.store, path, content, mode=mode)
+        except Exception:
+            if not self._holds(path, content):
+                raise
+
+    def _holds(self, path: str, content: bytes) -> bool:
+        try:
+            found = self._get(path)
+        except Exception:  # noqa: BLE001 - the caller raises the first error
+            return False
+        return found is not None and found[0] == content
+
+    def files_below(self, folder: str) -> Iterator[StoredFile]:
+        """Every file below a folder, however deep, in no order; none where there is no such folder."""
+        for listed in obstore.list(self.store, checked_path(folder)):
+            for each in listed:
+                yield StoredFile(each["path"], each["size"], each["last_modified"])
+
+    def remove(self, path: str) -> None:
+        """Remove a file, or every file below a folder; none may be there."""
+        if not self.is_local:
+            obstore.delete(self.store, [file.path for file in self.files_below(path)] or checked_path(path))
+        elif (place := self.root / checked_path(path)).is_dir():
+            shutil.rmtree(place)
+        else:
+            place.unlink(missing_ok=True)
 
     def put_text(self, path: str, text: str) -> None:
         """Put a text whole in the place of whatever is there: for what people read and nothing is decided by."""

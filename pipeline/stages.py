@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, assert_never
 
 from pipeline.account import FileAccount
 from pipeline.errors import BadInput, asked
+from pipeline.generation import tidy
 from pipeline.job import (
     SUBMISSION_VARIABLE,
     AnyJob,
@@ -143,13 +144,14 @@ def _on_workers(job: TrainJob, lake: Lake, settings: Settings, run: str) -> dict
         "submitted": time.time(),
     }
     status: Literal["KILLED", "FAILED"] | None = "KILLED"
+    name = f"{job.lineup.name}-{job.first}-{uuid.uuid4().hex[:8]}"
     try:
         outcome: dict[str, Any] = run_on_workers(
             train_on_worker,
             config,
             job.lineup.workers,
             address=settings.ray_address,
-            name=f"{job.lineup.name}-{job.first}",
+            name=name,
             storage=lake.address("ray-train"),
         )
         status = None
@@ -157,6 +159,7 @@ def _on_workers(job: TrainJob, lake: Lake, settings: Settings, run: str) -> dict
         status = "FAILED"
         raise
     finally:
+        tidy(lake, f"ray-train/{name}")
         if status is not None:
             from pipeline.tracking import close_runs
 
@@ -172,6 +175,7 @@ def train_on_worker(config: dict[str, Any]) -> dict[str, Any]:
     import torch.distributed as dist
 
     from pipeline.chain import Engine
+    from pipeline.together import is_of_all
     from pipeline.tracking import MlflowRecorder
     from pipeline.workers import worker_device
 
@@ -194,7 +198,7 @@ def train_on_worker(config: dict[str, Any]) -> dict[str, Any]:
         last = _through_conflicts(engine)
         status = "FINISHED"
     except (BadInput, Conflict) as error:
-        if engine.agreed_error:
+        if is_of_all(error):
             # Returned, not raised: Ray Train would start the workers again, and they would fail again.
             return {"error" if isinstance(error, BadInput) else "conflict": str(error)}
         raise
@@ -227,6 +231,8 @@ def _through_conflicts(engine: Engine) -> list[StepManifest]:
 
     Each conflict stands for a step that the other one has done, which is skipped then: there are no more of them than steps.
     """
+    from pipeline.together import is_of_all
+
     job = engine.job
     num_steps = len(list(Window.span(job.first, job.last))) * len(job.lineup.only(job.variants)) * len(job.lineup.seeds)
     left = 0 if job.force else num_steps
@@ -234,10 +240,9 @@ def _through_conflicts(engine: Engine) -> list[StepManifest]:
         try:
             return engine.run()
         except Conflict as error:
-            if not engine.agreed_error or not left:
+            if not is_of_all(error) or not left:
                 raise
             left -= 1
-            engine.agreed_error = False
             log.info("%s; going on from what is there now", error)
 
 

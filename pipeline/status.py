@@ -296,6 +296,10 @@ def _why_stale(
             f"the step before it ({before}) was trained again as something else",
         ),
         (
+            parent is not None and step.parent_lineage != parent.lineage,
+            f"the step before it ({before}) was trained again by another number of workers",
+        ),
+        (
             step.scores_read is not None and (scores is None or scores.digest != step.scores_read[1]),
             f"its teacher {chosen.teacher} left other scores since",
         ),

@@ -11,6 +11,7 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 from pipeline.config import Frozen, StepConfig, Variant, content_key
 from pipeline.dataset import WindowManifest
 from pipeline.errors import BadInput, explain
+from pipeline.generation import Generation
 from pipeline.job import head_path
 from pipeline.lake import Conflict, Lake, checked_path
 from pipeline.scores import MissingScores, Scores
@@ -61,6 +62,8 @@ class StepManifest(Frozen):
     """The pilot's step key and the digest of its scores; None where the selection asks none."""
     parent: Digest | None
     """Key of the step before; None when this one started from new weights."""
+    parent_lineage: Digest | None = None
+    """Lineage of the step before, from which this one was trained; None when it started from new weights."""
     first: Window
     """The window in which the chain started from new weights."""
     checkpoint: LakePath | None
@@ -103,6 +106,11 @@ class StepManifest(Frozen):
     def short(self) -> str:
         """The key as paths and people see it."""
         return self.key[:16]
+
+    @property
+    def lineage(self) -> str:
+        """sha256 of what decides the bits of the weights beside the key: how many workers trained each step of the chain."""
+        return content_key([self.key, self.num_workers, self.parent_lineage])
 
     @property
     def ages(self) -> frozenset[int]:
@@ -176,20 +184,41 @@ class StepStore:
             f"{self.lake.address(path)}: {why}: restore it from a copy, or remove it and train its window again"
         )
 
-    def new_generation(self, key: str) -> tuple[str, str]:
-        """A generation's id and the new folder for its files; they count once a manifest names them."""
-        generation = uuid.uuid4().hex[:8]
-        return generation, f"steps/{self.dataset}/{key[:16]}/gen-{generation}"
+    def before(self, step: StepManifest) -> StepManifest | None:
+        """The step that another one went on from; None where it started from new weights.
 
-    def publish(self, manifest: StepManifest, previous: StepManifest | None) -> None:
+        Raises:
+            MissingParent: it is gone, or was trained again to other bits.
+        """
+        if step.parent is None:
+            return None
+        found, cure = self.read(step.parent), "train the whole span again, from its first window on"
+        if found is None:
+            raise MissingParent(f"step {step.parent[:16]}, from which {step.window} went on, is gone: {cure}")
+        if found.lineage != step.parent_lineage:
+            raise MissingParent(
+                f"{found.window} was trained again by {found.num_workers} workers, and {step.window} went on from what "
+                f"other workers had made: {cure}"
+            )
+        return found
+
+    @staticmethod
+    def new_generation() -> str:
+        """A new generation's id."""
+        return uuid.uuid4().hex[:8]
+
+    def attempt(self, key: str, generation: str) -> Generation:
+        """A generation's folder; its files count once the step's manifest names it."""
+        return Generation(self.lake, generation, f"steps/{self.dataset}/{key[:16]}/gen-{generation}", self._path(key))
+
+    def publish(self, manifest: StepManifest, previous: StepManifest | None, attempt: Generation) -> None:
         """Make a step known, or replace the generation that was read before it ran."""
-        path = self._path(manifest.key)
-        before = self.lake.read(path)
+        before = self.lake.read(self._path(manifest.key))
         if (before or {}).get("generation") != (None if previous is None else previous.generation):
             raise Conflict(
                 f"step {manifest.short} of {manifest.window} changed while this job ran: trigger the job again"
             )
-        self.lake.replace(path, manifest.model_dump(mode="json"), before)
+        attempt.publish(manifest.model_dump(mode="json"), before)
 
     def head(self, lineup: str, variant: str, seed: int, window: Window) -> StepManifest | None:
         """The step with which a chain closed a window."""

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch.distributed as dist
 from numpy.typing import NDArray
 
 from pipeline.examples import Share
 from pipeline.lake import Lake
 from pipeline.scores import MissingScores, Scores
+from pipeline.together import on_all
 
 
 def write_scores(
@@ -35,27 +34,29 @@ def write_scores(
     positions, logits = positions[order], logits[order].astype(np.float32)
     path = f"{folder}/worker-{share.rank:05d}.parquet"
     starts = share.starts()
-    share.lake.files.create_dir(folder, recursive=True)
     schema = pa.schema([("example_id", pa.uint64()), ("logit", pa.float32())])
-    written: list[tuple[int, str]] = []
-    taken = 0
-    with pq.ParquetWriter(path, schema, filesystem=share.lake.files, compression="lz4") as writer:
-        for group in share.row_groups:
-            first, last = int(starts[group]), int(starts[group + 1])
-            stop = taken + last - first
-            if not np.array_equal(positions[taken:stop], np.arange(first, last)):
-                raise RuntimeError(
-                    f"{share.manifest.window}: rows {first} to {last} do not have exactly one score each"
-                )
-            ids = share.read(group, ["example_id"]).column(0).combine_chunks()
-            writer.write_table(pa.table([ids, logits[taken:stop]], schema=schema), row_group_size=last - first)
-            content = hashlib.sha256(ids.to_numpy().tobytes() + logits[taken:stop].tobytes())
-            written.append((group, content.hexdigest()))
-            taken = stop
-    gathered: list[Any] = [(path, written)]
-    if share.world_size > 1:
-        gathered = [None] * share.world_size
-        dist.all_gather_object(gathered, (path, written))
+
+    def write() -> tuple[str, list[tuple[int, str]]]:
+        if share.lake.is_local:
+            share.lake.files.create_dir(folder, recursive=True)
+        written: list[tuple[int, str]] = []
+        taken = 0
+        with pq.ParquetWriter(path, schema, filesystem=share.lake.files, compression="lz4") as writer:
+            for group in share.row_groups:
+                first, last = int(starts[group]), int(starts[group + 1])
+                stop = taken + last - first
+                if not np.array_equal(positions[taken:stop], np.arange(first, last)):
+                    raise RuntimeError(
+                        f"{share.manifest.window}: rows {first} to {last} do not have exactly one score each"
+                    )
+                ids = share.read(group, ["example_id"]).column(0).combine_chunks()
+                writer.write_table(pa.table([ids, logits[taken:stop]], schema=schema), row_group_size=last - first)
+                content = hashlib.sha256(ids.to_numpy().tobytes() + logits[taken:stop].tobytes())
+                written.append((group, content.hexdigest()))
+                taken = stop
+        return path, written
+
+    gathered = on_all(write)
     found = {
         group: (file, place, digest)
         for file, (_, groups) in enumerate(gathered)

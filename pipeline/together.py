@@ -19,24 +19,38 @@ def on_first(work: Callable[[], T]) -> T:
     if dist.get_world_size() > 1:
         dist.broadcast_object_list(outcome, src=0)
     if outcome[1] is not None:
-        raise outcome[1]
+        raise of_all(outcome[1])
     return outcome[0]  # type: ignore[no-any-return]
 
 
-def on_all(work: Callable[[], T]) -> T:
+def on_all(work: Callable[[], T]) -> list[T]:
     """Do each worker's part of something, and go on once every part is done; every worker calls this.
+
+    Returns:
+        What each worker's part gave, in their order.
 
     Raises:
         Exception: the first worker's that failed, on every worker; by then none of them is still at work.
     """
     outcome = _tried(work)
-    errors = [outcome[1]]
+    outcomes: list[Any] = [outcome]
     if dist.get_world_size() > 1:
-        errors = [None] * dist.get_world_size()
-        dist.all_gather_object(errors, outcome[1])
-    if first := next((error for error in errors if error is not None), None):
-        raise first
-    return outcome[0]  # type: ignore[no-any-return]
+        outcomes = [None] * dist.get_world_size()
+        dist.all_gather_object(outcomes, outcome)
+    if first := next((error for _, error in outcomes if error is not None), None):
+        raise of_all(first)
+    return [found for found, _ in outcomes]
+
+
+def of_all(error: BaseException) -> BaseException:
+    """The same error, marked as one that every worker raises."""
+    error._of_all_workers = True  # type: ignore[attr-defined]
+    return error
+
+
+def is_of_all(error: BaseException) -> bool:
+    """Whether an error was raised on every worker: none of them waits for another, and none is still at work."""
+    return getattr(error, "_of_all_workers", False)
 
 
 def _tried(work: Callable[[], Any]) -> list[Any]:

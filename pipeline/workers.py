@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import threading
-import uuid
 from collections.abc import Callable
 from typing import Any
 
@@ -37,16 +36,16 @@ def run_on_workers(
 ) -> Any:
     """Call `work(config)` on every worker and wait.
 
-    The run's name is new each time: under a name used before, Ray Train would hand the function the last reported
-    checkpoint. What is done already is decided by the lake alone.
+    What is done already is decided by the lake alone.
 
     Args:
         work: an importable function; a process group (gloo or NCCL) is up when it starts.
         config: its argument, plain data.
         workers: how many, and on what.
         address: the Ray cluster to join; `local` starts a private one.
-        name: names the run, for people.
-        storage: where Ray Train keeps its own records.
+        name: names the run; a new one each time, since under a name used before Ray Train would hand the function the
+            last reported checkpoint.
+        storage: where Ray Train keeps its own records, in a folder of that name.
 
     Returns:
         What worker 0 returned.
@@ -65,7 +64,7 @@ def run_on_workers(
         torch_config=TorchConfig(backend="nccl" if workers.use_gpu else "gloo"),
         scaling_config=ScalingConfig(num_workers=workers.num_workers, use_gpu=workers.use_gpu),
         run_config=RunConfig(
-            name=f"{name}-{uuid.uuid4().hex[:8]}",
+            name=name,
             storage_path=storage,
             failure_config=FailureConfig(
                 max_failures=MAX_WORKER_FAILURES, controller_failure_limit=1, max_preemption_failures=10

@@ -28,6 +28,7 @@ from pipeline.simulator import Simulator, SimulatorConfig
 from pipeline.steps import ContradictoryParent, MissingParent, StepStore
 from pipeline.teacher import MissingScores
 from pipeline.tensors import MissingCheckpoint
+from pipeline.together import is_of_all
 from tests.training import DATASET, DAY, TINY, engine, folders, lineup, listing, publish, steps, train, variant, windows
 
 SCHEMA = {
@@ -169,10 +170,10 @@ def refused(kind: type[Exception], message: str, lake: Lake, *arguments: Any, **
     """A train job that is refused before it changes anything, on all of its workers: none is started again in vain."""
     before = listing(lake), folders(lake)
     job = engine(lake, *arguments, **options)
-    with pytest.raises(kind, match=message):
+    with pytest.raises(kind, match=message) as caught:
         job.run()
     assert (listing(lake), folders(lake)) == before
-    assert job.agreed_error
+    assert is_of_all(caught.value)
 
 
 def test_no_window_at_all(lake: Lake) -> None:
@@ -324,11 +325,11 @@ def test_a_step_that_somebody_else_published_meanwhile(lake: Lake, monkeypatch: 
     publish_first = StepStore.publish
     raced: list[Any] = []
 
-    def race(store: StepStore, manifest: Any, previous: Any) -> None:
+    def race(store: StepStore, manifest: Any, previous: Any, attempt: Any) -> None:
         if not raced:
             raced.append(manifest.model_copy(update={"generation": "faster"}))
-            publish_first(store, raced[0], previous)
-        publish_first(store, manifest, previous)
+            publish_first(store, raced[0], previous, store.attempt(manifest.key, "faster"))
+        publish_first(store, manifest, previous, attempt)
 
     monkeypatch.setattr(StepStore, "publish", race)
     with pytest.raises(Conflict, match="changed while this job ran: trigger the job again"):

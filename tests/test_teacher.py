@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,18 @@ from pipeline.lake import Lake
 from pipeline.model import Features
 from pipeline.simulator import Simulator, SimulatorConfig
 from pipeline.teacher import MissingScores, ScoreReader, Scores, write_scores
-from tests.training import DAY, publish
+from tests.training import DAY, alone, publish
 
 FEATURES = Features(Simulator(SimulatorConfig.tiny(num_lists=1, cluster=True)).schema)
 NUM_ROWS = 310
 KEY = "f" * 64
 LOGITS = np.random.default_rng(0).normal(size=NUM_ROWS).astype(np.float32)
+
+
+@pytest.fixture(autouse=True)
+def _group() -> None:
+    """Workers write together: a process group of this process alone."""
+    alone()
 
 
 @pytest.fixture
@@ -49,12 +56,13 @@ def write(
     """Write as so many workers would, one after the other; rows come in no particular order."""
     told: list[Any] = []
 
-    def stop(out: list[Any], mine: Any) -> None:
-        told.append(mine)
+    def stop(work: Callable[[], Any]) -> None:
+        told.append(work())
         raise _Stop
 
-    def answer(out: list[Any], mine: Any) -> None:
-        out[:] = told
+    def answer(work: Callable[[], Any]) -> list[Any]:
+        work()
+        return told
 
     def one(rank: int) -> Scores:
         share = Share(lake, manifest, FEATURES, rank, world_size)
@@ -63,13 +71,11 @@ def write(
         own = np.random.default_rng(rank).permutation(own)
         return write_scores(share, f"steps/sim/by-{world_size}", KEY, own, logits[own])
 
-    if world_size == 1:
-        return one(0)
-    monkeypatch.setattr(teacher.dist, "all_gather_object", stop)
+    monkeypatch.setattr(teacher, "on_all", stop)
     for rank in range(world_size):
         with pytest.raises(_Stop):
             one(rank)
-    monkeypatch.setattr(teacher.dist, "all_gather_object", answer)
+    monkeypatch.setattr(teacher, "on_all", answer)
     answers = [one(rank) for rank in range(world_size)]
     assert all(each == answers[0] for each in answers), "every worker tells the same"
     return answers[0]
