@@ -6,7 +6,6 @@ from __future__ import annotations
 import logging
 import os
 import time
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -27,6 +26,7 @@ from pipeline.job import (
 )
 from pipeline.lake import Lake
 from pipeline.lineup import LogSource, SimulatedSource
+from pipeline.probe import require_cores, require_mlflow, require_ray
 from pipeline.settings import Settings
 from pipeline.timings import account
 from pipeline.window import Window
@@ -104,6 +104,10 @@ def run_ingest(job: IngestJob, lake: Lake) -> dict[str, Any]:
 
 def run_train(job: TrainJob, lake: Lake, settings: Settings) -> dict[str, Any]:
     """Train a job's steps on a group of Ray Train workers."""
+    if not os.environ.get(SUBMISSION_VARIABLE):
+        require_cores(job.lineup.workers, settings)
+        require_ray(settings)
+    _require_mlflow(settings)
     from pipeline.workers import run_on_workers
 
     config = {
@@ -111,6 +115,7 @@ def run_train(job: TrainJob, lake: Lake, settings: Settings) -> dict[str, Any]:
         "lake": settings.lake,
         "tracking_uri": settings.tracking_uri,
         "submitted": time.time(),
+        "log_level": log.getEffectiveLevel(),
     }
     storage = lake.address("ray-train")
     outcome: dict[str, Any] = run_on_workers(
@@ -129,15 +134,14 @@ def run_train(job: TrainJob, lake: Lake, settings: Settings) -> dict[str, Any]:
 def train_on_worker(config: dict[str, Any]) -> dict[str, Any]:
     """What every Ray Train worker does; the process group is up."""
     began = time.time()
+    from pipeline.workers import quiet, worker_device
+
+    quiet(config["log_level"])
     import torch.distributed as dist
 
     from pipeline.chain import Engine
     from pipeline.tracking import MlflowRecorder
-    from pipeline.workers import worker_device
 
-    warnings.simplefilter("ignore", FutureWarning)  # of TorchRec about itself
-    logging.getLogger().setLevel(logging.WARNING)  # TorchRec and FBGEMM tell every batch and table
-    logging.getLogger("pipeline").setLevel(logging.INFO)
     job = load_job(config["job"])
     if not isinstance(job, TrainJob):
         raise BadInput(f"only a train job runs on workers, got {job.kind}")
@@ -168,15 +172,23 @@ def train_on_worker(config: dict[str, Any]) -> dict[str, Any]:
         "lineup": job.lineup.name,
         "chains": [
             {
+                "variant": variant.name,
+                "seed": seed,
                 "window": step.window.name,
                 "step": step.key,
                 "checkpoint": step.checkpoint,
                 "total_examples": step.total_examples,
                 "log_loss": step.metrics.get("log_loss"),
             }
-            for step in last
+            for (seed, variant), step in zip(job.chains, last, strict=True)
         ],
     }
+
+
+def _require_mlflow(settings: Settings) -> None:
+    """Ask MLflow whether it is there, for a person; a submitted job waits for one that is starting again."""
+    if not os.environ.get(SUBMISSION_VARIABLE):
+        require_mlflow(settings)
 
 
 def run_compare(job: CompareJob, lake: Lake, settings: Settings, folder: Path | None = None) -> dict[str, Any]:
@@ -187,7 +199,7 @@ def run_compare(job: CompareJob, lake: Lake, settings: Settings, folder: Path | 
 
     compared = compare(lake, job.lineup, job.variants, job.first, job.last)
     text = report.markdown(compared)
-    log.info("\n%s", text)
+    _require_mlflow(settings)
     figures = report.figures(compared, job.lineup.online_start)
     _leave(folder, job.lineup.name, {"_comparison.md": text}, figures)
     run_id = record_comparison(
@@ -206,6 +218,7 @@ def run_compare(job: CompareJob, lake: Lake, settings: Settings, folder: Path | 
         "last": job.last.name,
         "mlflow_run": run_id,
         "header": list(report.HEADER),
+        "caption": report.caption(compared[0].num_seeds),
         "rows": [list(row) for row in report.table_rows(compared)],
         "columns": report.columns(compared),
     }
@@ -250,6 +263,7 @@ def run_report(job: ReportJob, lake: Lake, settings: Settings, folder: Path | No
         findings = answer(evidence)
     except ValueError as error:  # all is read by now: the statistics say what they lack
         raise StudyError(f"study {study.name!r} cannot be answered yet: {error}") from error
+    _require_mlflow(settings)
     html = page.render(study, findings, facts=evidence.facts(), times=wall_times(lake, evidence))
     lake.put_text(page_path(study.name), html)
     figures = {f"{s.slug}.png": s.figure for s in findings.sections if s.figure is not None}

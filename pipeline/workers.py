@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import sys
 import uuid
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -12,15 +15,20 @@ import torch
 from ray import train
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.v2.api.config import LoggingConfig
 from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 
+from pipeline.errors import TryAgain
 from pipeline.lineup import Workers
+from pipeline.probe import require_room
+
+log = logging.getLogger(__name__)
 
 MAX_WORKER_FAILURES = 2
 """How often a group is started again after a worker was lost; done steps are skipped then."""
 
 
-class WorkersLost(RuntimeError):
+class WorkersLost(TryAgain):
     """The workers died, and starting them again did not help."""
 
 
@@ -50,10 +58,23 @@ def run_on_workers(
         What worker 0 returned.
 
     Raises:
+        BadInput: the cluster of this machine has no room for so many.
         WorkersLost: a worker failed, again after restarts.
     """
     if not ray.is_initialized():
-        ray.init(address=address, log_to_driver=True, configure_logging=False)
+        if not sys.stderr.isatty():
+            os.environ.setdefault("RAY_COLOR_PREFIX", "0")
+        # Whoever wants to hear nothing is told of errors all the same: `fit` raises them.
+        ray.init(address=address, log_to_driver=log.isEnabledFor(logging.INFO), configure_logging=False)
+    offered = ray.cluster_resources()
+    if address == "local" or address.startswith("127.0.0.1:"):  # others may grow
+        require_room(workers, offered, f"the Ray cluster at {address}")
+    log.info(
+        "starting %d of %d possible workers on the Ray cluster at %s",
+        workers.num_workers,
+        offered.get("CPU", 0),
+        address,
+    )
     trainer = TorchTrainer(
         work,
         train_loop_config={**config, "threads": workers.threads},
@@ -62,6 +83,7 @@ def run_on_workers(
         run_config=RunConfig(
             name=f"{name}-{uuid.uuid4().hex[:8]}",
             storage_path=storage,
+            logging_config=LoggingConfig(log_level="WARNING"),
             failure_config=FailureConfig(
                 max_failures=MAX_WORKER_FAILURES, controller_failure_limit=1, max_preemption_failures=10
             ),
@@ -70,10 +92,31 @@ def run_on_workers(
     try:
         return trainer.fit().return_value
     except WorkerGroupError as error:
-        causes = "; ".join(f"worker {rank}: {cause}" for rank, cause in sorted(error.worker_failures.items()))
-        raise WorkersLost(f"training failed on its workers: {causes}") from error
+        causes = "; ".join(f"worker {rank}: {_told(cause)}" for rank, cause in sorted(error.worker_failures.items()))
+        raise WorkersLost(f"training failed on its workers, also when started again: {causes}") from error
     except TrainingFailedError as error:
-        raise WorkersLost(f"training failed: {error}") from error
+        raise WorkersLost(f"training failed: {_told(error)}") from error
+
+
+def _told(error: BaseException) -> str:
+    """An error of another process in a line: its last, where its traceback stands before it."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[-1][:300]
+
+
+def quiet(level: int) -> None:
+    """Let a worker tell what this program tells, and warnings.
+
+    TorchRec and FBGEMM tell every library, batch and table. To be called before they are imported.
+
+    Args:
+        level: of this program's own log.
+    """
+    logging.getLogger().setLevel(logging.WARNING)
+    logging.getLogger("pipeline").setLevel(level)
+    for about_itself in ("torch.fx._symbolic_trace", "torchrec.distributed.planner.storage_reservations"):
+        logging.getLogger(about_itself).setLevel(logging.ERROR)
+    warnings.simplefilter("ignore", FutureWarning)  # of TorchRec about itself
 
 
 def worker_device(threads: int) -> torch.device:
