@@ -23,11 +23,10 @@ from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
 from pipeline.documents import decoded, read_text
-from pipeline.errors import BadInput, TryAgain, asked, readable
+from pipeline.errors import BadInput, TryAgain, asked, named, readable
 from pipeline.job import AnyJob, CompareJob, IngestJob, ReportJob, TrainJob, load_job, study_jobs
 from pipeline.lake import Lake
 from pipeline.lineup import DatasetConfig, LineUp, LogSource, SimulatedSource, load_lineup
-from pipeline.schema import SHIPPED
 from pipeline.services import environment
 from pipeline.settings import CANNOT, Settings, make_folder
 from pipeline.window import Window
@@ -201,11 +200,12 @@ def ingest(
     """
     with _told():
         seeds: tuple[int, ...] = (0,)
+        where = "the options"
         if dataset is not None:
             if schema is None or not file:
                 raise BadInput(f"--dataset needs --schema and --file too, got schema {schema!r} and files {file!r}")
             document: dict[str, Any] = {"schema_file": schema, "files": tuple(file), "cut": cut}
-            if schema not in SHIPPED:
+            if Path(schema).suffix or os.path.exists(schema):
                 document["schema_file"] = str(Path(schema).absolute())
             if cut != "event_time" and not any("{date}" in path for path in file):
                 document["first"] = first
@@ -217,13 +217,15 @@ def ingest(
                 source = LogSource.model_validate(document)
                 chosen = DatasetConfig(name=dataset, source=source)
         else:
-            named = _lineup(lineup)
-            chosen, seeds = named.dataset, named.seeds
+            of_lineup = _lineup(lineup)
+            chosen, seeds = of_lineup.dataset, of_lineup.seeds
+            where = str(lineup or Settings().lineup)
         with asked("the options"):
             job = IngestJob(
                 dataset=chosen, first=Window.of(first), last=Window.of(last or first), seeds=seeds, force=force
             )
-        outcome = _run(job)
+        with named(where):
+            outcome = _run(job)
     table = Table("data set", "windows", "rows", "positives", "quarantined")
     table.add_row(
         outcome["dataset"],

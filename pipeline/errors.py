@@ -84,6 +84,15 @@ def asked(where: str, names: Mapping[str, str] | None = None) -> Iterator[None]:
         raise BadInput(f"{where}: {explain(error, names)}") from None
 
 
+@contextmanager
+def named(where: str) -> Iterator[None]:
+    """Whatever is bad input inside comes from that file."""
+    try:
+        yield
+    except BadInput as error:
+        raise BadInput(f"{where}: {error}") from error
+
+
 def explain(error: ValidationError, names: Mapping[str, str] | None = None) -> str:
     """A validation error as a person reads it: each place, what must be there and what was given."""
     told: dict[str, list[str]] = {}

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import validate_call
 
 from pipeline.documents import read_yaml
-from pipeline.errors import BadInput, asked, nearest, shown
+from pipeline.errors import BadInput, asked, named, nearest, shown
 from pipeline.lineup import LineUp, load_lineup
 from pipeline.recipes.distillation import distillation_study
 from pipeline.recipes.downsampling import downsampling_study
@@ -59,7 +59,9 @@ def declared(path: Path) -> Study:
     for name in answers:
         if name not in known:
             raise StudyError(f"{path}: a {kind} study has no field {shown(name)}: {nearest(name, known)}")
-    base = on_workers(load_lineup(_lineup_beside(path, answers.get("lineup"))), answers)
+    base = load_lineup(_lineup_beside(path, answers.get("lineup")))
+    with named(str(path)):
+        base = on_workers(base, answers)
     arguments: dict[str, Any] = {
         k: v for k, v in answers.items() if k not in OPERATIONAL and not (k in DAYS and v in (None, ""))
     }
