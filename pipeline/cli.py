@@ -123,8 +123,8 @@ def _full(error: Exception) -> str:
     fullest = min(there, key=lambda name: shutil.disk_usage(there[name]).free)
     free = shutil.disk_usage(there[fullest]).free
     return (
-        f"no space is left: {there[fullest]} has {free:,} bytes free ({str(error).splitlines()[0]:.300}): make room there, "
-        f"or set {fullest} to another folder, and try again"
+        f"no space was left ({str(error).splitlines()[0]:.300}); the disk of {there[fullest]} has {free:,} bytes free now: "
+        f"make room there, or set {fullest} to another folder, and try again"
     )
 
 

@@ -333,7 +333,11 @@ def torn(text: bytes, chance: random.Random, num_values: int = 256) -> bytes:
     """A file with a stretch of bytes changed (to one of the first `num_values`), cut out or given again."""
     start = chance.randrange(len(text))
     end = min(len(text), start + chance.choice([1, 1, 2, 40, 4_000]))
-    between = [b"", bytes(chance.randrange(num_values) for _ in range(end - start)), text[start:end] * chance.choice([2, 50])]
+    between = [
+        b"",
+        bytes(chance.randrange(num_values) for _ in range(end - start)),
+        text[start:end] * chance.choice([2, 50]),
+    ]
     return text[:start] + chance.choice(between) + text[end:]
 
 
