@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
 log = logging.getLogger(__name__)
-AS_LINEUP = "as the line-up says"
 
 
 class Answers:

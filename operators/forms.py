@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import yaml
 from airflow.sdk import Param
 
-from operators.answers import AS_LINEUP, lineup_paths
-from pipeline.recipes import CPU, GPU
+from operators.answers import lineup_paths
+from pipeline.documents import read_yaml
+from pipeline.errors import BadInput
+from pipeline.recipes import AS_LINEUP, CPU, GPU
 
 LIMITS = "Workers and limits"
 """Folded away at first; fields without a section stand open."""
@@ -308,8 +309,8 @@ def _variant_names() -> list[str]:
     names: dict[str, None] = {}
     for path in lineup_paths().values():
         try:
-            document = yaml.safe_load(path.read_text())
+            document = read_yaml(path, "a line-up")
             names |= {str(variant["name"]): None for variant in document["variants"]}
-        except (OSError, yaml.YAMLError, KeyError, TypeError):
+        except (BadInput, KeyError, TypeError):
             continue
     return list(names)

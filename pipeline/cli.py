@@ -2,33 +2,56 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
+import shutil
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
-import httpx
 import typer
 from pydantic_core import to_json
+from rich import box
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
+from typer.core import TyperGroup
+from typer.exceptions import TyperException
 
-from pipeline.errors import BadInput, asked
+from pipeline.documents import decoded, read_text
+from pipeline.errors import BadInput, TryAgain, asked, named, readable
 from pipeline.job import AnyJob, CompareJob, IngestJob, ReportJob, TrainJob, load_job, study_jobs
-from pipeline.lake import Conflict, Lake
+from pipeline.lake import Lake
 from pipeline.lineup import DatasetConfig, LineUp, LogSource, SimulatedSource, load_lineup
 from pipeline.services import environment
-from pipeline.settings import Settings
+from pipeline.settings import CANNOT, Settings, make_folder
 from pipeline.window import Window
+
+
+class _Commands(TyperGroup):
+    """The commands; whatever goes wrong in reading them or in running them ends in one message."""
+
+    def main(self, *arguments: Any, **options: Any) -> Any:
+        """Run a command as a program and end it with its status."""
+        given = arguments[0] if arguments else options.pop("args", None)
+        with _told():
+            status = super().main(
+                (sys.argv[1:] if given is None else given) or ["--help"],
+                *arguments[1:],
+                **{**options, "standalone_mode": False},
+            )
+        sys.exit(status if isinstance(status, int) else 0)
+
 
 app = typer.Typer(
     name="windrow",
+    cls=_Commands,
     help="Data-efficient continuous training for large recommendation models.\n\n"
     "A line-up (YAML) names a data set, its variants and their workers. Typical use without Airflow: "
     "`windrow up`, `windrow ingest`, `windrow train`, `windrow compare`. Where things are comes from environment "
@@ -46,6 +69,11 @@ TRY_AGAIN = 1
 
 MAX_LISTED = 50
 """Rows of a table that could be of any length."""
+MAX_SPEC_BYTES = 1 << 24
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+SERVICES = ("httpx", "mlflow", "obstore", "ray")
+"""Libraries whose errors are those of a service or a store; their tracebacks tell nobody anything."""
 
 LineUpFile = Annotated[
     Path | None, typer.Option("--lineup", "-l", help="The line-up's YAML file. [default: $WINDROW_LINEUP]")
@@ -57,21 +85,64 @@ Variants = Annotated[
     list[str] | None, typer.Option("--variant", "-v", help="A variant of the line-up; repeatable. [default: all]")
 ]
 
-out = Console(width=max(120, Console().width))
-"""A comparison's row takes 110 columns, also where the output is a file."""
+out = Console(width=max(100, Console().width) if sys.stdout.isatty() else 160)
+"""A file is as wide as the widest table."""
+WIDE = 140
+"""Columns from which a gap and its interval stand in one line."""
 
 
 @contextmanager
 def _told() -> Iterator[None]:
-    """Bad input ends the program with its message, not with a traceback."""
+    """What cannot be done ends the program with its message, not with a traceback; a fault of our own has one."""
     try:
         yield
     except BadInput as error:
-        typer.secho(f"windrow: {error}", fg="red", err=True)
-        raise typer.Exit(BAD_INPUT) from None
-    except Conflict as error:
-        typer.secho(f"windrow: {error}", fg="red", err=True)
-        raise typer.Exit(TRY_AGAIN) from None
+        _end(str(error), BAD_INPUT)
+    except TyperException as error:
+        command = getattr(getattr(error, "ctx", None), "command_path", "windrow")
+        _end(f"{error.format_message().rstrip('.')}: see `{command} --help`", BAD_INPUT)
+    except TryAgain as error:
+        _end(str(error), TRY_AGAIN)
+    except OSError as error:
+        _end(_of_the_machine(error), BAD_INPUT if error.errno in CANNOT else TRY_AGAIN)
+    except Exception as error:
+        if type(error).__module__.partition(".")[0] not in SERVICES:
+            raise
+        _end(_of_a_service(error), TRY_AGAIN)
+
+
+def _of_the_machine(error: OSError) -> str:
+    """What the operating system refused, with the path."""
+    if error.errno in FULL or "os error 28" in str(error):
+        return _full(error)
+    where = f": {error.filename}" if error.filename else ""
+    return f"{error.strerror or str(error).splitlines()[0]}{where}: free it or give another path, and try again"
+
+
+def _full(error: Exception) -> str:
+    """No space is left, and where."""
+    lake = Settings().lake
+    folders = {"WINDROW_LAKE": lake, "WINDROW_HOME": str(Settings().home), "TMPDIR": tempfile.gettempdir()}
+    there = {name: folder for name, folder in folders.items() if os.path.isdir(folder)}
+    fullest = min(there, key=lambda name: shutil.disk_usage(there[name]).free)
+    free = shutil.disk_usage(there[fullest]).free
+    return (
+        f"no space was left ({str(error).splitlines()[0]:.300}); the disk of {there[fullest]} has {free:,} bytes free now: "
+        f"make room there, or set {fullest} to another folder, and try again"
+    )
+
+
+def _of_a_service(error: Exception) -> str:
+    """What a service or a store refused."""
+    if "os error 28" in str(error):
+        return _full(error)
+    said = (str(error).splitlines() or [type(error).__name__])[0]
+    return f"a service failed: {said}: see `windrow status`, run `windrow up` if one is down, and try again"
+
+
+def _end(message: str, status: int) -> NoReturn:
+    typer.secho(f"windrow: {readable(message)}", fg="red", err=True)
+    sys.exit(status)
 
 
 def _answer(document: dict[str, Any], as_json: bool, table: Table | None = None) -> None:
@@ -133,22 +204,32 @@ def ingest(
     """
     with _told():
         seeds: tuple[int, ...] = (0,)
+        where = "the options"
         if dataset is not None:
             if schema is None or not file:
                 raise BadInput(f"--dataset needs --schema and --file too, got schema {schema!r} and files {file!r}")
             document: dict[str, Any] = {"schema_file": schema, "files": tuple(file), "cut": cut}
+            if Path(schema).suffix or os.path.exists(schema):
+                document["schema_file"] = str(Path(schema).absolute())
             if cut != "event_time" and not any("{date}" in path for path in file):
                 document["first"] = first
             if cut == "equal" and "first" in document:
                 document["count"] = len(list(Window.span(Window.of(first), Window.of(last or first))))
-            with asked("the options"):
+            with asked(
+                "the options", {"name": "--dataset", "schema_file": "--schema", "files": "--file", "cut": "--cut"}
+            ):
                 source = LogSource.model_validate(document)
                 chosen = DatasetConfig(name=dataset, source=source)
         else:
-            named = _lineup(lineup)
-            chosen, seeds = named.dataset, named.seeds
-        job = IngestJob(dataset=chosen, first=Window.of(first), last=Window.of(last or first), seeds=seeds, force=force)
-        outcome = _run(job)
+            of_lineup = _lineup(lineup)
+            chosen, seeds = of_lineup.dataset, of_lineup.seeds
+            where = str(lineup or Settings().lineup)
+        with asked("the options"):
+            job = IngestJob(
+                dataset=chosen, first=Window.of(first), last=Window.of(last or first), seeds=seeds, force=force
+            )
+        with named(where):
+            outcome = _run(job)
     table = Table("data set", "windows", "rows", "positives", "quarantined")
     table.add_row(
         outcome["dataset"],
@@ -197,11 +278,12 @@ def train(
                 despite_stale=despite_stale,
             )
         outcome = _run(job)
-    table = Table("window", "step", "examples", "log-loss before training")
+    table = Table(Column("variant", overflow="fold"), "seed", "window", "examples", "log-loss before it")
     for chain in outcome["chains"]:
         table.add_row(
+            chain["variant"],
+            str(chain["seed"]),
             chain["window"],
-            chain["step"][:16],
             f"{chain['total_examples']:,}",
             f"{chain['log_loss'] or float('nan'):.5f}",
         )
@@ -269,28 +351,31 @@ def study(
 
 def _trigger(answers: Path) -> None:
     """Let Airflow run a study."""
-    from pipeline.demo import Airflow, MainJobFailed
+    from pipeline.demo import Airflow
     from pipeline.recipes import conf
     from pipeline.services import addresses
 
     kind, given = conf(answers)
-    try:
-        Airflow.login(addresses()).trigger(f"{kind}_study", given, partial(typer.echo, err=True))
-    except (MainJobFailed, httpx.HTTPError) as error:
-        typer.secho(f"windrow: {error}", fg="red", err=True)
-        raise typer.Exit(TRY_AGAIN) from None
+    Airflow.login(addresses()).trigger(f"{kind}_study", given, partial(typer.echo, err=True))
 
 
 def _comparison(outcome: dict[str, Any]) -> Table:
+    """A comparison as a table that fits 100 columns; variants' names break, and no column is cut."""
+    variant, *numbers, gap = outcome["header"]
     table = Table(
-        *outcome["header"],
+        Column(variant, overflow="fold"),
+        *(Column(name, justify="right", no_wrap=True) for name in numbers),
+        Column(gap.replace(", ", ",\n"), justify="right", no_wrap=True),
         title=f"{outcome['lineup']}, windows {outcome['first']} to {outcome['last']}",
         title_justify="left",
-        caption=Text("\n".join(outcome.get("warnings") or [])),
+        caption=Text("\n".join([outcome["caption"], *(outcome.get("warnings") or [])])),
         caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        padding=(0, 0),
     )
-    for row in outcome["rows"]:
-        table.add_row(*row)
+    for *row, found in outcome["rows"]:
+        table.add_row(*row, found if out.width >= WIDE else found.replace(" (", "\n("))
     return table
 
 
@@ -303,10 +388,10 @@ def run_spec(
     Ends with status 2 when the document or its data must change first.
     """
     with _told():
-        try:
-            text = sys.stdin.read() if str(spec) == "-" else spec.read_text()
-        except OSError as error:
-            raise BadInput(f"cannot read {spec}: {error.strerror}") from None
+        if str(spec) == "-":
+            text = decoded(sys.stdin.buffer.read(), "standard input")
+        else:
+            text = read_text(spec, "a job's document", max_bytes=MAX_SPEC_BYTES)
         job = load_job(text)
         outcome = _run(job)
     if isinstance(job, CompareJob):
@@ -414,11 +499,9 @@ def up(as_json: AsJson = False) -> None:
     """Start Airflow, MLflow and a one-node Ray cluster on loopback."""
     from pipeline import services
 
-    try:
+    with _told():
+        make_folder(Settings().home, "the home of the services", "WINDROW_HOME")
         found = services.up()
-    except services.ServiceError as error:
-        typer.secho(f"windrow: {error}", fg="red", err=True)
-        raise typer.Exit(TRY_AGAIN) from None
     if as_json:
         _answer({"airflow": found.airflow, "mlflow": found.mlflow, "ray": found.ray, "user": found.user}, True)
 
@@ -428,7 +511,8 @@ def down() -> None:
     """End the local services and everything they started."""
     from pipeline import services
 
-    services.down()
+    with _told():
+        services.down()
 
 
 @app.command()
@@ -444,8 +528,8 @@ def demo(
     """
     from pipeline import services
     from pipeline.compare import compare as compare_variants
-    from pipeline.demo import Airflow, MainJobFailed, curves_page, main_job
-    from pipeline.report import HEADER, columns, table_rows
+    from pipeline.demo import Airflow, curves_page, main_job
+    from pipeline.report import HEADER, caption, columns, table_rows
 
     with _told():
         path = lineup or Settings().lineup
@@ -459,14 +543,14 @@ def demo(
         last = chosen.online_start.shift(online - 1)
         say = partial(typer.echo, err=True)
         found = services.addresses()
-        try:
-            main_job(Airflow.login(found), path.stem, chosen, start, last, say)
-        except (MainJobFailed, httpx.HTTPError) as error:
-            typer.secho(f"windrow: {error}", fg="red", err=True)
-            raise typer.Exit(1) from None
+        main_job(Airflow.login(found), path.stem, chosen, start, last, say)
         compared = compare_variants(Lake(Settings().lake), chosen, (), chosen.online_start, last)
     span = {"lineup": chosen.name, "first": chosen.online_start.name, "last": last.name}
-    rows = {"header": list(HEADER), "rows": [list(row) for row in table_rows(compared)]}
+    rows = {
+        "header": list(HEADER),
+        "caption": caption(compared[0].num_seeds),
+        "rows": [list(row) for row in table_rows(compared)],
+    }
     _answer({**span, "columns": columns(compared)}, as_json, _comparison({**span, **rows}))
     if not as_json:
         out.print(f"\nAirflow  {found.airflow}  user {found.user}, password {found.password}")

@@ -4,24 +4,36 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
+import re
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
-from pipeline.window import Window
+from pipeline.documents import Frozen, Real, Seed, Whole
+from pipeline.errors import shown
+from pipeline.window import MAX_SPAN, Window
 
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$")]
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
+
+
+def _is_name(name: str) -> str:
+    if not _NAME.fullmatch(name):
+        raise ValueError(
+            f"a name is 1 to 63 letters (a to z), digits, '.', '_' or '-' and starts with a letter or digit, got {shown(name)}"
+        )
+    return name
+
+
+Name = Annotated[str, AfterValidator(_is_name)]
 """What users call things; safe in paths, tags and URLs."""
+Width = Annotated[Whole, Field(ge=1, le=65_536)]
+"""Units of a layer."""
+Age = Annotated[Whole, Field(ge=0, le=MAX_SPAN)]
+"""Windows between two."""
+Rate = Annotated[Real, Field(gt=0, le=1)]
 
 LATE_CUTOVER_WINDOWS = 4
 """A late cutover falls so many windows after the first online window."""
-
-
-class Frozen(BaseModel):
-    """A config: immutable, closed to unknown fields, documented under each field."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
 def canonical_json(document: Any) -> str:
@@ -37,15 +49,15 @@ def content_key(document: Any) -> str:
 class Widths(Frozen):
     """How wide a model is."""
 
-    embedding_dim: int = Field(ge=4, multiple_of=4)
+    embedding_dim: Whole = Field(ge=4, le=8192, multiple_of=4)
     """Width of every embedding row (D)."""
-    bottom: tuple[int, ...]
+    bottom: tuple[Width, ...] = Field(max_length=64)
     """Hidden layers between the dense features and their D-wide embedding."""
-    over: tuple[int, ...]
+    over: tuple[Width, ...] = Field(max_length=64)
     """Hidden layers between the interactions and the logit."""
-    cross_layers: int = Field(default=2, ge=1)
+    cross_layers: Whole = Field(default=2, ge=1, le=64)
     """DCNv2 alone: number of low-rank cross layers."""
-    cross_rank: int = Field(default=32, ge=1)
+    cross_rank: Width = 32
     """DCNv2 alone: rank of each cross layer."""
 
 
@@ -67,7 +79,7 @@ class ModelConfig(Frozen):
     """A named size, or widths of one's own."""
     exclude: tuple[str, ...] = ()
     """Features of the schema that this model does not see."""
-    prior: float = Field(default=0.5, gt=0, lt=1)
+    prior: Real = Field(default=0.5, gt=0, lt=1)
     """Probability that an untrained model predicts: the first bias of the logit."""
     distillation_head: Literal["serving", "auxiliary"] = "serving"
     """What listens to a teacher: the tower that serves, or a second one on the same backbone while the first sees labels
@@ -82,15 +94,15 @@ class ModelConfig(Frozen):
 class OptimizerConfig(Frozen):
     """Row-wise Adagrad for the embeddings, fused in backward, and Adagrad for the rest."""
 
-    batch_size: int = Field(default=4096, ge=1)
+    batch_size: Whole = Field(default=4096, ge=1, le=2**24)
     """Most rows per update over all workers together: a window's rows are spread evenly over as few updates as it allows."""
-    embedding_lr: float = Field(default=0.02, gt=0)
+    embedding_lr: Real = Field(default=0.02, gt=0)
     """Learning rate of the embedding rows."""
-    dense_lr: float = Field(default=0.02, gt=0)
+    dense_lr: Real = Field(default=0.02, gt=0)
     """Learning rate of the dense layers."""
-    eps: float = Field(default=1e-8, gt=0)
+    eps: Real = Field(default=1e-8, gt=0)
     """Added to the root of Adagrad's accumulator."""
-    accumulator_decay: float = Field(default=1.0, ge=0, le=1)
+    accumulator_decay: Real = Field(default=1.0, ge=0, le=1)
     """What all of Adagrad's accumulators are multiplied by before each window but the chain's first: below 1 the learning
     rate no longer falls to zero, 0 forgets them every day."""
 
@@ -105,7 +117,7 @@ class NegativeDownsampling(Frozen):
     """Keep all positives and a fixed fraction of the negatives (McMahan et al. 2013; Jain et al. 2024)."""
 
     kind: Literal["negatives"] = "negatives"
-    rate: float = Field(gt=0, le=1)
+    rate: Rate
     """Fraction of negatives kept, in (0, 1]."""
     correction: Literal["weight", "offset"] = "offset"
     """Weight = 1/pi_y(x), or a logit offset log pi_1(x) - log pi_0(x) in training only; exactly one of them."""
@@ -121,15 +133,15 @@ class OddsProportional(Frozen):
     """
 
     kind: Literal["odds"] = "odds"
-    rate: float = Field(gt=0, le=1)
+    rate: Rate
     """Expected fraction of negatives kept, in (0, 1]."""
     pilot: Name
     """The variant of the line-up whose scores tell the odds."""
-    pilot_age: int = Field(default=0, ge=0)
+    pilot_age: Age = 0
     """Scores made by the checkpoint that closed so many windows earlier; 0: from the pilot's own training pass."""
     since: Window | None = None
     """First window in which the pilot is asked; before it negatives are kept uniformly at the same rate."""
-    floor: float | None = Field(default=None, gt=0)
+    floor: Real | None = Field(default=None, gt=0)
     """Least probability with which any negative is kept; a tenth of the rate when not given."""
     correction: Literal["weight", "offset"] = "offset"
     """Weight = 1/pi_y(x), or a logit offset log pi_1(x) - log pi_0(x) in training only; exactly one of them."""
@@ -165,13 +177,13 @@ class _Taught(Frozen):
 
     teacher: Name
     """The variant whose scores are learned from."""
-    weight: float = Field(default=1.0, gt=0)
+    weight: Real = Field(default=1.0, gt=0)
     """Weight of the soft-label cross-entropy beside the hard loss."""
-    age: int = Field(default=0, ge=0)
+    age: Age = 0
     """Scores made by the checkpoint that closed so many windows earlier; 0: from the teacher's own training pass."""
     since: Window | None = None
     """First window in which the teacher is listened to; None: from the start."""
-    ramp: int = Field(default=0, ge=0)
+    ramp: Age = 0
     """Windows over which the weight grows linearly, counted from `since`; then it is full."""
 
     @model_validator(mode="after")
@@ -258,7 +270,7 @@ class Variant(Frozen):
 class EvaluationConfig(Frozen):
     """The evaluation slice: the same rows for every variant, scored before they are trained on."""
 
-    max_rows: int = Field(default=100_000, ge=1)
+    max_rows: Whole = Field(default=100_000, ge=1, le=2**31 - 1)
     """All rows of a window up to so many, then a hash sample of about so many."""
 
 
@@ -269,20 +281,13 @@ class StepConfig(Frozen):
     """The size stands as widths, so that renaming a size changes nothing."""
     optimizer: OptimizerConfig
     selection: Selection
-    soft_weight: float | None = Field(default=None, gt=0)
+    soft_weight: Real | None = Field(default=None, gt=0)
     """Weight of the teacher's loss in this window; None when no teacher is listened to."""
-    soft_age: int = Field(default=0, ge=0)
+    soft_age: Age = 0
     """Windows between the checkpoint that made the soft labels and this window; 0: from the teacher's training pass."""
     evaluation: EvaluationConfig
-    seed: int = Field(ge=0)
+    seed: Seed
     """Sets the initial weights and the selection's salt."""
-
-    @field_validator("soft_weight")
-    @classmethod
-    def _finite(cls, value: float | None) -> float | None:
-        if value is not None and not math.isfinite(value):
-            raise ValueError(f"the weight of the soft loss must be finite, got {value}")
-        return value
 
 
 def cutover_window(distillation: Cutover, online_start: Window) -> Window:

@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 import httpx
 
+from pipeline.errors import TryAgain, Unreachable
 from pipeline.lineup import LineUp
 from pipeline.services import Addresses
 from pipeline.window import Window
@@ -19,7 +20,7 @@ POLL_SECONDS = 3.0
 TERMINAL = ("success", "failed")
 
 
-class MainJobFailed(RuntimeError):
+class MainJobFailed(TryAgain):
     """A DAG run failed; the message says where to look."""
 
 
@@ -32,9 +33,18 @@ class Airflow:
 
     @classmethod
     def login(cls, addresses: Addresses) -> Airflow:
-        """Log in with the services' own account."""
+        """Log in with the services' own account.
+
+        Raises:
+            Unreachable: nobody answers there.
+        """
         client = httpx.Client(base_url=addresses.airflow, timeout=60, trust_env=False)  # loopback, past any proxy
-        answer = client.post("/auth/token", json={"username": addresses.user, "password": addresses.password})
+        try:
+            answer = client.post("/auth/token", json={"username": addresses.user, "password": addresses.password})
+        except httpx.TransportError as error:
+            raise Unreachable(
+                f"Airflow does not answer at {addresses.airflow} ({error}): run `windrow up` first, or set WINDROW_AIRFLOW"
+            ) from None
         client.headers["Authorization"] = f"Bearer {answer.raise_for_status().json()['access_token']}"
         return cls(addresses.airflow, client)
 

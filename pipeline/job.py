@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
-from pipeline.config import Frozen, Name
+from pipeline.config import Name, Variant
+from pipeline.documents import Flag, Frozen, Seed
 from pipeline.errors import BadInput, explain
 from pipeline.lineup import DatasetConfig, LineUp
 from pipeline.study import Study
@@ -35,10 +36,15 @@ class IngestJob(Frozen):
     dataset: DatasetConfig
     first: Window
     last: Window
-    seeds: tuple[int, ...] = (0,)
+    seeds: tuple[Seed, ...] = Field(default=(0,), max_length=1000)
     """The line-up's seeds: each has a data set of its own where the source is simulated `per_seed`; else ignored."""
-    force: bool = False
+    force: Flag = False
     """Publish a new generation even where the content is the same."""
+
+    @model_validator(mode="after")
+    def _a_span(self) -> Self:
+        Window.span(self.first, self.last)
+        return self
 
 
 class TrainJob(Frozen):
@@ -53,18 +59,27 @@ class TrainJob(Frozen):
     start: Literal["scratch", "parent"]
     """New weights before `first`, or the checkpoint that closed the window before it. A variant that has a later `start`
     of its own begins there, with new weights either way."""
-    force: bool = False
+    force: Flag = False
     """Do the steps again, as new generations, even where they are done."""
     despite_stale: bool = False
     """Go on from checkpoints, or learn from scores, that would be made of something else today; remembered for the days
     after."""
 
     @model_validator(mode="after")
-    def _known(self) -> TrainJob:
+    def _known(self) -> Self:
         self.lineup.only(self.variants)
-        if self.last < self.first:
-            raise ValueError(f"a span runs forward, got {self.first} to {self.last}")
+        Window.span(self.first, self.last)
         return self
+
+    @property
+    def chains(self) -> list[tuple[int, Variant]]:
+        """The seed and variant of each chain that it has something to do for, in the order in which they are trained."""
+        return [
+            (seed, variant)
+            for seed in self.lineup.seeds
+            for variant in self.lineup.only(self.variants)
+            if variant.start is None or variant.start <= self.last
+        ]
 
 
 class ReportJob(Frozen):
@@ -88,6 +103,12 @@ class CompareJob(Frozen):
     """Those of the line-up to compare; all when empty."""
     first: Window
     last: Window
+
+    @model_validator(mode="after")
+    def _known(self) -> Self:
+        self.lineup.only(self.variants)
+        Window.span(self.first, self.last)
+        return self
 
 
 AnyJob = IngestJob | TrainJob | CompareJob | ReportJob

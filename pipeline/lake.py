@@ -3,23 +3,37 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 from urllib.parse import urlparse
 
 import obstore
+import pyarrow as pa
 from filelock import FileLock
-from obstore.exceptions import AlreadyExistsError, PreconditionError
+from obstore.exceptions import (
+    AlreadyExistsError,
+    BaseError,
+    GenericError,
+    PermissionDeniedError,
+    PreconditionError,
+    UnauthenticatedError,
+)
 from obstore.store import LocalStore, from_url
 from pyarrow import fs
 
-from pipeline.errors import BadInput
+from pipeline.errors import BadInput, TryAgain, Unreachable, shown
+from pipeline.settings import Settings, make_folder
 
+REMOTE = ("s3", "gs", "abfs", "abfss")
+"""Schemes that both pyarrow and obstore know."""
+LOCK_TIMEOUT_S = 60.0
+"""A lock is held for the moment of a replacement, so who holds it longer is stuck."""
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 
 
@@ -27,7 +41,7 @@ class LakeError(BadInput):
     """The lake lacks what was asked for, or refuses what was offered."""
 
 
-class Conflict(RuntimeError):
+class Conflict(TryAgain):
     """Somebody else replaced the document first: the same job, run again, finds what is there now."""
 
 
@@ -77,12 +91,12 @@ class Lake:
         self.is_local = urlparse(url).scheme in ("", "file")
         if self.is_local:
             self.root = Path(urlparse(url).path if url.startswith("file:") else url).absolute()
-            self.root.mkdir(parents=True, exist_ok=True)
+            make_folder(self.root, "the lake", "WINDROW_LAKE")
             self.store: Any = LocalStore(self.root)
             self.files = fs.SubTreeFileSystem(str(self.root), fs.LocalFileSystem())
         else:
-            self.store = from_url(url)
-            base, prefix = fs.FileSystem.from_uri(url)
+            self.store = _reached(url)
+            base, prefix = remote_files(url)
             self.files = fs.SubTreeFileSystem(prefix, base)
 
     def address(self, path: str) -> str:
@@ -197,7 +211,81 @@ class Lake:
             return nullcontext()
         locks = self.root / ".locks"
         locks.mkdir(exist_ok=True)
-        return FileLock(locks / (path.replace("/", "__") + ".lock"))
+        return FileLock(locks / (path.replace("/", "__") + ".lock"), timeout=LOCK_TIMEOUT_S)
+
+
+def _reached(url: str) -> Any:
+    """An object store that has answered once, within the time that the settings give it.
+
+    Raises:
+        LakeError: it is none that we know, or it does not let us in.
+        Unreachable: it did not answer.
+    """
+    if (scheme := urlparse(url).scheme) not in REMOTE:
+        raise LakeError(
+            f"a lake is a folder or a URL that starts with {'://, '.join(REMOTE)}://, got {shown(url)} with {scheme!r}: set "
+            "WINDROW_LAKE to one of these"
+        )
+    try:
+        _contact(url)
+        return from_url(url)
+    except FileNotFoundError:  # nothing lies there, and the store said so
+        return from_url(url)
+    except (PermissionDeniedError, UnauthenticatedError) as error:
+        raise LakeError(
+            f"the lake {shown(url)} does not let us in: {_first_line(error)}: check its credentials (AWS_* variables)"
+        ) from None
+    except GenericError as error:
+        if "Error performing" in str(error):
+            raise _unreachable(url, error) from None
+        raise LakeError(f"the lake {shown(url)} cannot be opened: {_first_line(error)}: check WINDROW_LAKE") from None
+    except ValueError as error:
+        raise LakeError(f"the lake {shown(url)} cannot be opened: {_first_line(error)}: check WINDROW_LAKE") from None
+
+
+def remote_files(url: str) -> tuple[fs.FileSystem, str]:
+    """The file system that a URL names, and the path in it.
+
+    Raises:
+        BadInput: it is no such URL.
+        Unreachable: nobody answers there.
+    """
+    if urlparse(url).scheme in REMOTE and "?" not in url:
+        try:
+            _contact(url, skip_signature=True)  # whether anybody is there: pyarrow has credentials of its own
+        except (BaseError, FileNotFoundError, ValueError) as error:
+            if "error sending request" in str(error):
+                raise _unreachable(url, error) from None
+        if url.startswith("gs:"):  # where that client would try for a quarter of an hour
+            url += f"?retry_limit_seconds={Settings().store_timeout_s:g}"
+    try:
+        files, path = fs.FileSystem.from_uri(url)
+    except pa.ArrowInvalid as error:
+        raise BadInput(f"{shown(url)} cannot be opened: {_first_line(error)}: check the address") from None
+    except OSError as error:
+        raise _unreachable(url, error) from None
+    return files, path
+
+
+def _contact(url: str, **options: Any) -> None:
+    """Ask a store for anything, and give up in time: the clients' own limits are minutes."""
+    limit = Settings().store_timeout_s
+    # Left out, it would be off whatever the environment says; without a signature there is nothing to protect.
+    allow_http = "true" if options.get("skip_signature") else os.environ.get("AWS_ALLOW_HTTP", "false")
+    client: Any = {"connect_timeout": f"{limit}s", "timeout": f"{limit}s", "allow_http": allow_http}
+    retries: Any = {"max_retries": 2, "retry_timeout": timedelta(seconds=limit)}
+    obstore.head(from_url(url, client_options=client, retry_config=retries, **options), "windrow")
+
+
+def _unreachable(url: str, error: Exception) -> Unreachable:
+    return Unreachable(
+        f"{shown(url)} does not answer: {_first_line(error)}: check the address, the network and the credentials; "
+        f"WINDROW_STORE_TIMEOUT_S (now {Settings().store_timeout_s:g}) gives a slow store more time"
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).split("\n", 1)[0][:300]
 
 
 def _encode(document: dict[str, Any]) -> bytes:

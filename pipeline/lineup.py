@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from pipeline.config import EvaluationConfig, Frozen, Name, StepConfig, Variant, resolve
-from pipeline.errors import BadInput, explain
-from pipeline.window import Window, checked_zone
+from pipeline.config import EvaluationConfig, Name, StepConfig, Variant, resolve
+from pipeline.documents import Flag, Frozen, Real, Seed, Whole, read_yaml
+from pipeline.errors import BadInput, asked, nearest, shown
+from pipeline.schema import SHIPPED
+from pipeline.window import MAX_SPAN, Window, checked_zone
 
 
 class LineUpError(BadInput):
@@ -22,8 +23,9 @@ class LogSource(Frozen):
 
     kind: Literal["log"] = "log"
     schema_file: str
-    """A shipped schema's name (criteo, obd, upworthy) or the path of a YAML file."""
-    files: tuple[str, ...] = Field(min_length=1)
+    """A shipped schema's name (criteo, obd, upworthy) or the path of a YAML file; in a line-up a relative path starts from
+    the line-up's own folder."""
+    files: tuple[str, ...] = Field(min_length=1, max_length=100_000)
     """Paths, globs or URLs; `{date}` stands for a day, `$NAME` for an environment variable. A window reads the files of each
     day that it overlaps, and files of other days where rows of it came late or early."""
     files_zone: str | None = None
@@ -32,9 +34,9 @@ class LogSource(Frozen):
     """How rows get their window."""
     first: Window | None = None
     """First window of a log without times; not needed where its files have `{date}`, each day's being its window."""
-    count: int | None = Field(default=None, ge=1)
+    count: Whole | None = Field(default=None, ge=1, le=MAX_SPAN)
     """Into how many windows `equal` cuts the log."""
-    max_quarantine_share: float = Field(default=0.01, ge=0, le=1)
+    max_quarantine_share: Real = Field(default=0.01, ge=0, le=1)
     """Share of rows that may be quarantined before ingest fails."""
 
     @field_validator("files_zone")
@@ -73,7 +75,7 @@ class SimulatedSource(Frozen):
     """Fields of the simulator's config that differ from its defaults."""
     origin: Window
     """Day zero of its drift and churn."""
-    per_seed: bool = False
+    per_seed: Flag = False
     """Each seed of a line-up has a data set of its own, simulated with that seed: one seed sets data, initial weights and
     selection."""
 
@@ -107,11 +109,11 @@ class DatasetConfig(Frozen):
 class Workers(Frozen):
     """The Ray Train workers of a job."""
 
-    num_workers: int = Field(default=1, ge=1, le=4096)
+    num_workers: Whole = Field(default=1, ge=1, le=4096)
     """Processes that share the tables and the batch."""
-    use_gpu: bool = False
+    use_gpu: Flag = False
     """One GPU per worker with NCCL, or CPU with gloo."""
-    threads: int = Field(default=0, ge=0)
+    threads: Whole = Field(default=0, ge=0, le=4096)
     """CPU threads per worker; 0 divides the node's cores among its workers."""
 
 
@@ -121,35 +123,40 @@ class LineUp(Frozen):
     name: Name
     """Names the MLflow experiment and the chains in the lake."""
     dataset: DatasetConfig
-    variants: tuple[Variant, ...] = Field(min_length=1)
+    variants: tuple[Variant, ...] = Field(min_length=1, max_length=1000)
     reference: Name
     """The variant that the others are compared with."""
     online_start: Window
     """First window of the online phase."""
-    seeds: tuple[int, ...] = (0,)
+    seeds: tuple[Seed, ...] = Field(default=(0,), max_length=1000)
     """Each variant is trained once per seed."""
     workers: Workers = Workers()
     evaluation: EvaluationConfig = EvaluationConfig()
-    checkpoint_every: int = Field(default=1, ge=1)
+    checkpoint_every: Whole = Field(default=1, ge=1, le=MAX_SPAN)
     """Keep every k-th checkpoint of a span, and always its last and its branch points."""
-    tuned: str = ""
+    tuned: str = Field(default="", max_length=2000)
     """Where the learning rates and batch sizes come from, in words; studies show it."""
 
     @model_validator(mode="after")
     def _consistent(self) -> LineUp:
         names = [variant.name for variant in self.variants]
-        if len(set(names)) < len(names):
-            raise ValueError(f"every variant has a name of its own, got {names}")
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise ValueError(f"every variant has a name of its own, got {shown(twice)} twice: rename one")
         if self.reference not in names:
-            raise ValueError(f"the reference must be one of {names}, got {self.reference!r}")
-        if len(set(self.seeds)) < len(self.seeds) or not self.seeds or min(self.seeds) < 0:
-            raise ValueError(f"seeds are distinct and not negative, at least one, got {list(self.seeds)}")
+            raise ValueError(
+                f"the reference must be one of the variants, got {self.reference!r}: {nearest(self.reference, names)}"
+            )
+        if len(set(self.seeds)) < len(self.seeds) or not self.seeds:
+            raise ValueError(f"seeds are distinct, at least one, got {shown(list(self.seeds))}")
         for variant in self.variants:
             if variant.teacher is not None and variant.teacher not in names:
-                raise ValueError(f"{variant.name!r} learns from {variant.teacher!r}, which is not among {names}")
+                raise ValueError(
+                    f"{variant.name!r} learns from {variant.teacher!r}, got no such variant: {nearest(variant.teacher, names)}"
+                )
             if variant.pilot is not None and variant.pilot not in names:
                 raise ValueError(
-                    f"{variant.name!r} selects by the odds of {variant.pilot!r}, which is not among {names}"
+                    f"{variant.name!r} selects by the odds of {variant.pilot!r}, got no such variant: "
+                    f"{nearest(variant.pilot, names)}"
                 )
             if variant.optimizer.batch_size % self.workers.num_workers:
                 raise ValueError(
@@ -169,7 +176,7 @@ class LineUp(Frozen):
             if variant.name == name:
                 return variant
         raise LineUpError(
-            f"line-up {self.name!r} has no variant {name!r}; it has {', '.join(v.name for v in self.variants)}"
+            f"line-up {self.name!r} has no variant {shown(name)}: {nearest(name, [v.name for v in self.variants])}"
         )
 
     def resolved(self, variant: Variant, window: Window, seed: int) -> StepConfig:
@@ -203,7 +210,10 @@ def teachers_first(variants: tuple[Variant, ...]) -> tuple[Variant, ...]:
         placed = {v.name for v in ordered}
         ready = [v for v in waiting if {read.source for read in v.reads} <= placed]
         if not ready:
-            raise ValueError(f"these variants learn from each other in a circle: {[v.name for v in waiting]}")
+            raise ValueError(
+                "these variants learn from each other in a circle: "
+                f"{shown([v.name for v in waiting])}: let one of them learn from labels alone"
+            )
         ordered.append(ready[0])
         waiting.remove(ready[0])
     return tuple(ordered)
@@ -213,15 +223,12 @@ def load_lineup(path: str | Path) -> LineUp:
     """Read a line-up from its YAML file.
 
     Raises:
-        LineUpError: the file is missing, is not YAML, or says something that cannot be run; the message tells where.
+        BadInput: the file is missing, is not YAML, or says something that cannot be run; the message tells where.
     """
-    try:
-        text = Path(path).read_text()
-    except OSError as error:
-        raise LineUpError(f"no line-up at {path}: {error.strerror}. Set WINDROW_LINEUP to a YAML file") from None
-    try:
-        return LineUp.model_validate(yaml.safe_load(text))
-    except yaml.YAMLError as error:
-        raise LineUpError(f"{path} is not YAML: {error}") from None
-    except ValidationError as error:
-        raise LineUpError(f"{path}: {explain(error)}") from None
+    with asked(str(path)):
+        lineup = LineUp.model_validate(read_yaml(path, "a line-up (--lineup or WINDROW_LINEUP)"))
+    source = lineup.dataset.source
+    if not isinstance(source, LogSource) or source.schema_file in SHIPPED:
+        return lineup
+    found = source.model_copy(update={"schema_file": str(Path(path).absolute().parent / source.schema_file)})
+    return lineup.model_copy(update={"dataset": lineup.dataset.model_copy(update={"source": found})})

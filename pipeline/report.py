@@ -14,6 +14,19 @@ from pipeline.drawing import axes_of, styles
 from pipeline.window import Window
 
 HEADER = ("variant", "windows", "examples", "log-loss", "NE", "AUC", "calibration", "gap to reference, percent (95 %)")
+ENOUGH_SEEDS = 8
+"""From so many seeds on an interval over them is what it says."""
+
+
+def caption(num_seeds: int) -> str:
+    """What the intervals of a comparison know, and what they know nothing of."""
+    if num_seeds == 1:
+        return (
+            "Intervals (95 %) are over the rows of one seed: they know nothing of other seeds, whose gaps may lie well "
+            "outside."
+        )
+    few = "" if num_seeds >= ENOUGH_SEEDS else f": fewer than {ENOUGH_SEEDS}, so that they come out too narrow"
+    return f"Intervals (95 %) are over rows and {num_seeds} seeds{few}."
 
 
 def table_rows(compared: Sequence[VariantComparison]) -> list[tuple[str, ...]]:
@@ -35,7 +48,7 @@ def markdown(compared: Sequence[VariantComparison], notes: Sequence[str] = ()) -
     """The comparison's table as markdown, and below it what a reader must know of it."""
     rows = [HEADER, ("---",) * len(HEADER), *table_rows(compared)]
     text = "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n"
-    return text + "".join(f"\n{note}\n" for note in notes)
+    return text + "".join(f"\n{note}\n" for note in (caption(compared[0].num_seeds), *notes))
 
 
 def columns(compared: Sequence[VariantComparison]) -> dict[str, list[Any]]:
@@ -67,7 +80,7 @@ def figures(compared: Sequence[VariantComparison], online_start: Window) -> dict
 def _gap_by_window(compared: Sequence[VariantComparison], online_start: Window) -> Figure:
     reference = compared[0].variant
     figure, axes = axes_of(
-        f"Log-loss relative to {reference} on the same rows, before training on them (95 % bands)",
+        f"Log-loss relative to {reference} on the same rows, before training on them ({_bands(compared)})",
         "window",
         "percent; below zero is better",
     )
@@ -97,11 +110,16 @@ def _gap_by_window(compared: Sequence[VariantComparison], online_start: Window) 
     return figure
 
 
+def _bands(compared: Sequence[VariantComparison]) -> str:
+    num_seeds = compared[0].num_seeds
+    return "95 % over rows of one seed" if num_seeds == 1 else f"95 % over rows and {num_seeds} seeds"
+
+
 def _loss_against_examples(compared: Sequence[VariantComparison]) -> Figure:
     figure, axes = axes_of(
         "What each example bought: loss over all windows against examples trained on",
         "examples trained on until the last window",
-        f"log-loss relative to {compared[0].variant}, percent (95 %)",
+        f"log-loss relative to {compared[0].variant}, percent ({_bands(compared)})",
     )
     for c, (colour, _, marker) in zip(compared, styles(), strict=False):
         error = [[c.gap.value - c.gap.low], [c.gap.high - c.gap.value]]

@@ -4,34 +4,29 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeAlias
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from pipeline.errors import BadInput
+from pipeline.documents import Flag, Frozen, Real, Whole, read_yaml
+from pipeline.errors import BadInput, asked, shown
 from pipeline.window import checked_zone
 
 RESERVED = frozenset({"example_id", "event_time", "label", "cluster", "true_prob"})
-SHIPPED = Path(__file__).parent / "schemas"
+FOLDER = Path(__file__).parent / "schemas"
+SHIPPED = tuple(sorted(path.stem for path in FOLDER.glob("*.yaml")))
+"""The schemas that go by a name."""
 
 _FEATURE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,99}")
 
 Transform: TypeAlias = Literal["identity", "log1p", "signed_log1p"]
-HashSize: TypeAlias = Annotated[int, Field(ge=1, le=2**31 - 1)]
+HashSize: TypeAlias = Annotated[Whole, Field(ge=1, le=2**31 - 1)]
 
 
-class SchemaError(BadInput):
-    """A schema that cannot be read, or that contradicts itself."""
-
-
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-
-class _Feature(_Part):
+class _Feature(Frozen):
     name: str
     """The column's name in a published window."""
     column: str | None = None
@@ -62,7 +57,7 @@ class Dense(_Feature):
 
     transform: Transform = "identity"
     """Applied to each value; all are total. `log1p` takes negatives as 0, `signed_log1p` is sign(x) log(1 + |x|)."""
-    fill: Annotated[float, Field(allow_inf_nan=False, ge=-3.4e38, le=3.4e38)] = 0.0
+    fill: Annotated[Real, Field(ge=-3.4e38, le=3.4e38)] = 0.0
     """What a missing value becomes, in the units that the transform yields."""
 
 
@@ -80,13 +75,13 @@ class ListColumn(_Feature):
     """Number of buckets."""
     pooling: Literal["sum", "mean"] = "mean"
     """How the embeddings of one example's entries become one."""
-    max_length: Annotated[int, Field(ge=1)] | None = None
+    max_length: Annotated[Whole, Field(ge=1, le=1_000_000)] | None = None
     """Entries kept from the front; all by default."""
     separator: Annotated[str, Field(min_length=1)] = "|"
     """What parts the entries in a text file; tables with real lists do not need it."""
 
 
-class EventTime(_Part):
+class EventTime(Frozen):
     """When an example happened."""
 
     column: str
@@ -114,14 +109,14 @@ class EventTime(_Part):
         return value
 
 
-class TextFormat(_Part):
+class TextFormat(Frozen):
     """How a text file is laid out; tables in Parquet ignore it."""
 
     delimiter: str | None = None
     """What parts the columns; by default a tab in `.tsv` files and a comma in all others."""
     quote: str | None = '"'
     """What encloses a value that holds delimiters (or line ends, with `newlines_in_values`); None where nothing does."""
-    newlines_in_values: bool = False
+    newlines_in_values: Flag = False
     """Whether an enclosed value may go over several lines. By default every line is a record, and a stray quote spoils its own
     line alone; with true, one stray quote makes all lines up to the next one a single value."""
     columns: tuple[str, ...] = ()
@@ -135,7 +130,7 @@ class TextFormat(_Part):
         return value
 
 
-class Schema(_Part):
+class Schema(Frozen):
     """What the columns of a log mean.
 
     >>> Schema.load("criteo").key == Schema.load("criteo").key
@@ -227,19 +222,17 @@ class Schema(_Part):
         """The schema shipped under a name (`criteo`, `obd`, `upworthy`), or read from a YAML file.
 
         Raises:
-            SchemaError: there is no such schema, or it is not one.
+            BadInput: there is no such schema, or it is not one.
         """
-        shipped = sorted(path.stem for path in SHIPPED.glob("*.yaml"))
-        path = SHIPPED / f"{source}.yaml" if str(source) in shipped else Path(source)
-        try:
-            document = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise SchemaError(
-                f"a schema is a YAML file or one of {', '.join(shipped)}, got {str(source)!r}: {error.strerror}"
-            ) from None
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise SchemaError(f"{path} must be YAML, got: {error}") from None
-        return cls.of(document, str(path))
+        if str(source) in SHIPPED:
+            source = FOLDER / f"{source}.yaml"
+        elif not Path(source).suffix and not os.path.exists(source):
+            raise BadInput(
+                f"a schema is one of {', '.join(SHIPPED)} or the path of a YAML file, got {shown(str(source))}: "
+                "check the name, or write the path with its .yaml"
+            )
+        document = read_yaml(source, f"a schema ({', '.join(SHIPPED)} or a YAML file)")
+        return cls.of(document, str(source))
 
     @classmethod
     def of(cls, document: Any, where: str) -> Schema:
@@ -250,19 +243,9 @@ class Schema(_Part):
             where: what errors call it.
 
         Raises:
-            SchemaError: it is not a schema; each fault is named with its place and its cure.
+            BadInput: it is not a schema; each fault is named with its place and its cure.
         """
         if not isinstance(document, dict):
-            raise SchemaError(f"{where} must map names to values (label, event_time, dense, ...), got {document!r:.80}")
-        try:
+            raise BadInput(f"{where} must map names to values (label, event_time, dense, ...), got {shown(document)}")
+        with asked(f"{where} is not a schema"):
             return cls.model_validate(document)
-        except ValidationError as error:
-            faults = "; ".join(_fault(fault) for fault in error.errors())
-            raise SchemaError(f"{where} is not a schema: {faults}") from None
-
-
-def _fault(fault: Any) -> str:
-    place = ".".join(str(step) for step in fault["loc"])
-    message = fault["msg"].removeprefix("Value error, ")
-    got = "" if isinstance(fault["input"], dict) or "got" in message else f", got {fault['input']!r}"
-    return f"{place}: {message}{got}" if place else f"{message}"

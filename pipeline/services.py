@@ -26,6 +26,7 @@ import psutil
 import typer
 from filelock import FileLock
 
+from pipeline.errors import TryAgain
 from pipeline.settings import Settings
 
 # Only the services and what they start carry it, never a person's shell: `down` goes by it.
@@ -44,7 +45,7 @@ def to_stderr(line: str) -> None:
     typer.echo(line, err=True)
 
 
-class ServiceError(RuntimeError):
+class ServiceError(TryAgain):
     """A service does not start, with its last words and the cure."""
 
 

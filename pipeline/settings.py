@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Self
+from urllib.parse import urlparse
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from pipeline.errors import BadInput, asked, shown
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 AbsolutePath = Annotated[Path, AfterValidator(Path.absolute)]
 Port = Annotated[int, Field(ge=1, le=65535)]
+CANNOT = (
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENOTDIR,
+    errno.EEXIST,
+    errno.ENOENT,
+    errno.ENAMETOOLONG,
+    errno.ELOOP,
+)
+"""Errors of a path that trying again does not change."""
 
 
 def _default_home() -> Path:
@@ -28,11 +43,54 @@ def _absolute_unless_url(lake: str) -> str:
     return lake if "://" in lake else str(Path(lake).absolute())
 
 
+def _is_url(address: str) -> str:
+    found = urlparse(address)
+    if found.scheme not in ("http", "https") or not found.hostname:
+        raise ValueError(f"must be a URL such as http://127.0.0.1:8080, got {shown(address)}")
+    return address
+
+
+def _is_ray_address(address: str) -> str:
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if address not in ("local", "auto") and not (host and port.isdecimal() and 0 < int(port) < 2**16):
+        raise ValueError(f"must be host:port, `local` or `auto`, got {shown(address)}")
+    return address
+
+
+Url = Annotated[str, AfterValidator(_is_url)]
+
+
+def make_folder(path: Path, what: str, variable: str) -> None:
+    """Make a folder, unless it is there.
+
+    Args:
+        path: the folder.
+        what: what people call it.
+        variable: the setting that names it.
+
+    Raises:
+        BadInput: it cannot be made; the message names the setting. A full disk is no fault of the path, and stays an OSError.
+    """
+    try:
+        path.mkdir(mode=0o777, parents=True, exist_ok=True)
+    except (OSError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno not in CANNOT:
+            raise
+        reason = "there is a file" if path.is_file() else getattr(error, "strerror", str(error))
+        raise BadInput(
+            f"{what} is a folder that can be made and written, got {shown(str(path))}: {reason}: set {variable} to another"
+        ) from None
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise BadInput(
+            f"{what} is a folder that can be written, got {path}: permission denied: set {variable} to another"
+        )
+
+
 class Settings(BaseModel):
     """Settings of the machine, never of an experiment: nothing here may change a result.
 
     `Settings()` reads the environment variable that each field's title names; one that is set to nothing counts
-    as not set. An argument goes before the environment.
+    as not set. An argument goes before the environment. What cannot be used is `BadInput` with the variable's name.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
@@ -60,16 +118,18 @@ class Settings(BaseModel):
     ray_dashboard_port: Port = Field(default=8265, title="WINDROW_RAY_DASHBOARD_PORT")
     """Port of the local Ray dashboard, which serves the job API as well."""
 
-    airflow_url: str = Field(default_factory=_loopback("airflow_port"), title="WINDROW_AIRFLOW")
+    airflow_url: Url = Field(default_factory=_loopback("airflow_port"), title="WINDROW_AIRFLOW")
     """Address of Airflow."""
 
     tracking_uri: str = Field(default_factory=_loopback("mlflow_port"), title="MLFLOW_TRACKING_URI")
     """Address of the MLflow tracking server."""
 
-    ray_dashboard: str = Field(default_factory=_loopback("ray_dashboard_port"), title="WINDROW_RAY_DASHBOARD")
+    ray_dashboard: Url = Field(default_factory=_loopback("ray_dashboard_port"), title="WINDROW_RAY_DASHBOARD")
     """Address of Ray's dashboard and job API."""
 
-    ray_address: str = Field(default_factory=lambda data: f"127.0.0.1:{data['ray_port']}", title="RAY_ADDRESS")
+    ray_address: Annotated[str, AfterValidator(_is_ray_address)] = Field(
+        default_factory=lambda data: f"127.0.0.1:{data['ray_port']}", title="RAY_ADDRESS"
+    )
     """The Ray cluster that a job started by hand joins; `local` starts a private one. Ray sets it for its own jobs."""
 
     ray_token_path: AbsolutePath = Field(
@@ -88,26 +148,31 @@ class Settings(BaseModel):
     parallelism: int = Field(default=4, ge=1, title="WINDROW_AIRFLOW_PARALLELISM")
     """Airflow tasks that may run at once; they defer while a job runs, so few are needed."""
 
+    store_timeout_s: float = Field(default=5.0, gt=0, le=3600, allow_inf_nan=False, title="WINDROW_STORE_TIMEOUT_S")
+    """Seconds in which an object store must answer for the first time."""
+
     dags: AbsolutePath = Field(default_factory=lambda: CHECKOUT / "dags", title="WINDROW_DAGS")
     """Folder of the DAG files."""
 
-    @model_validator(mode="before")
-    @classmethod
-    def _read_environment(cls, given: Any, info: ValidationInfo) -> Any:
-        environ = os.environ if info.context is None else info.context
-        named = {name: environ.get(str(field.title)) for name, field in cls.model_fields.items()}
-        return {name: value for name, value in named.items() if value} | given
+    def __init__(self, environ: Mapping[str, str] | None = None, /, **given: Any) -> None:
+        environ = os.environ if environ is None else environ
+        named = {name: environ.get(variable) for name, variable in _VARIABLES.items()}
+        with asked("the settings", _VARIABLES):
+            super().__init__(**{name: value for name, value in named.items() if value} | given)
 
     @classmethod
     def of(cls, environ: Mapping[str, str]) -> Self:
         """The settings that an environment other than this process's own makes."""
-        return cls.model_validate({}, context=environ)
+        return cls(environ)
 
     def ray_token(self) -> str | None:
         """The token for Ray's ports, or None where the cluster has none."""
         if token := os.environ.get("RAY_AUTH_TOKEN"):
             return token
         return self.ray_token_path.read_text().strip() if self.ray_token_path.is_file() else None
+
+
+_VARIABLES = {name: str(field.title) for name, field in Settings.model_fields.items()}
 
 
 def settings_table() -> list[tuple[str, str, str]]:

@@ -12,9 +12,10 @@ from typing import Annotated, Any, Self
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from pipeline.dataset import ROW_GROUP_SIZE, WindowManifest, physical_schema, publish_window, read_manifest
+from pipeline.documents import Flag, Frozen, Real, Seed, Whole
 from pipeline.hashing import bucket_of, key_of, splitmix64
 from pipeline.lake import Lake
 from pipeline.schema import Categorical, Dense, EventTime, ListColumn, Schema
@@ -30,43 +31,41 @@ _SMALLEST_FIELD = 10
 _DAY_US = 86_400_000_000
 
 Floats = npt.NDArray[np.float32]
-Probability = Annotated[float, Field(ge=0.0, le=1.0)]
+Probability = Annotated[Real, Field(ge=0.0, le=1.0)]
 
 
-class SimulatorConfig(BaseModel):
+class SimulatorConfig(Frozen):
     """What a simulated log looks like.
 
     The logit of an example is an intercept, plus linear effects of its numbers, ids and lists, plus products of
     latent vectors of pairs of columns, which no linear model can express.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
     """Sets everything that is drawn."""
     origin: Window = Window.of("2024-01-01")
     """The window in which weights and popularity are freshly drawn; they drift away from it in both directions."""
-    rows_per_window: Annotated[int, Field(ge=1, le=100_000_000)] = 100_000
+    rows_per_window: Annotated[Whole, Field(ge=1, le=100_000_000)] = 100_000
     """Examples a day."""
-    base_rate: Annotated[float, Field(gt=0.0, le=0.5)] = 0.05
+    base_rate: Annotated[Real, Field(gt=0.0, le=0.5)] = 0.05
     """Mean of the true probabilities of every window."""
-    num_dense: Annotated[int, Field(ge=0)] = 13
+    num_dense: Annotated[Whole, Field(ge=0, le=10_000)] = 13
     """Numbers per example."""
-    num_categorical: Annotated[int, Field(ge=0)] = 26
+    num_categorical: Annotated[Whole, Field(ge=0, le=10_000)] = 26
     """Ids per example."""
-    num_lists: Annotated[int, Field(ge=0)] = 0
+    num_lists: Annotated[Whole, Field(ge=0, le=10_000)] = 0
     """Lists of ids per example."""
-    mean_list_length: Annotated[int, Field(ge=1)] = 4
+    mean_list_length: Annotated[Whole, Field(ge=1, le=10_000)] = 4
     """Mean number of ids in a list; the lengths are uniform from none to twice as many."""
-    num_ids: Annotated[int, Field(ge=2, le=10_000_000)] = 10_000
+    num_ids: Annotated[Whole, Field(ge=2, le=10_000_000)] = 10_000
     """Ids alive at a time in the largest column; the columns grow geometrically from ten ids to that many."""
-    hash_size: Annotated[int, Field(ge=2, le=2**31 - 1)] | None = None
+    hash_size: Annotated[Whole, Field(ge=2, le=2**31 - 1)] | None = None
     """Buckets of every column of ids; by default twice as many as it has ids alive."""
-    zipf: Annotated[float, Field(ge=0.0, le=4.0)] = 1.1
+    zipf: Annotated[Real, Field(ge=0.0, le=4.0)] = 1.1
     """Exponent of the popularity of ids: the k-th most popular is drawn in proportion to k to the minus this."""
-    signal: Annotated[float, Field(ge=0.0)] = 1.5
+    signal: Annotated[Real, Field(ge=0.0, le=100.0)] = 1.5
     """Standard deviation of the logit, about."""
-    num_interactions: Annotated[int, Field(ge=0)] = 12
+    num_interactions: Annotated[Whole, Field(ge=0, le=10_000)] = 12
     """Pairs of columns that interact."""
     interaction_strength: Probability = 0.5
     """Share of the logit's variance that the interacting pairs bring."""
@@ -76,7 +75,7 @@ class SimulatorConfig(BaseModel):
     """Share of the ids whose popularity is drawn anew each day."""
     new_ids: Probability = 0.01
     """Share of the ids that give way each day to ids never seen before."""
-    cluster: bool = False
+    cluster: Flag = False
     """Whether to publish the first column of ids as the cluster."""
 
     @model_validator(mode="after")

@@ -8,10 +8,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import pyarrow as pa
 from pyarrow import fs
 
-from pipeline.errors import BadInput
+from pipeline.errors import BadInput, shown
+from pipeline.lake import remote_files
+
+MAX_PATH = 4096
 
 
 class IngestError(BadInput):
@@ -59,6 +61,8 @@ def find_sources(sources: Sequence[str]) -> list[SourceFile]:
 
 
 def _local(source: str) -> Iterator[SourceFile]:
+    if "\0" in source or len(source) > MAX_PATH:
+        raise IngestError(f"a source is a path of at most {MAX_PATH:,} characters, got {shown(source)}: check the path")
     for name in sorted(glob.glob(source)) or ([source] if Path(source).exists() else []):
         path = Path(name).absolute()
         if not path.is_file() and not path.is_dir():
@@ -70,11 +74,8 @@ def _local(source: str) -> Iterator[SourceFile]:
 
 
 def _remote(source: str) -> Iterator[SourceFile]:
-    try:
-        files, path = fs.FileSystem.from_uri(source)
-        info = files.get_file_info(path)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise IngestError(f"a source's URL is one that pyarrow can open, got {source!r}: {error}") from None
+    files, path = remote_files(source)
+    info = files.get_file_info(path)
     inner = [info] if info.type == fs.FileType.File else []
     if info.type == fs.FileType.Directory:
         inner = [each for each in files.get_file_info(fs.FileSelector(path, recursive=True)) if each.is_file]

@@ -7,7 +7,6 @@ import logging
 import os
 import time
 import uuid
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -29,6 +28,7 @@ from pipeline.job import (
 )
 from pipeline.lake import Conflict, Lake
 from pipeline.lineup import LineUp, LogSource, SimulatedSource
+from pipeline.probe import require_cores, require_ray
 from pipeline.settings import Settings
 from pipeline.timings import account
 from pipeline.window import Window
@@ -117,6 +117,9 @@ def run_train(job: TrainJob, lake: Lake, settings: Settings) -> dict[str, Any]:
     from pipeline.leases import chains_of, held
     from pipeline.status import left_behind, require_fresh
 
+    if not os.environ.get(SUBMISSION_VARIABLE):
+        require_cores(job.lineup.workers, settings)
+        require_ray(settings)
     run = uuid.uuid4().hex
     with held(lake, job.lineup.name, chains_of(job), run):
         warnings = require_fresh(lake, job)
@@ -142,6 +145,7 @@ def _on_workers(job: TrainJob, lake: Lake, settings: Settings, run: str) -> dict
         "lake": settings.lake,
         "tracking_uri": settings.tracking_uri,
         "submitted": time.time(),
+        "log_level": log.getEffectiveLevel(),
     }
     status: Literal["KILLED", "FAILED"] | None = "KILLED"
     name = f"{job.lineup.name}-{job.first}-{uuid.uuid4().hex[:8]}"
@@ -172,16 +176,15 @@ def _on_workers(job: TrainJob, lake: Lake, settings: Settings, run: str) -> dict
 def train_on_worker(config: dict[str, Any]) -> dict[str, Any]:
     """What every Ray Train worker does; the process group is up."""
     began = time.time()
+    from pipeline.workers import quiet, worker_device
+
+    quiet(config["log_level"])
     import torch.distributed as dist
 
     from pipeline.chain import Engine
     from pipeline.together import is_of_all
     from pipeline.tracking import MlflowRecorder
-    from pipeline.workers import worker_device
 
-    warnings.simplefilter("ignore", FutureWarning)  # of TorchRec about itself
-    logging.getLogger().setLevel(logging.WARNING)  # TorchRec and FBGEMM tell every batch and table
-    logging.getLogger("pipeline").setLevel(logging.INFO)
     job = load_job(config["job"])
     if not isinstance(job, TrainJob):
         raise BadInput(f"only a train job runs on workers, got {job.kind}")
@@ -212,13 +215,15 @@ def train_on_worker(config: dict[str, Any]) -> dict[str, Any]:
         "lineup": job.lineup.name,
         "chains": [
             {
+                "variant": variant.name,
+                "seed": seed,
                 "window": step.window.name,
                 "step": step.key,
                 "checkpoint": step.checkpoint,
                 "total_examples": step.total_examples,
                 "log_loss": step.metrics.get("log_loss"),
             }
-            for step in last
+            for (seed, variant), step in zip(job.chains, last, strict=True)
         ],
         "warnings": [f"all steps are in the lake, but MLflow at {uri} lacks some of them ({lost}): {cure}"]
         if lost
@@ -261,7 +266,6 @@ def run_compare(job: CompareJob, lake: Lake, settings: Settings, folder: Path | 
     run_id = None
     if compared:
         text = report.markdown(compared, notes)
-        log.info("\n%s", text)
         figures = report.figures(compared, job.lineup.online_start)
         _leave(folder, job.lineup.name, {"_comparison.md": text}, figures)
         try:
@@ -291,6 +295,7 @@ def run_compare(job: CompareJob, lake: Lake, settings: Settings, folder: Path | 
         "last": job.last.name,
         "mlflow_run": run_id,
         "header": list(report.HEADER),
+        "caption": report.caption(len(job.lineup.seeds)),
         "rows": [list(row) for row in report.table_rows(compared)],
         "columns": report.columns(compared),
         "stale": {f"{s.variant} seed {s.seed}": {window.name: why for window, why in s.stale.items()} for s in stale},

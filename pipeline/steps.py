@@ -8,8 +8,9 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
-from pipeline.config import Frozen, StepConfig, Variant, content_key
+from pipeline.config import StepConfig, Variant, content_key
 from pipeline.dataset import WindowManifest
+from pipeline.documents import Frozen
 from pipeline.errors import BadInput, explain
 from pipeline.generation import Generation
 from pipeline.job import head_path

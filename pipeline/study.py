@@ -6,7 +6,8 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from pipeline.config import Frozen, Name
+from pipeline.config import Name
+from pipeline.documents import Frozen, Real
 from pipeline.errors import BadInput
 from pipeline.lineup import LineUp
 from pipeline.window import Window
@@ -47,7 +48,7 @@ class Cell(Frozen):
     axis: Axis
     label: str
     """What pictures and tables call it."""
-    value: float | None = None
+    value: Real | None = None
     """Its place on the axis: rows of history, a size ratio, an age, a rate; None where the axis has no numbers."""
 
 
@@ -60,16 +61,16 @@ class Study(Frozen):
     """In one sentence, as its readers would ask it."""
     lineup: LineUp
     """Its name is the study's; its variants are all that is trained."""
-    cells: tuple[Cell, ...] = Field(min_length=1)
+    cells: tuple[Cell, ...] = Field(min_length=1, max_length=10_000)
     first: Window
     last: Window
     judged: Window
     """First of the windows, up to `last`, on which all are judged."""
-    epsilons: tuple[float, ...] = (0.1, 0.2, 0.5)
+    epsilons: tuple[Real, ...] = Field(default=(0.1, 0.2, 0.5), max_length=20)
     """Percent of log-loss within which two models count as equal; the first is the headline's."""
     centre: Name | None = None
     """The variant that all axes but the rate's vary in one factor, where the study has one."""
-    affordable: float = Field(default=0.5, gt=0)
+    affordable: Real = Field(default=0.5, gt=0)
     """Percent of log-loss that the asker can afford to lose."""
 
     @model_validator(mode="after")

@@ -43,7 +43,7 @@ from torch.distributed.checkpoint.planner import (
 from torch.distributed.checkpoint.storage import WriteResult
 from torch.futures import Future
 
-from pipeline.config import Frozen
+from pipeline.documents import Frozen
 from pipeline.errors import BadInput, explain
 from pipeline.lake import Lake
 

@@ -11,9 +11,13 @@ from zoneinfo import ZoneInfo
 from pydantic import GetCoreSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
-from pipeline.errors import BadInput
+from pipeline.errors import BadInput, shown
 
 DAY = timedelta(days=1)
+MAX_SPAN = 3660
+"""Windows of the longest span: ten years. A longer one is a slip in a date."""
+_FIRST, _LAST = date(1000, 1, 1), date(8999, 12, 31)
+"""So that a span before and a span after are days too."""
 
 
 def checked_zone(zone: str, what: str) -> str:
@@ -65,12 +69,11 @@ class Window:
             case date():
                 chosen = day
             case str():
-                try:
-                    chosen = date.fromisoformat(day)
-                except ValueError:
-                    raise BadInput(f"a window is named YYYY-MM-DD, got {day!r}") from None
+                chosen = _day(day)
             case _:
-                raise BadInput(f"a window is named YYYY-MM-DD, got {day!r}")
+                raise BadInput(f"a window is named YYYY-MM-DD, got {shown(day)}")
+        if not _FIRST <= chosen <= _LAST:
+            raise BadInput(f"a window lies between {_FIRST} and {_LAST}, got {chosen.isoformat()}: check the year")
         return cls(datetime(chosen.year, chosen.month, chosen.day, tzinfo=UTC))
 
     def shift(self, days: int) -> Window:
@@ -91,9 +94,18 @@ class Window:
 
     @staticmethod
     def span(first: Window, last: Window) -> Iterator[Window]:
-        """Every window from `first` to `last`, both included, in order."""
+        """Every window from `first` to `last`, both included, in order.
+
+        Raises:
+            BadInput: it runs backward, or is longer than anybody means.
+        """
         if last < first:
             raise BadInput(f"a span runs forward, got {first.name} to {last.name}")
+        if (num := last.days_since(first) + 1) > MAX_SPAN:
+            raise BadInput(
+                f"a span has at most {MAX_SPAN:,} windows, got {num:,} from {first.name} to {last.name}: check the dates, "
+                "or ask for it in parts"
+            )
         return (first.shift(day) for day in range(last.days_since(first) + 1))
 
     def local(self, zone: str) -> tuple[datetime, datetime]:
@@ -113,3 +125,13 @@ class Window:
         return core_schema.no_info_plain_validator_function(
             cls.of, serialization=core_schema.plain_serializer_function_ser_schema(str)
         )
+
+
+def _day(name: str) -> date:
+    try:
+        day = date.fromisoformat(name)
+    except ValueError:
+        day = None
+    if day is None or day.isoformat() != name:
+        raise BadInput(f"a window is named YYYY-MM-DD, got {shown(name)}")
+    return day

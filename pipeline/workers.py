@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
+import sys
 import threading
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -13,15 +16,20 @@ import torch
 from ray import train
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.v2.api.config import LoggingConfig
 from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 
+from pipeline.errors import TryAgain
 from pipeline.lineup import Workers
+from pipeline.probe import require_room
+
+log = logging.getLogger(__name__)
 
 MAX_WORKER_FAILURES = 2
 """How often a group is started again after a worker was lost; done steps are skipped then."""
 
 
-class WorkersLost(RuntimeError):
+class WorkersLost(TryAgain):
     """The workers died, and starting them again did not help."""
 
 
@@ -51,13 +59,10 @@ def run_on_workers(
         What worker 0 returned.
 
     Raises:
+        BadInput: the cluster of this machine has no room for so many.
         WorkersLost: a worker failed, again after restarts.
     """
-    if not ray.is_initialized():
-        ray.init(address=address, log_to_driver=True, configure_logging=False)
-    if threading.current_thread() is threading.main_thread():
-        # Ray's own handler aborts the process where it stands.
-        signal.signal(signal.SIGTERM, _terminated)
+    _join(address, workers)
     trainer = TorchTrainer(
         work,
         train_loop_config={**config, "threads": workers.threads},
@@ -66,6 +71,7 @@ def run_on_workers(
         run_config=RunConfig(
             name=name,
             storage_path=storage,
+            logging_config=LoggingConfig(log_level="WARNING"),
             failure_config=FailureConfig(
                 max_failures=MAX_WORKER_FAILURES, controller_failure_limit=1, max_preemption_failures=10
             ),
@@ -78,10 +84,56 @@ def run_on_workers(
             raise
         raise KeyboardInterrupt from error  # Ray Train's answer to Ctrl-C is to end the process with 0
     except WorkerGroupError as error:
-        causes = "; ".join(f"worker {rank}: {cause}" for rank, cause in sorted(error.worker_failures.items()))
-        raise WorkersLost(f"training failed on its workers: {causes}") from error
+        causes = "; ".join(f"worker {rank}: {_told(cause)}" for rank, cause in sorted(error.worker_failures.items()))
+        raise WorkersLost(f"training failed on its workers, also when started again: {causes}") from error
     except TrainingFailedError as error:
-        raise WorkersLost(f"training failed: {error}") from error
+        raise WorkersLost(f"training failed: {_told(error)}") from error
+
+
+def _join(address: str, workers: Workers) -> None:
+    """Join the cluster, quietly, unless this process is in it already.
+
+    Raises:
+        BadInput: the cluster of this machine has no room for so many workers.
+    """
+    if not ray.is_initialized():
+        if not sys.stderr.isatty():
+            os.environ.setdefault("RAY_COLOR_PREFIX", "0")
+        # Whoever wants to hear nothing is told of errors all the same: `fit` raises them.
+        ray.init(address=address, log_to_driver=log.isEnabledFor(logging.INFO), configure_logging=False)
+    if threading.current_thread() is threading.main_thread():
+        # Ray's own handler aborts the process where it stands.
+        signal.signal(signal.SIGTERM, _terminated)
+    offered = ray.cluster_resources()
+    if address == "local" or address.startswith("127.0.0.1:"):  # others may grow
+        require_room(workers, offered, f"the Ray cluster at {address}")
+    log.info(
+        "starting %d of %d possible workers on the Ray cluster at %s",
+        workers.num_workers,
+        offered.get("CPU", 0),
+        address,
+    )
+
+
+def _told(error: BaseException) -> str:
+    """An error of another process in a line: its last, where its traceback stands before it."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[-1][:300]
+
+
+def quiet(level: int) -> None:
+    """Let a worker tell what this program tells, and warnings.
+
+    TorchRec and FBGEMM tell every library, batch and table. To be called before they are imported.
+
+    Args:
+        level: of this program's own log.
+    """
+    logging.getLogger().setLevel(logging.WARNING)
+    logging.getLogger("pipeline").setLevel(level)
+    for about_itself in ("torch.fx._symbolic_trace", "torchrec.distributed.planner.storage_reservations"):
+        logging.getLogger(about_itself).setLevel(logging.ERROR)
+    warnings.simplefilter("ignore", FutureWarning)  # of TorchRec about itself
 
 
 def _terminated(number: int, _frame: object) -> None:

@@ -116,7 +116,7 @@ BAD_LOGS: dict[str, tuple[Any, dict[str, Any], list[str]]] = {
         {"dense": [{"name": "click_too", "column": "click"}]},
         ["column 'click' tells the answer", "take it out"],
     ),
-    "the schema misspells a field": (GOOD, {"densse": []}, ["densse: Extra inputs are not permitted"]),
+    "the schema misspells a field": (GOOD, {"densse": []}, ["there is no field 'densse': did you mean 'dense'?"]),
 }
 
 

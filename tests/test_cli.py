@@ -115,11 +115,11 @@ def test_status_shows_what_is_missing_and_what_is_stale_and_why(home: Path) -> N
 @pytest.mark.parametrize(
     ("document", "words"),
     [
-        ("", "Invalid JSON"),
-        ("{", "Invalid JSON"),
-        ("[]", "should be an object, got []"),
+        ("", "is not JSON"),
+        ("{", "is not JSON"),
+        ("[]", "must be a mapping of names to values, got []"),
         ('{"kind": "bake"}', "'ingest', 'train', 'compare'"),
-        ('{"kind": "ingest"}', "ingest.dataset: Field required"),
+        ('{"kind": "ingest"}', "ingest.dataset: is missing"),
         ('{"kind": "compare", "first": "soon"}', "a window is named YYYY-MM-DD, got 'soon'"),
     ],
 )
@@ -163,17 +163,20 @@ def test_a_submitted_job_leaves_its_outcome_in_the_lake(home: Path, monkeypatch:
 def bad_calls() -> list[tuple[list[str], str]]:
     days = ["--first", "2024-01-01", "--last", "2024-01-02"]
     return [
-        (["train", *days, "-l", "{lineup}", "-v", "ghost"], "has no variant 'ghost'; it has plain"),
+        (["train", *days, "-l", "{lineup}", "-v", "ghost"], "has no variant 'ghost': it has plain"),
         (["train", "--first", "2024-01-02", "--last", "2024-01-01", "-l", "{lineup}"], "a span runs forward"),
         (["train", "--first", "tomorrow", "-l", "{lineup}"], "a window is named YYYY-MM-DD, got 'tomorrow'"),
         (["train", *days, "-l", "{lineup}", "--workers", "3"], "cannot be dealt to 3 workers: choose a multiple"),
-        (["train", *days, "-l", "nowhere.yaml"], "no line-up at nowhere.yaml"),
-        (["compare", *days, "-l", "{lineup}", "-v", "ghost"], "has no variant 'ghost'; it has plain"),
+        (
+            ["train", *days, "-l", "nowhere.yaml"],
+            "cannot read a line-up (--lineup or WINDROW_LINEUP) at nowhere.yaml: No such file",
+        ),
+        (["compare", *days, "-l", "{lineup}", "-v", "ghost"], "has no variant 'ghost': it has plain"),
         (["compare", *days, "-l", "{lineup}"], "share no window from 2024-01-01 to 2024-01-02"),
         (["compare", "--first", "2024-01-02", "--last", "2024-01-01", "-l", "{lineup}"], "a span runs forward"),
-        (["status", "-l", "{bad}"], "reference: Field required"),
+        (["status", "-l", "{bad}"], "reference: is missing"),
         (["ingest", *days, "--dataset", "x"], "--dataset needs --schema and --file too"),
-        (["run", "nowhere.json"], "cannot read nowhere.json: No such file or directory"),
+        (["run", "nowhere.json"], "cannot read a job's document at nowhere.json: No such file or directory"),
     ]
 
 

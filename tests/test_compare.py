@@ -276,7 +276,21 @@ def test_table_markdown_and_columns_tell_the_same(compared: list[VariantComparis
     assert rows[1][-1].startswith("+1.000 (+1.000 to +1.000")
     assert columns["gap_percent"] == pytest.approx([0, 1], abs=1e-4)
     assert all(cell in text for row in rows for cell in row)
-    assert {line.count("|") for line in text.splitlines()} == {len(report.HEADER) + 1}
+    table, caption = text.split("\n\n")
+    assert {line.count("|") for line in table.splitlines()} == {len(report.HEADER) + 1}
+    assert caption == report.caption(compared[0].num_seeds) + "\n"
+
+
+@pytest.mark.parametrize(
+    ("num_seeds", "words"),
+    [
+        (1, "know nothing of other seeds"),
+        (2, "2 seeds: fewer than 8, so that they come out too narrow"),
+        (8, "and 8 seeds."),
+    ],
+)
+def test_an_interval_says_what_it_knows_nothing_of(num_seeds: int, words: str) -> None:
+    assert words in report.caption(num_seeds)
 
 
 def test_figures_show_every_variant(compared: list[VariantComparison]) -> None:

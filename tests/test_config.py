@@ -60,11 +60,11 @@ def at(variant: Variant, days: int) -> StepConfig:
         (lambda: OddsProportional(rate=0.1), "pilot"),
         (lambda: ModelConfig(size="huge"), "size"),
         (lambda: ModelConfig(prior=1), "prior"),
-        (lambda: ModelConfig(widht=8), "Extra inputs are not permitted"),
-        (lambda: Continuous(teacher="../teacher"), "should match pattern"),
-        (lambda: Variant(name="a/b"), "should match pattern"),
-        (lambda: Variant(name=""), "should match pattern"),
-        (lambda: Variant(name="a\n"), "should match pattern"),
+        (lambda: ModelConfig(widht=8), "there is no field 'widht': it has arch"),
+        (lambda: Continuous(teacher="../teacher"), "a name is 1 to 63 letters"),
+        (lambda: Variant(name="a/b"), "a name is 1 to 63 letters"),
+        (lambda: Variant(name=""), "a name is 1 to 63 letters"),
+        (lambda: Variant(name="a\n"), "a name is 1 to 63 letters"),
         (lambda: EvaluationConfig(max_rows=0), "max_rows"),
     ],
 )
@@ -75,9 +75,8 @@ def test_wrong_values_are_refused_and_named(build: Any, message: str) -> None:
 
 @pytest.mark.parametrize("size", SIZES)
 def test_a_soft_loss_of_infinite_weight_is_refused(size: Any) -> None:
-    variant = Variant(name="s", model=ModelConfig(size=size), distillation=Continuous(teacher="t", weight=float("inf")))
-    with pytest.raises(ValidationError, match="weight of the soft loss must be finite, got inf"):
-        at(variant, 0)
+    with pytest.raises(ValidationError, match="weight\n  Input should be a finite number"):
+        Variant(name="s", model=ModelConfig(size=size), distillation=Continuous(teacher="t", weight=float("inf")))
 
 
 def test_configs_cannot_be_changed_after_birth() -> None:

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.schema import Schema, SchemaError
+from pipeline.errors import BadInput
+from pipeline.schema import Schema
 
 MINIMAL: dict[str, Any] = {"label": "click", "event_time": {"column": "at"}, "dense": [{"name": "price"}]}
 
@@ -44,7 +45,7 @@ def test_the_key_follows_the_meaning_and_not_the_layout(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["example_id", "event_time", "label", "cluster", "true_prob"])
 def test_a_reserved_name_is_refused_and_its_way_out_works(name: str) -> None:
-    with pytest.raises(SchemaError, match=f"'{name}' is a reserved name.*column: {name}"):
+    with pytest.raises(BadInput, match=f"'{name}' is a reserved name.*column: {name}"):
         Schema.of(document(dense=[{"name": name}]), "x")
     assert Schema.of(document(dense=[{"name": "mine", "column": name}]), "x").dense[0].source == name
 
@@ -63,7 +64,7 @@ def test_a_reserved_name_is_refused_and_its_way_out_works(name: str) -> None:
         ({"categorical": [{"name": "c", "hash_size": 0}]}, "categorical.0.hash_size: .*, got 0"),
         ({"event_time": {"column": "at", "zone": "Mars/Olympus"}}, "IANA name .* got 'Mars/Olympus'"),
         ({"event_time": {"column": "at", "format": "european"}}, "strptime pattern, got 'european'"),
-        ({"lable": "click"}, "lable: Extra inputs are not permitted"),
+        ({"lable": "click"}, "no field 'lable': did you mean 'label'"),
         ({"text": {"columns": ["at", "click"]}}, "must name every column used, got none called price"),
         ({"text": {"columns": ["at", "click", "price", "at"]}}, "holds each name once"),
         ({"text": {"delimiter": "¦"}}, "text.delimiter: one ASCII character that ends no line, got '¦'"),
@@ -71,17 +72,17 @@ def test_a_reserved_name_is_refused_and_its_way_out_works(name: str) -> None:
     ],
 )
 def test_a_contradiction_is_named_with_its_place(changes: dict[str, Any], message: str) -> None:
-    with pytest.raises(SchemaError, match=message):
+    with pytest.raises(BadInput, match=message):
         Schema.of(document(**changes), "x")
 
 
 def test_what_is_no_schema_says_so(tmp_path: Path) -> None:
-    with pytest.raises(SchemaError, match="one of criteo, obd, upworthy, got 'nope': No such file"):
+    with pytest.raises(BadInput, match="one of criteo, obd, upworthy or the path of a YAML file, got 'nope'"):
         Schema.load("nope")
-    for text, message in (("a: [", "must be YAML"), ("- a", "must map names to values")):
+    for text, message in (("a: [", "is not YAML .line 2, column 1."), ("- a", "must map names to values")):
         path = tmp_path / "bad.yaml"
         path.write_text(text)
-        with pytest.raises(SchemaError, match=message):
+        with pytest.raises(BadInput, match=message):
             Schema.load(path)
 
 

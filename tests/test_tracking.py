@@ -9,10 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from matplotlib.figure import Figure
 from mlflow import MlflowClient
 from mlflow.entities import Run, ViewType
+from typer.testing import CliRunner
 
+from pipeline import cli
 from pipeline.config import Continuous, NegativeDownsampling, OptimizerConfig
 from pipeline.dataset import require_manifest
 from pipeline.job import SUBMISSION_TAG, SUBMISSION_VARIABLE, TAGS_VARIABLE
@@ -249,6 +252,30 @@ def test_a_comparison_made_twice_has_one_summary_for_each_variant(uri: str) -> N
     assert Path(client.download_artifacts(last, "comparison.md")).read_text() == "| student | 2.0 |\n"
     deleted = runs(uri, view=ViewType.DELETED_ONLY)
     assert len(deleted) == 3, "the earlier ones can be restored"
+
+
+def test_a_comparison_is_printed_once_and_says_what_its_intervals_know(
+    lake: Lake, uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = lineup(variant(), variant("a_variant_with_a_name_of_40_characters__"))
+    train(lake, chosen, 2)
+    path = lake.root.parent / "lineup.yaml"
+    path.write_text(yaml.safe_dump(chosen.model_dump(mode="json")))
+    monkeypatch.setenv("WINDROW_LAKE", lake.url)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    monkeypatch.setattr(cli.out, "_width", 100)
+    ran = CliRunner().invoke(
+        cli.app, ["compare", "--first", str(DAY), "--last", str(DAY.next()), "-l", str(path)], env={"COLUMNS": "100"}
+    )
+    assert ran.exit_code == 0, ran.output
+    assert ran.output.count("reference") == 2, "a heading and a row"
+    assert max(len(line) for line in ran.output.splitlines()) <= 100
+    assert "…" not in ran.output
+    assert "know nothing of other seeds" in " ".join(ran.output.split())
+    names = "".join(line.split(" ")[0] for line in ran.output.splitlines())
+    assert "a_variant_with_a_name_of_40_characters__" in names, "broken over lines, and whole"
+    (run,) = runs(uri, kind="comparison")
+    assert "know nothing of other seeds" in run.data.tags["mlflow.note.content"]
 
 
 def test_metrics_that_are_no_numbers_are_left_out(lake: Lake, uri: str) -> None:

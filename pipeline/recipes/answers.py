@@ -7,24 +7,24 @@ from inspect import signature
 from pathlib import Path
 from typing import Any
 
-import yaml
+from pydantic import validate_call
 
-from pipeline.errors import asked
+from pipeline.documents import read_yaml
+from pipeline.errors import BadInput, asked, named, nearest, shown
 from pipeline.lineup import LineUp, load_lineup
 from pipeline.recipes.distillation import distillation_study
 from pipeline.recipes.downsampling import downsampling_study
 from pipeline.recipes.tuning import tuning_study
 from pipeline.settings import Settings
 from pipeline.study import Study, StudyError
-from pipeline.window import Window
 
 RECIPES: dict[str, Callable[..., Study]] = {
     "distillation": distillation_study,
     "downsampling": downsampling_study,
     "tuning": tuning_study,
 }
-CPU, GPU = "CPU", "GPU"
-"""Choices of the field `hardware`; whatever else it says leaves the line-up's."""
+CPU, GPU, AS_LINEUP = "CPU", "GPU", "as the line-up says"
+"""Choices of the field `hardware`."""
 OPERATIONAL = ("lineup", "study", "num_workers", "hardware", "jobs_at_once", "timeout_minutes")
 """Fields that are no arguments of a recipe."""
 DAYS = ("first", "online_start", "last", "judged")
@@ -34,15 +34,12 @@ def conf(path: Path) -> tuple[str, dict[str, Any]]:
     """The kind of study that a file of answers asks for, and the answers as its DAG's conf takes them.
 
     Raises:
-        StudyError: the file is missing, or is no mapping with a `kind`.
+        BadInput: the file is missing, or is no mapping with a `kind`.
     """
-    try:
-        answers = yaml.safe_load(path.read_text())
-    except (OSError, yaml.YAMLError) as error:
-        raise StudyError(f"cannot read answers from {path}: {error}") from None
-    if not isinstance(answers, dict) or answers.get("kind") not in RECIPES:
-        raise StudyError(f"{path} must be a mapping whose `kind` is one of {list(RECIPES)}, got {answers!r:.200}")
-    kind = answers.pop("kind")
+    answers = read_yaml(path, "a study")
+    kind = answers.pop("kind", None) if isinstance(answers, dict) else answers
+    if not isinstance(answers, dict) or not isinstance(kind, str) or kind not in RECIPES:
+        raise StudyError(f"{path} must be a mapping whose `kind` is one of {', '.join(RECIPES)}, got {shown(kind)}")
     return kind, answers | {day: str(answers[day]) for day in DAYS if answers.get(day)}
 
 
@@ -54,30 +51,50 @@ def declared(path: Path) -> Study:
     rest is the recipe's arguments.
 
     Raises:
-        StudyError: the file is missing, is no mapping, or has a field that the recipe does not know.
+        BadInput: the file is missing, is no mapping, or has a field that the recipe does not know.
     """
     kind, answers = conf(path)
     recipe = RECIPES[kind]
-    base = load_lineup(Settings().lineup.with_name(f"{answers.get('lineup', Settings().lineup.stem)}.yaml"))
-    base = on_workers(base, answers)
-    arguments: dict[str, Any] = {k: v for k, v in answers.items() if k not in OPERATIONAL}
-    arguments |= {day: Window.of(arguments[day]) for day in DAYS if arguments.get(day)}
-    known = signature(recipe).parameters
-    if unknown := sorted(set(arguments) - set(known)):
-        raise StudyError(f"{path}: a {kind} study has no field {unknown}; it has {sorted(known)}")
+    known = [*OPERATIONAL, *(name for name in signature(recipe).parameters if name not in ("base", "name"))]
+    for name in answers:
+        if name not in known:
+            raise StudyError(f"{path}: a {kind} study has no field {shown(name)}: {nearest(name, known)}")
+    base = load_lineup(_lineup_beside(path, answers.get("lineup")))
+    with named(str(path)):
+        base = on_workers(base, answers)
+    arguments: dict[str, Any] = {
+        k: v for k, v in answers.items() if k not in OPERATIONAL and not (k in DAYS and v in (None, ""))
+    }
     if missing := [day for day in ("first", "online_start", "last") if day not in arguments]:
-        raise StudyError(f"{path}: a study needs {missing}, each a day as YYYY-MM-DD")
+        raise StudyError(f"{path}: a study needs {', '.join(missing)}: write each as a day, YYYY-MM-DD")
     seeds = {} if kind == "tuning" else {"seeds": base.seeds}
-    with asked(str(path)):
-        return recipe(base, name=answers.get("study", path.stem), **seeds | arguments)
+    with asked(str(path), {"name": "study"}):
+        return validate_call(recipe)(base, name=answers.get("study", path.stem), **seeds | arguments)
+
+
+def _lineup_beside(path: Path, name: Any) -> Path:
+    """The file of the line-up that a study names: one of those beside the settings'."""
+    chosen = Settings().lineup
+    if name is None:
+        return chosen
+    offered = sorted({chosen.stem, *(each.stem for each in chosen.parent.glob("*.yaml"))})
+    if name not in offered:
+        raise StudyError(
+            f"{path}: `lineup` is the name of a file in {chosen.parent}, without folder and ending, got {shown(name)}: "
+            f"{nearest(name, offered)} For one that lies elsewhere set WINDROW_LINEUP to its path and leave the field out"
+        )
+    return chosen.with_name(f"{name}.yaml")
 
 
 def on_workers(base: LineUp, answers: Mapping[str, Any]) -> LineUp:
     """A line-up on as many workers of the kind as the answers say, where they say so."""
     given: dict[str, Any] = {}
-    if answers.get("num_workers"):
+    if answers.get("num_workers") is not None:
         given["num_workers"] = answers["num_workers"]
-    if answers.get("hardware") in (CPU, GPU):
-        given["use_gpu"] = answers["hardware"] == GPU
+    hardware = answers.get("hardware", AS_LINEUP)
+    if hardware not in (CPU, GPU, AS_LINEUP):
+        raise BadInput(f"hardware must be {CPU!r}, {GPU!r} or {AS_LINEUP!r}, got {shown(hardware)}")
+    if hardware != AS_LINEUP:
+        given["use_gpu"] = hardware == GPU
     with asked("the number of workers"):
         return LineUp.model_validate(base.model_dump() | {"workers": base.workers.model_dump() | given})

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
-from pipeline.config import LATE_CUTOVER_WINDOWS, Continuous, Cutover, Variant
+from pydantic import Field
+
+from pipeline.config import LATE_CUTOVER_WINDOWS, Continuous, Cutover, Name, Rate, Variant
+from pipeline.documents import Few, Real, Seeds, Whole
 from pipeline.lineup import LineUp
 from pipeline.recipes.draft import SIZES, Draft, Size, both, kept, plain, taught, tuned
 from pipeline.study import MIN_JUDGED, Study, StudyError
@@ -28,19 +31,19 @@ SETTLED_WINDOWS = 2 * LATE_CUTOVER_WINDOWS
 def distillation_study(
     base: LineUp,
     *,
-    name: str,
+    name: Name,
     first: Window,
     online_start: Window,
     last: Window,
     judged: Window | None = None,
     teacher_size: Size = "small",
     student_size: Size = "tiny",
-    soft_weight: float = 3.0,
-    negative_rate: float | None = None,
+    soft_weight: Real = 3.0,
+    negative_rate: Rate | None = None,
     axes: Sequence[DistillationAxis] = (),
-    num_starts: int = 7,
-    epsilons: Sequence[float] = (0.1, 0.2, 0.5),
-    seeds: Sequence[int] = (0,),
+    num_starts: Annotated[Whole, Field(ge=1, le=100)] = 7,
+    epsilons: Annotated[Sequence[Real], Few] = (0.1, 0.2, 0.5),
+    seeds: Seeds = (0,),
 ) -> Study:
     """When shall a student stop listening to its teacher, and how much less data does it need if it never does?
 

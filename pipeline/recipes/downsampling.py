@@ -4,9 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
-from pipeline.config import LATE_CUTOVER_WINDOWS, Continuous, NegativeDownsampling, OddsProportional, Variant
+from pipeline.config import (
+    LATE_CUTOVER_WINDOWS,
+    Continuous,
+    Name,
+    NegativeDownsampling,
+    OddsProportional,
+    Rate,
+    Variant,
+)
+from pipeline.documents import Few, Real, Seeds
 from pipeline.lineup import LineUp
 from pipeline.recipes.distillation import CONTINUOUS, TEACHER
 from pipeline.recipes.draft import Draft, Size, both, kept, kept_name, plain, sampled, taught, tuned, with_batch
@@ -22,19 +31,19 @@ CENTRE_RATE = 0.1
 def downsampling_study(
     base: LineUp,
     *,
-    name: str,
+    name: Name,
     first: Window,
     online_start: Window,
     last: Window,
     judged: Window | None = None,
     size: Size = "tiny",
     teacher_size: Size = "small",
-    soft_weight: float = 3.0,
-    rates: Sequence[float] = (0.5, 0.25, 0.1, 0.05),
-    centre: float = CENTRE_RATE,
+    soft_weight: Real = 3.0,
+    rates: Annotated[Sequence[Rate], Few] = (0.5, 0.25, 0.1, 0.05),
+    centre: Rate = CENTRE_RATE,
     axes: Sequence[DownsamplingAxis] = ("scope", "correction", "batch"),
-    affordable: float = 0.5,
-    seeds: Sequence[int] = (0,),
+    affordable: Real = 0.5,
+    seeds: Seeds = (0,),
 ) -> Study:
     """How many negatives can be left out, and what does it cost as time goes by?
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import product
+from typing import Annotated
 
-from pipeline.config import Continuous, OptimizerConfig, Variant
+from pipeline.config import Continuous, Name, OptimizerConfig, Rate, Variant
+from pipeline.documents import Few, Real, Seeds, Whole
 from pipeline.lineup import LineUp
 from pipeline.recipes.distillation import NO_TEACHER, TEACHER, schedules
 from pipeline.recipes.downsampling import CENTRE_RATE
@@ -20,18 +22,18 @@ TUNING_SEEDS = (1000,)
 def tuning_study(
     base: LineUp,
     *,
-    name: str,
+    name: Name,
     first: Window,
     online_start: Window,
     last: Window,
     judged: Window | None = None,
     teacher_size: Size = "small",
     student_size: Size = "tiny",
-    soft_weight: float = 3.0,
-    centre: float = CENTRE_RATE,
-    batch_sizes: Sequence[int] = (1024, 4096),
-    learning_rates: Sequence[float] = (0.02, 0.04, 0.08),
-    seeds: Sequence[int] = TUNING_SEEDS,
+    soft_weight: Real = 3.0,
+    centre: Rate = CENTRE_RATE,
+    batch_sizes: Annotated[Sequence[Whole], Few] = (1024, 4096),
+    learning_rates: Annotated[Sequence[Real], Few] = (0.02, 0.04, 0.08),
+    seeds: Seeds = TUNING_SEEDS,
 ) -> Study:
     """Which batch size and learning rate suit each arm, so that none wins because another was set badly?
 

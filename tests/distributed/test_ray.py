@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from pathlib import Path
 
@@ -51,6 +52,14 @@ def test_one_job_through_ray_equals_four_jobs_without_it(stack: Stack, tmp_path:
         ["windrow", "run", spec], env=environ, capture_output=True, text=True, timeout=300, check=False
     )
     assert done.returncode == 0, done.stderr
+    # What a person sees: who trains where, and a line per window. Ray tells more where several clusters run on a machine.
+    told = [line for line in done.stderr.splitlines() if "PlacementGroupCleaner" not in line]
+    assert len(told) == 5, done.stderr
+    assert all(
+        f"{day} {VARIANT} seed 0: " in line for day, line in zip(Window.span(FIRST, LAST), told[1:], strict=True)
+    )
+    (chain,) = json.loads(done.stdout)["chains"]
+    assert (chain["variant"], chain["seed"], chain["window"]) == (VARIANT, 0, LAST.name)
     train_in_world(WORKERS, lakes[1], in_four_jobs(lineup, VARIANT), tmp_path / "meeting")
 
     ray, plain = (StepStore(lake, "clicks").head(lineup.name, VARIANT, 0, LAST) for lake in lakes)
