@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -94,7 +95,7 @@ def _run(job: AnyJob) -> dict[str, Any]:
 def _join(settings: Settings) -> None:
     """Let this process find and enter the local services; Ray reads its part when it is imported."""
     for name, value in environment(settings).items():
-        if name.startswith(("RAY_", "MLFLOW_")):
+        if name.startswith(("RAY_", "MLFLOW_", "GLOO_")):
             os.environ.setdefault(name, value)
         elif name.lower() == "no_proxy":
             os.environ[name] = value
@@ -328,7 +329,7 @@ def status(lineup: LineUpFile = None, as_json: AsJson = False) -> None:
             }
             for c in chains
         ],
-        "services": [{"name": s.name, "healthy": s.healthy, "address": s.address} for s in services],
+        "services": [asdict(s) for s in services],
     }
     table = Table("variant", "seed", "first", "last", "windows", "missing", "stale", title=f"line-up {chosen.name}")
     for c in chains:
@@ -344,7 +345,9 @@ def status(lineup: LineUpFile = None, as_json: AsJson = False) -> None:
     _answer(document, as_json, table)
     if not as_json:
         for s in services:
-            out.print(f"{s.name:24} {'up' if s.healthy else 'down':5} {s.address}")
+            out.print(
+                f"{s.name:24} {'up' if s.healthy else 'down':5} {s.address}{'' if s.healthy else f'  {s.detail}'}"
+            )
 
 
 @app.command()

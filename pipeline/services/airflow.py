@@ -56,7 +56,7 @@ def write_airflow_config(settings: Settings) -> None:
         },
         "api_auth": {"jwt_secret": _secret(kept / "airflow-jwt", lambda: secrets.token_hex(32))},
         "dag_processor": {"refresh_interval": 30},
-        "logging": {"base_log_folder": folder / "logs"},
+        "logging": {"base_log_folder": folder / "logs", "logging_config_class": "operators.local_logs.LOGGING"},
         "usage_data_collection": {"enabled": False},
     }
     lines = [
