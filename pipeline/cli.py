@@ -10,6 +10,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -170,7 +171,7 @@ def _run(job: AnyJob) -> dict[str, Any]:
 def _join(settings: Settings) -> None:
     """Let this process find and enter the local services; Ray reads its part when it is imported."""
     for name, value in environment(settings).items():
-        if name.startswith(("RAY_", "MLFLOW_")):
+        if name.startswith(("RAY_", "MLFLOW_", "GLOO_")):
             os.environ.setdefault(name, value)
         elif name.lower() == "no_proxy":
             os.environ[name] = value
@@ -429,7 +430,7 @@ def status(lineup: LineUpFile = None, as_json: AsJson = False) -> None:
             for c in chains
         ],
         "cure": cures,
-        "services": [{"name": s.name, "healthy": s.healthy, "address": s.address} for s in services],
+        "services": [asdict(s) for s in services],
     }
     table = Table("variant", "seed", "first", "last", "windows", "missing", "stale", title=f"line-up {chosen.name}")
     for c in chains:
@@ -447,7 +448,9 @@ def status(lineup: LineUpFile = None, as_json: AsJson = False) -> None:
         if cures:
             out.print(Text(cures), soft_wrap=True)
         for s in services:
-            out.print(f"{s.name:24} {'up' if s.healthy else 'down':5} {s.address}")
+            out.print(
+                f"{s.name:24} {'up' if s.healthy else 'down':5} {s.address}{'' if s.healthy else f'  {s.detail}'}"
+            )
 
 
 @app.command()

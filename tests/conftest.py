@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.services import Addresses, down, environment, up
+from pipeline.services import Addresses, environment, running
 from pipeline.settings import Settings
 from tests.tracking_server import Wire, serving
 
@@ -83,7 +83,5 @@ def wire(mlflow_server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Wire]:
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """The whole stack, started once for all tests that need it (about half a minute, 2 GB)."""
     settings = fresh_settings(tmp_path_factory.mktemp("stack"))
-    try:
-        yield Stack(settings=settings, addresses=up(settings), environ={**os.environ, **environment(settings)})
-    finally:
-        down(settings)
+    with running(settings) as addresses:
+        yield Stack(settings=settings, addresses=addresses, environ={**os.environ, **environment(settings)})

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import re
+import sys
+from importlib.metadata import packages_distributions, requires
 from pathlib import Path
 from typing import Any
 
+import grimp
 import pytest
 import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 SECRET = re.compile(r"PASSWORD|SECRET|TOKEN|KEY")
 VARIABLE = re.compile(r"(?<!\$)\$\{(\w+)(:[?-])?")
@@ -41,6 +46,50 @@ def test_no_secret_is_written_out(services: dict[str, Any]) -> None:
         if SECRET.search(key) and "${" not in value
     }
     assert written == {}
+
+
+def test_whoever_reaches_into_the_object_store_has_its_credentials_and_address(services: dict[str, Any]) -> None:
+    reached = {
+        name: service.get("environment", {})
+        for name, service in services.items()
+        if "s3://" in str([service.get("environment"), service.get("command")])
+    }
+    assert {"mlflow", "ray-head", "ray-worker", "airflow-scheduler", "airflow-triggerer"} <= reached.keys()
+    needed = services["bucket"]["environment"]
+    assert needed["AWS_ENDPOINT_URL"].startswith("http://objects:")
+    assert needed["AWS_ALLOW_HTTP"] == "true"
+    assert {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REGION"} <= needed.keys()
+    assert {name for name, environment in reached.items() if not needed.items() <= environment.items()} == set()
+
+
+def test_the_airflow_image_has_whatever_dags_and_operators_import(root: Path) -> None:
+    graph = grimp.build_graph("dags", "operators", "pipeline", include_external_packages=True)
+    ours = {module for module in graph.modules if module.split(".")[0] in {"dags", "operators"}}
+    reached = ours.union(*map(graph.find_upstream_modules, ours))
+    assert "pipeline.lake" in reached
+    imported = {module for module in reached if graph.is_module_squashed(module)} - sys.stdlib_module_names
+    distributions = packages_distributions()
+    # A module that several distributions share comes with the first as well as with all.
+    needed = {canonicalize_name(distributions[module][0]) for module in imported}
+    lock = (root / "requirements" / "lock-airflow.txt").read_text()
+    locked = {canonicalize_name(name) for name in re.findall(r"^(\S+)==", lock, re.MULTILINE)}
+    # Airflow itself does without aiohttp, but several of the providers in its image need it.
+    assert needed - locked - _brought_by("apache-airflow") == {"aiohttp"}
+
+
+def _brought_by(distribution: str) -> set[str]:
+    """A distribution and everything that it needs, without extras."""
+    found: set[str] = set()
+    to_do = [Requirement(distribution)]
+    while to_do:
+        asked = to_do.pop()
+        if (name := canonicalize_name(asked.name)) in found:
+            continue
+        found.add(name)
+        needs = map(Requirement, requires(name) or [])
+        extras = asked.extras or {""}
+        to_do += [n for n in needs if n.marker is None or any(n.marker.evaluate({"extra": e}) for e in extras)]
+    return found
 
 
 def test_ports_are_published_on_loopback_alone(services: dict[str, Any]) -> None:

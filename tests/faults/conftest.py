@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.services import down, environment, up
+from pipeline.services import environment, running
 from tests.conftest import Stack, fresh_settings
 
 
@@ -25,7 +25,5 @@ def fault_stack(tmp_path_factory: pytest.TempPathFactory, fault_folder: Path) ->
     settings = fresh_settings(tmp_path_factory.mktemp("fault-stack")).model_copy(update={"dags": dags})
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("WINDROW_FAULT_FOLDER", str(fault_folder))
-        try:
-            yield Stack(settings=settings, addresses=up(settings), environ={**os.environ, **environment(settings)})
-        finally:
-            down(settings)
+        with running(settings) as addresses:
+            yield Stack(settings=settings, addresses=addresses, environ={**os.environ, **environment(settings)})

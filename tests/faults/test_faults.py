@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 from pipeline.services import MARK, services_status
+from pipeline.services.processes import variable
 from tests.airflow_client import Airflow, eventually
 from tests.conftest import Stack
 
@@ -78,31 +79,27 @@ def airflow(fault_stack: Stack) -> Airflow:
     return client
 
 
-def restart(stack: Stack, service: str, how: signal.Signals) -> None:
-    """End a service; its supervisor starts it again."""
+def service(stack: Stack, *words: str) -> psutil.Process:
+    """The process that the supervisor started: the oldest with these words in its command."""
     found = [
         process
         for process in psutil.process_iter()
-        if _environ(process).get(MARK) == str(stack.settings.home)
-        and any(part.endswith("airflow") for part in _cmdline(process)[:3])
-        and service in _cmdline(process)
+        if variable(process, MARK) == str(stack.settings.home) and set(words) <= set(_words(process))
     ]
-    assert found, f"{service} runs"
-    parent = min(found, key=lambda process: process.create_time())
-    parent.send_signal(how)
-    psutil.wait_procs([parent], timeout=60)
+    assert found, f"{words} runs"
+    return min(found, key=lambda process: process.create_time())
 
 
-def _environ(process: psutil.Process) -> dict[str, str]:
+def restart(process: psutil.Process, how: signal.Signals) -> None:
+    """End a service; its supervisor starts it again."""
+    process.send_signal(how)
+    psutil.wait_procs([process], timeout=60)
+
+
+def _words(process: psutil.Process) -> list[str]:
+    """A process's command, programs without their folders."""
     try:
-        return process.environ()
-    except psutil.Error:
-        return {}
-
-
-def _cmdline(process: psutil.Process) -> list[str]:
-    try:
-        return process.cmdline()
+        return [Path(word).name for word in process.cmdline()]
     except psutil.Error:
         return []
 
@@ -116,7 +113,9 @@ def test_a_task_marked_failed_stops_its_job_and_its_run_is_killed(
     eventually(
         lambda: "counted" in airflow.log("faulty", run.run_id, "job"), 20, "the job's log is in the task's, live"
     )
-    assert "reading $HOME/{date}" in airflow.log("faulty", run.run_id, "job"), "a document reaches its job as it is"
+    log = airflow.log("faulty", run.run_id, "job")
+    assert "reading $HOME/{date}" in log, "a document reaches its job as it is"
+    assert "Could not read" not in log, "every part of the log is read where it lies"
     links = eventually(
         lambda: (found := airflow.links("faulty", run.run_id, "job")) and all(found.values()) and found,
         30,
@@ -159,10 +158,17 @@ def test_a_task_killed_before_it_defers_takes_its_job_over_and_restarts_of_airfl
     assert airflow.task("faulty", run.run_id, "job")["try_number"] == 2
     assert run.submissions == [submission]
 
-    restart(fault_stack, "scheduler", signal.SIGKILL)
-    restart(fault_stack, "triggerer", signal.SIGTERM)
+    idle = service(fault_stack, "airflow", "scheduler").children()
+    restart(service(fault_stack, "airflow", "scheduler"), signal.SIGKILL)
+    restart(service(fault_stack, "airflow", "triggerer"), signal.SIGTERM)
+    tracking = service(fault_stack, "mlflow", "server")
+    orphan = service(fault_stack, "uvicorn")
+    assert orphan in tracking.children()
+    restart(tracking, signal.SIGKILL)
     assert run.job_status(submission) == "RUNNING"
-    eventually(lambda: all(s.healthy for s in services_status(fault_stack.settings)), 90, "Airflow is back")
+    eventually(lambda: not any(p.is_running() for p in (orphan, *idle)), 60, "what the dead left behind is ended")
+    eventually(lambda: all(s.healthy for s in services_status(fault_stack.settings)), 90, "all services are back")
+    assert service(fault_stack, "uvicorn") in service(fault_stack, "mlflow", "server").children()
 
     run.await_state("success", 150)
     assert run.submissions == [submission]

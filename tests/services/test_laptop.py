@@ -12,29 +12,29 @@ import httpx
 import psutil
 import pytest
 
-from pipeline import services
-from pipeline.services import MARK, ServiceError, down, services_status, up
+from pipeline.services import MARK, POOL, ServiceError, down, laptop, services_status, up
+from pipeline.services.commands import commands
+from pipeline.services.folder import run_folder
 from pipeline.settings import Settings
 from tests.conftest import fresh_settings
+from tests.services.light import processes_of
 
 LOOPBACK = {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
 
 
-def processes_of(home: Path) -> list[psutil.Process]:
-    found = []
-    for process in psutil.process_iter():
-        try:
-            if process.environ().get(MARK) == str(home) and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(process)
-        except psutil.Error:
-            continue
-    return found
+def listening(home: Path) -> dict[tuple[str, int], str]:
+    """Every address where a process of a home listens, with its command line."""
+    ours = {process.pid: process for process in processes_of(home)}
+    return {
+        (connection.laddr.ip, connection.laddr.port): " ".join(ours[connection.pid].cmdline())
+        for connection in psutil.net_connections("tcp")
+        if connection.status == psutil.CONN_LISTEN and connection.pid in ours
+    }
 
 
-def rays_own(processes: list[psutil.Process]) -> set[int]:
-    """The processes below `ray start`, whose inner ports can't be bound to loopback: the token guards those."""
-    roots = [process for process in processes if "ray start" in " ".join(process.cmdline())]
-    return {process.pid for root in roots for process in root.children(recursive=True)}
+def is_private(folder: Path) -> bool:
+    """Whether nobody but its owner may enter."""
+    return not stat.S_IMODE(folder.stat().st_mode) & 0o077
 
 
 @pytest.mark.services
@@ -42,18 +42,16 @@ def test_services_are_private_idempotent_and_leave_nothing_behind(tmp_path: Path
     settings = fresh_settings(tmp_path / "home")
     try:
         first = up(settings)
-        everyone = processes_of(settings.home)
-        listening = [
-            (connection.laddr[0], connection.laddr[1], connection.pid)
-            for connection in psutil.net_connections("tcp")
-            if connection.laddr and connection.status == psutil.CONN_LISTEN
-        ]
-        ours = {process.pid for process in everyone}
-        exposed = {socket_ for socket_ in listening if socket_[2] in ours and socket_[0] not in LOOPBACK}
-        assert {pid for _, _, pid in exposed} <= rays_own(everyone)
-        hosts = {port: host for host, port, _ in listening}
-        for port in (settings.airflow_port, settings.mlflow_port, settings.ray_dashboard_port):
-            assert hosts[port] in LOOPBACK
+        ports = listening(settings.home)
+        assert {settings.airflow_port, settings.mlflow_port, settings.ray_port, settings.ray_dashboard_port} <= {
+            port for _, port in ports
+        }
+        assert {address: who for address, who in ports.items() if address[0] not in LOOPBACK} == {}
+        ours = {process.pid for process in processes_of(settings.home)}
+        sockets = {c.laddr for c in psutil.net_connections("unix") if c.pid in ours and c.laddr.startswith("/")}
+        assert any("plasma" in path for path in sockets)
+        assert stat.S_IMODE(run_folder(settings.home).stat().st_mode) == 0o700
+        assert {path for path in sockets if not any(is_private(parent) for parent in Path(path).parents)} == set()
 
         jobs = f"{first.ray}/api/jobs/"
         assert httpx.get(jobs).status_code in {401, 403}
@@ -69,7 +67,7 @@ def test_services_are_private_idempotent_and_leave_nothing_behind(tmp_path: Path
 
         token = httpx.post(f"{first.airflow}/auth/token", json={"username": first.user, "password": first.password})
         bearer = {"Authorization": f"Bearer {token.json()['access_token']}"}
-        pool = httpx.get(f"{first.airflow}/api/v2/pools/{services.POOL}", headers=bearer).json()
+        pool = httpx.get(f"{first.airflow}/api/v2/pools/{POOL}", headers=bearer).json()
         assert (pool["slots"], pool["include_deferred"]) == (settings.pool_slots, True)
     finally:
         down(settings)
@@ -78,7 +76,7 @@ def test_services_are_private_idempotent_and_leave_nothing_behind(tmp_path: Path
 
 
 def test_down_ends_what_left_its_group_and_spares_another_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(services, "STOP_TIMEOUT_S", 1.0)
+    monkeypatch.setattr(laptop, "STOP_TIMEOUT_S", 1.0)
     ours, theirs = (Settings.of({"WINDROW_HOME": str(tmp_path / name)}) for name in ("ours", "theirs"))
     command = [
         sys.executable,
@@ -113,5 +111,5 @@ def test_a_taken_port_is_named_with_its_holder_and_the_cure(tmp_path: Path) -> N
 
 def test_a_shared_tracking_server_is_not_started_here(tmp_path: Path) -> None:
     settings = Settings.of({"WINDROW_HOME": str(tmp_path), "MLFLOW_TRACKING_URI": "https://mlflow.example.org"})
-    assert "mlflow" not in services._commands(settings)
-    assert "ray" in services._commands(settings)
+    assert "mlflow" not in commands(settings)
+    assert "ray" in commands(settings)
