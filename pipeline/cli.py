@@ -16,13 +16,14 @@ import httpx
 import typer
 from pydantic_core import to_json
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from pipeline.errors import BadInput, asked
 from pipeline.job import AnyJob, CompareJob, IngestJob, ReportJob, TrainJob, load_job, study_jobs
 from pipeline.lake import Conflict, Lake
 from pipeline.lineup import DatasetConfig, LineUp, LogSource, SimulatedSource, load_lineup
+from pipeline.lineups import ONLINE_DAYS, at_home, is_homemade, lineup_path, yesterday
 from pipeline.services import environment
 from pipeline.settings import Settings
 from pipeline.window import Window
@@ -83,7 +84,7 @@ def _answer(document: dict[str, Any], as_json: bool, table: Table | None = None)
 
 
 def _lineup(path: Path | None) -> LineUp:
-    return load_lineup(path or Settings().lineup)
+    return load_lineup(path or at_home(Settings()))
 
 
 def _run(job: AnyJob) -> dict[str, Any]:
@@ -282,8 +283,10 @@ def _trigger(answers: Path) -> None:
 
 
 def _comparison(outcome: dict[str, Any]) -> Table:
+    first, *others = outcome["header"]
     table = Table(
-        *outcome["header"],
+        Column(first, no_wrap=True),
+        *others,
         title=f"{outcome['lineup']}, windows {outcome['first']} to {outcome['last']}",
         title_justify="left",
         caption=Text("\n".join(outcome.get("warnings") or [])),
@@ -328,8 +331,13 @@ def status(lineup: LineUpFile = None, as_json: AsJson = False) -> None:
         chains = chain_statuses(lake, chosen)
         cures = cure(lake, chosen, stale) if (stale := [c for c in chains if c.stale]) else ""
         services = services_status(settings)
+    source = chosen.dataset.source
+    begins = source.origin.name if isinstance(source, SimulatedSource) else None
     document = {
         "lineup": chosen.name,
+        "dataset": chosen.dataset.name,
+        "simulated_from": begins,
+        "online_start": chosen.online_start.name,
         "lake": settings.lake,
         "chains": [
             {
@@ -346,7 +354,9 @@ def status(lineup: LineUpFile = None, as_json: AsJson = False) -> None:
         "cure": cures,
         "services": [{"name": s.name, "healthy": s.healthy, "address": s.address} for s in services],
     }
-    table = Table("variant", "seed", "first", "last", "windows", "missing", "stale", title=f"line-up {chosen.name}")
+    dates = (f"simulated from {begins}, " if begins else "") + f"online from {chosen.online_start}"
+    title = f"line-up {chosen.name}: {dates}"
+    table = Table("variant", "seed", "first", "last", "windows", "missing", "stale", title=title, title_justify="left")
     for c in chains:
         table.add_row(
             c.variant,
@@ -414,11 +424,12 @@ def up(as_json: AsJson = False) -> None:
     """Start Airflow, MLflow and a one-node Ray cluster on loopback."""
     from pipeline import services
 
-    try:
-        found = services.up()
-    except services.ServiceError as error:
-        typer.secho(f"windrow: {error}", fg="red", err=True)
-        raise typer.Exit(TRY_AGAIN) from None
+    with _told():
+        try:
+            found = services.up()
+        except services.ServiceError as error:
+            typer.secho(f"windrow: {error}", fg="red", err=True)
+            raise typer.Exit(TRY_AGAIN) from None
     if as_json:
         _answer({"airflow": found.airflow, "mlflow": found.mlflow, "ray": found.ray, "user": found.user}, True)
 
@@ -435,43 +446,63 @@ def down() -> None:
 def demo(
     lineup: LineUpFile = None,
     first: Annotated[str | None, typer.Option(help="Start of history. [default: the simulated log's day zero]")] = None,
-    online: Annotated[int, typer.Option(help="Number of online windows to backfill.", min=1)] = 6,
+    online: Annotated[
+        int | None,
+        typer.Option(help="Number of online windows. [default: 12; the home's own demo: until yesterday]", min=1),
+    ] = None,
+    daily: Annotated[
+        int, typer.Option(help="How many of them, the last, are runs of their own; all before them are one job.", min=1)
+    ] = 2,
     as_json: AsJson = False,
 ) -> None:
     """Run the main job through Airflow (`windrow up` first): ingest, warm-up, daily runs by backfill, comparison.
 
-    Ends with the comparison of the line-up's variants over the online windows, and the addresses to open.
+    Ends with the comparison of the line-up's variants over the online windows, and the addresses to open. What is done
+    already is skipped. From then on the daily runs go on by themselves.
     """
     from pipeline import services
     from pipeline.compare import compare as compare_variants
-    from pipeline.demo import Airflow, MainJobFailed, curves_page, main_job
-    from pipeline.report import HEADER, columns, table_rows
+    from pipeline.demo import Airflow, MainJobFailed, Span, main_job, pages, short_rows
+    from pipeline.report import columns
 
     with _told():
-        path = lineup or Settings().lineup
+        path, ends_now = _of_the_forms(lineup)
         chosen = load_lineup(path)
-        source = chosen.dataset.source
-        start = source.origin if isinstance(source, SimulatedSource) else None
-        if first is not None:
-            start = Window.of(first)
-        if start is None:
-            raise BadInput(f"--first is needed: {chosen.dataset.name!r} is a log, whose first window only you know")
-        last = chosen.online_start.shift(online - 1)
-        say = partial(typer.echo, err=True)
+        until = yesterday() if ends_now and online is None else chosen.online_start.shift((online or ONLINE_DAYS) - 1)
+        span = Span.of(chosen, first=first, last=max(until, chosen.online_start), daily=daily)
         found = services.addresses()
         try:
-            main_job(Airflow.login(found), path.stem, chosen, start, last, say)
+            main_job(Airflow.login(found), path.stem, span, partial(typer.echo, err=True))
         except (MainJobFailed, httpx.HTTPError) as error:
             typer.secho(f"windrow: {error}", fg="red", err=True)
-            raise typer.Exit(1) from None
-        compared = compare_variants(Lake(Settings().lake), chosen, (), chosen.online_start, last)
-    span = {"lineup": chosen.name, "first": chosen.online_start.name, "last": last.name}
-    rows = {"header": list(HEADER), "rows": [list(row) for row in table_rows(compared)]}
-    _answer({**span, "columns": columns(compared)}, as_json, _comparison({**span, **rows}))
+            raise typer.Exit(TRY_AGAIN) from None
+        compared = compare_variants(Lake(Settings().lake), chosen, (), span.online_start, span.last)
+    rows = short_rows(compared)
+    told = {"lineup": chosen.name, "first": span.online_start.name, "last": span.last.name}
+    outcome = {**told, "header": list(rows[0]), "rows": [list(row.values()) for row in rows]}
+    _answer({**told, "columns": columns(compared)}, as_json, _comparison(outcome))
     if not as_json:
-        out.print(f"\nAirflow  {found.airflow}  user {found.user}, password {found.password}")
-        out.print(f"MLflow   {curves_page(found.mlflow, chosen.name)}", soft_wrap=True)
-        out.print(f"Ray      {found.ray}  token in {Settings().ray_token_path}\nEnd everything with `make down`.")
+        shown = {
+            "Airflow": f"{found.airflow}  user {found.user}, password {found.password}",
+            **pages(found.mlflow, chosen.name),
+            "Ray": f"{found.ray}  token in {Settings().ray_token_path}",
+        }
+        out.print("", *(f"{name:8} {where}" for name, where in shown.items()), sep="\n", soft_wrap=True)
+        out.print("Airflow goes on every day from now on. End everything with `make down`.")
+
+
+def _of_the_forms(lineup: Path | None) -> tuple[Path, bool]:
+    """The line-up's file, which must be the one that Airflow's forms mean by its name, and whether it is the home's demo.
+
+    Raises:
+        BadInput: they mean another.
+    """
+    settings = Settings()
+    path = lineup or at_home(settings)
+    meant = lineup_path(path.stem, settings)
+    if meant.resolve() != path.resolve():
+        raise BadInput(f"Airflow's forms mean {meant} by {path.stem!r}, not {path}: give it another name")
+    return path, is_homemade(meant, settings)
 
 
 @app.command()

@@ -26,6 +26,7 @@ import psutil
 import typer
 from filelock import FileLock
 
+from pipeline.lineups import at_home
 from pipeline.settings import Settings
 
 # Only the services and what they start carry it, never a person's shell: `down` goes by it.
@@ -123,6 +124,7 @@ def up(settings: Settings | None = None, say: Say = to_stderr, timeout_s: float 
     """
     settings = settings or Settings()
     settings.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    at_home(settings)
     with FileLock(settings.home / "services.lock"):
         _make_secrets(settings)
         if _supervisor(settings) and all(status.healthy for status in services_status(settings)):

@@ -11,6 +11,7 @@ import yaml
 
 from pipeline.errors import asked
 from pipeline.lineup import LineUp, load_lineup
+from pipeline.lineups import lineup_path
 from pipeline.recipes.distillation import distillation_study
 from pipeline.recipes.downsampling import downsampling_study
 from pipeline.recipes.tuning import tuning_study
@@ -49,16 +50,16 @@ def conf(path: Path) -> tuple[str, dict[str, Any]]:
 def declared(path: Path) -> Study:
     """The study that a file of answers asks for.
 
-    `kind` says which recipe; `lineup` names a line-up beside the settings' one; `study` is the name; `num_workers` and
-    `hardware` change its workers; how many jobs the DAG makes of it, and how long they may take, changes nothing here. The
-    rest is the recipe's arguments.
+    `kind` says which recipe; `lineup` names a line-up beside the settings' one or the DAGs; `study` is the name;
+    `num_workers` and `hardware` change its workers; how many jobs the DAG makes of it, and how long they may take, changes
+    nothing here. The rest is the recipe's arguments.
 
     Raises:
         StudyError: the file is missing, is no mapping, or has a field that the recipe does not know.
     """
     kind, answers = conf(path)
     recipe = RECIPES[kind]
-    base = load_lineup(Settings().lineup.with_name(f"{answers.get('lineup', Settings().lineup.stem)}.yaml"))
+    base = load_lineup(lineup_path(str(answers.get("lineup") or Settings().lineup.stem)))
     base = on_workers(base, answers)
     arguments: dict[str, Any] = {k: v for k, v in answers.items() if k not in OPERATIONAL}
     arguments |= {day: Window.of(arguments[day]) for day in DAYS if arguments.get(day)}
