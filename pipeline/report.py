@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, MaxNLocator
+from matplotlib.ticker import EngFormatter
 
 from pipeline.compare import VariantComparison
 from pipeline.drawing import axes_of, styles
@@ -67,9 +68,9 @@ def figures(compared: Sequence[VariantComparison], online_start: Window) -> dict
 def _gap_by_window(compared: Sequence[VariantComparison], online_start: Window) -> Figure:
     reference = compared[0].variant
     figure, axes = axes_of(
-        f"Log-loss relative to {reference} on the same rows, before training on them (95 % bands)",
-        "window",
-        "percent; below zero is better",
+        "Each day's log-loss before training on that day, same rows for all (95 % bands)",
+        "window (one day)",
+        f"difference to {reference}, %  (below zero is better)",
     )
     for c, (colour, dash, marker) in zip(compared, styles(), strict=False):
         days = np.array([w.name for w in c.points], dtype="datetime64[D]")
@@ -82,18 +83,21 @@ def _gap_by_window(compared: Sequence[VariantComparison], online_start: Window) 
             [g.value for g in gaps],
             color=colour,
             linestyle=dash,
+            linewidth=1.8,
             marker=marker,
-            markersize=4,
+            markersize=5,
             label=c.variant,
         )
         axes.fill_between(days, [g.low for g in gaps], [g.high for g in gaps], color=colour, alpha=0.12, linewidth=0)
     if any(w < online_start for c in compared for w in c.windows):
         start: Any = np.datetime64(online_start.name)
-        axes.axvline(start, color="#777777", linewidth=0.8, linestyle=":")
-        axes.annotate("online phase", (start, 1), xycoords=("data", "axes fraction"), fontsize=8, va="top")
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))  # whole days
-    figure.autofmt_xdate()
-    axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+        axes.axvline(start, color="#777777", linewidth=1, linestyle=":")
+        where: Any = dict(xycoords=("data", "axes fraction"), xytext=(4, 0), textcoords="offset points", va="top")
+        axes.annotate("online phase begins\n(early cutover)", (start, 1), fontsize=9, **where)
+    whole_days = AutoDateLocator(maxticks=10, interval_multiples=False)
+    axes.xaxis.set_major_locator(whole_days)
+    axes.xaxis.set_major_formatter(ConciseDateFormatter(whole_days, formats=["%Y", "%b", "%d %b", *["%H:%M"] * 3]))
+    axes.legend(frameon=False, fontsize=9, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=3)
     return figure
 
 
