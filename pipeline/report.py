@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter
+from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from pipeline.compare import VariantComparison
 from pipeline.drawing import axes_of, styles
@@ -94,9 +93,8 @@ def _gap_by_window(compared: Sequence[VariantComparison], online_start: Window) 
         axes.axvline(start, color="#777777", linewidth=1, linestyle=":")
         where: Any = dict(xycoords=("data", "axes fraction"), xytext=(4, 0), textcoords="offset points", va="top")
         axes.annotate("online phase begins\n(early cutover)", (start, 1), fontsize=9, **where)
-    whole_days = AutoDateLocator(maxticks=10, interval_multiples=False)
-    axes.xaxis.set_major_locator(whole_days)
-    axes.xaxis.set_major_formatter(ConciseDateFormatter(whole_days, formats=["%Y", "%b", "%d %b", *["%H:%M"] * 3]))
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))  # whole days
+    figure.autofmt_xdate(rotation=0, ha="center")
     axes.legend(frameon=False, fontsize=9, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=3)
     return figure
 
