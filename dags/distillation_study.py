@@ -42,12 +42,7 @@ with DAG(
     params={
         **forms.study("distillation"),
         **forms.distillation(),
-        **forms.span(
-            first="2024-01-01",
-            online_start="2024-01-09",
-            last="2024-01-15",
-            judged="a choice well after the late cutover, if there is room",
-        ),
+        **forms.span(judged="a choice well after the late cutover, if there is room"),
         **forms.study_limits(),
     },
 ):

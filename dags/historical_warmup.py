@@ -18,13 +18,16 @@ The **historical phase**: one pass, in the order of time, over a span of windows
 trains first and leaves its scores for its students. Each window is scored before it is trained on, so the curves in
 MLflow show how a model does on days that it has not seen.
 
-Run it once before `online_training` starts, over a span that ends the day before the first online window. A **new
-variant** joins later in the same way: choose it alone, over a span that ends yesterday; nobody else's checkpoints are
-touched.
+Run it once before `online_training` starts, over a span that ends the day before that begins. Where that is later than
+the line-up's first online window, the days between are trained on as online days: teachers leave at their cutover. A
+**new variant** joins later in the same way: choose it alone, over a span that ends yesterday; nobody else's checkpoints
+are touched.
 
 The windows must be published (`ingest_windows`). All of it is one job on the Ray cluster, which keeps its workers.
 Triggering the same span again trains only what is missing: steps that are done are skipped and named in the log.
 """
+
+DATES = forms.Dates.suggested()
 
 with DAG(
     "historical_warmup",
@@ -37,8 +40,13 @@ with DAG(
     params={
         "lineup": forms.lineup(),
         "variants": forms.variants(),
-        "first": forms.day("First window", "Where the pass starts, with new weights.", "2024-01-01", required=True),
-        "last": forms.day("Last window", "Included; the day before the first online one.", "2024-01-08", required=True),
+        "first": forms.day("First window", "Where the pass starts, with new weights.", DATES.first, required=True),
+        "last": forms.day(
+            "Last window",
+            "Included. As a rule the day before the first online one; a later one trains on online days too.",
+            DATES.online(-1),
+            required=True,
+        ),
         "seeds": forms.seeds(),
         **forms.workers(),
         "force": forms.force("Train again, as new generations, even the steps that are done."),

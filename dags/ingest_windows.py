@@ -29,8 +29,8 @@ with the reason, and publishes the window in the lake. Everything else trains on
 
 * **Every day** it publishes the day before, once you unpause it.
 * **One day or a span by hand**: trigger it and fill in the dates.
-* **Many days, each a run of its own**: `airflow backfill create --dag-id ingest_windows --from-date 2024-01-01
-  --to-date 2024-01-15 --dag-run-conf '{"lineup": "demo"}'`.
+* **Many days, each a run of its own**: `airflow backfill create --dag-id ingest_windows --from-date {first}
+  --to-date {last} --dag-run-conf '{"lineup": "demo"}'`.
 
 While it is paused, runs triggered by hand and backfills stay queued. Unpausing starts the latest day only, not all
 days since 2014. A window that is published already, from the same content, is left as it is and costs seconds.
@@ -39,7 +39,7 @@ days since 2014. A window that is published already, from the same content, is l
 with DAG(
     "ingest_windows",
     description="Publish a day of the raw log as a window, or a span of days",
-    doc_md=DOC,
+    doc_md=forms.dated(DOC),
     schedule=CronDataIntervalTimetable("@daily", timezone="UTC"),
     start_date=datetime(2014, 1, 1, tzinfo=UTC),
     catchup=False,

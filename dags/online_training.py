@@ -27,7 +27,7 @@ then trains on it. The teacher goes first. Afterwards all variants are compared 
 
 Before the first day run `historical_warmup`. While this DAG is paused, runs triggered by hand and backfills stay
 queued; unpausing starts the latest day only. Past days, in order, and again those that are done: `airflow backfill create
---dag-id online_training --from-date 2024-01-09 --to-date 2024-01-14 --max-active-runs 1 --reprocess-behavior completed
+--dag-id online_training --from-date {online_start} --to-date {last} --max-active-runs 1 --reprocess-behavior completed
 --dag-run-conf '{"lineup": "demo"}'`.
 
 A window that is done already is skipped, and the log says so. When something before it changed (a window was published
@@ -39,7 +39,7 @@ skipped. Without `--reprocess-behavior completed` Airflow leaves days as they ar
 with DAG(
     "online_training",
     description="Each day: score the new window, train on it, compare the variants",
-    doc_md=DOC,
+    doc_md=forms.dated(DOC),
     schedule=CronDataIntervalTimetable("@daily", timezone="UTC"),
     start_date=datetime(2014, 1, 1, tzinfo=UTC),
     catchup=False,

@@ -33,9 +33,7 @@ with DAG(
     params={
         **forms.study("tuning", default_seeds=[*TUNING_SEEDS]),
         **forms.tuning(),
-        **forms.span(
-            first="2024-01-01", online_start="2024-01-09", last="2024-01-15", judged="the first online window"
-        ),
+        **forms.span(judged="the first online window"),
         **forms.study_limits(),
     },
 ):

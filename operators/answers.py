@@ -5,14 +5,13 @@ from __future__ import annotations
 import difflib
 import logging
 from collections.abc import Collection, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from operators.window import resolve_window
 from pipeline.errors import BadInput, asked
-from pipeline.lineup import LineUp, LineUpError, load_lineup
+from pipeline.lineup import LineUp, load_lineup
+from pipeline.lineups import lineup_path
 from pipeline.recipes import on_workers
-from pipeline.settings import Settings
 from pipeline.window import Window
 
 if TYPE_CHECKING:
@@ -112,22 +111,3 @@ def refuse_unknown(given: Collection[str], known: Collection[str], dag_id: str) 
             near = difflib.get_close_matches(name, known, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(sorted(known))}"
             raise BadInput(f"{dag_id} has no field {name!r}: {hint}")
-
-
-def lineup_paths() -> dict[str, Path]:
-    """The line-ups that a form offers, by name: the one in the settings first, then its neighbours."""
-    chosen = Settings().lineup
-    paths = {chosen.stem: chosen}
-    return paths | {path.stem: path for path in sorted(chosen.parent.glob("*.yaml")) if path.stem not in paths}
-
-
-def lineup_path(name: str) -> Path:
-    """The file of a line-up.
-
-    Raises:
-        LineUpError: there is none of that name.
-    """
-    paths = lineup_paths()
-    if name not in paths:
-        raise LineUpError(f"no line-up {name!r} beside {Settings().lineup}; there are {', '.join(paths)}")
-    return paths[name]

@@ -2,17 +2,56 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from airflow.sdk import Param
 
-from operators.answers import lineup_paths
 from pipeline.documents import read_yaml
 from pipeline.errors import BadInput
+from pipeline.lineup import LineUpError, SimulatedSource, load_lineup
+from pipeline.lineups import lineup_paths
 from pipeline.recipes import AS_LINEUP, CPU, GPU
+from pipeline.window import Window
 
 LIMITS = "Workers and limits"
 """Folded away at first; fields without a section stand open."""
+HISTORY = 8
+"""Windows of history suggested where a line-up does not say how many its log has."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Dates:
+    """The days that a form suggests."""
+
+    first: str
+    online_start: str
+
+    @classmethod
+    def suggested(cls) -> Dates:
+        """Those of the line-up that the form suggests, or of the next one where that can't be read."""
+        for path in lineup_paths().values():
+            try:
+                lineup = load_lineup(path)
+            except LineUpError:
+                continue  # a broken file must not take the forms with it
+            source, online = lineup.dataset.source, lineup.online_start
+            first = source.origin if isinstance(source, SimulatedSource) else source.first
+            return cls(first=(first or online.shift(-HISTORY)).name, online_start=online.name)
+        raise LineUpError(f"no line-up can be read among {list(lineup_paths().values())}")
+
+    def online(self, days: int) -> str:
+        """The day so many days after the first online one."""
+        return Window.of(self.online_start).shift(days).name
+
+
+def dated(text: str) -> str:
+    """A DAG's page with the suggested days in the place of `{first}`, `{online_start}` and `{last}`."""
+    dates = Dates.suggested()
+    days = {"{first}": dates.first, "{online_start}": dates.online_start, "{last}": dates.online(6)}
+    for name, suggested in days.items():
+        text = text.replace(name, suggested)
+    return text
 
 
 def day(title: str, help_text: str, default: str | None = None, *, required: bool = False) -> Param:
@@ -30,7 +69,7 @@ def lineup() -> Param:
         enum=names,
         title="Line-up",
         description_md="The checked-in YAML that names the data set, its variants and their workers. "
-        "`WINDROW_LINEUP` sets the default; the files beside it are the other choices.",
+        "`WINDROW_LINEUP` sets the default; its neighbours and those beside the DAGs are the other choices.",
     )
 
 
@@ -130,14 +169,15 @@ def study(name: str, default_seeds: list[int] | None = None) -> dict[str, Param]
     }
 
 
-def span(*, first: str, online_start: str, last: str, judged: str) -> dict[str, Param]:
+def span(*, judged: str) -> dict[str, Param]:
     """The windows of a study."""
+    dates = Dates.suggested()
     return {
         "first": day(
-            "First window", "Where everybody with full history starts, with new weights.", first, required=True
+            "First window", "Where everybody with full history starts, with new weights.", dates.first, required=True
         ),
-        "online_start": day("First online window", "The early cutover.", online_start, required=True),
-        "last": day("Last window", "Included.", last, required=True),
+        "online_start": day("First online window", "The early cutover.", dates.online_start, required=True),
+        "last": day("Last window", "Included.", dates.online(6), required=True),
         "judged": day(
             "First judged window",
             f"All are judged from here to the last window; leave empty for {judged}.",

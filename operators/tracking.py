@@ -13,7 +13,7 @@ from airflow.sdk import Connection
 from airflow.sdk.exceptions import AirflowException
 
 from operators.client import address
-from pipeline.job import SUBMISSION_TAG
+from pipeline.job import GAP_VIEW, SUBMISSION_TAG
 
 KIND_TAG = "windrow.kind"
 KINDS = ("comparison", "summary", "variant", "stage")
@@ -97,8 +97,8 @@ class TrackingServer:
             return None
         experiment = f"{self.url}/#/experiments/{found[0]}"
         selected = quote(f"tags.{SUBMISSION_TAG} = '{submission_id}'", safe="")
-        kind = "summary" if by_kind["summary"] else "variant"
-        summarised = quote(f"tags.`{KIND_TAG}` = '{kind}'", safe="")
+        chains = quote(f"tags.`{KIND_TAG}` = 'variant'", safe="")
+        shown = f"viewStateShareKey={GAP_VIEW}" if by_kind["summary"] else f"searchFilter={chains}"
         match chosen:
             case []:
                 run_page = experiment
@@ -106,7 +106,7 @@ class TrackingServer:
                 run_page = f"{experiment}/runs/{only['info']['run_id']}"
             case _:
                 run_page = f"{experiment}/runs?searchFilter={selected}"
-        return Pages(run=run_page, curves=f"{experiment}/runs?searchFilter={summarised}&compareRunsMode=CHART")
+        return Pages(run=run_page, curves=f"{experiment}/runs?{shown}&compareRunsMode=CHART")
 
     async def _experiments(self, name: str | None) -> list[str]:
         """The id of the experiment of that name, if there is one."""

@@ -30,6 +30,7 @@ from pipeline.errors import BadInput, TryAgain, asked, named, readable
 from pipeline.job import AnyJob, CompareJob, IngestJob, ReportJob, TrainJob, load_job, study_jobs
 from pipeline.lake import Lake
 from pipeline.lineup import DatasetConfig, LineUp, LogSource, SimulatedSource, load_lineup
+from pipeline.lineups import ONLINE_DAYS, at_home, is_homemade, lineup_path, yesterday
 from pipeline.services import environment
 from pipeline.settings import CANNOT, Settings, make_folder
 from pipeline.window import Window
@@ -155,7 +156,7 @@ def _answer(document: dict[str, Any], as_json: bool, table: Table | None = None)
 
 
 def _lineup(path: Path | None) -> LineUp:
-    return load_lineup(path or Settings().lineup)
+    return load_lineup(path or at_home(Settings()))
 
 
 def _run(job: AnyJob) -> dict[str, Any]:
@@ -414,8 +415,13 @@ def status(lineup: LineUpFile = None, as_json: AsJson = False) -> None:
         chains = chain_statuses(lake, chosen)
         cures = cure(lake, chosen, stale) if (stale := [c for c in chains if c.stale]) else ""
         services = services_status(settings)
+    source = chosen.dataset.source
+    begins = source.origin.name if isinstance(source, SimulatedSource) else None
     document = {
         "lineup": chosen.name,
+        "dataset": chosen.dataset.name,
+        "simulated_from": begins,
+        "online_start": chosen.online_start.name,
         "lake": settings.lake,
         "chains": [
             {
@@ -432,7 +438,9 @@ def status(lineup: LineUpFile = None, as_json: AsJson = False) -> None:
         "cure": cures,
         "services": [asdict(s) for s in services],
     }
-    table = Table("variant", "seed", "first", "last", "windows", "missing", "stale", title=f"line-up {chosen.name}")
+    dates = (f"simulated from {begins}, " if begins else "") + f"online from {chosen.online_start}"
+    title = f"line-up {chosen.name}: {dates}"
+    table = Table("variant", "seed", "first", "last", "windows", "missing", "stale", title=title, title_justify="left")
     for c in chains:
         table.add_row(
             c.variant,
@@ -522,43 +530,62 @@ def down() -> None:
 def demo(
     lineup: LineUpFile = None,
     first: Annotated[str | None, typer.Option(help="Start of history. [default: the simulated log's day zero]")] = None,
-    online: Annotated[int, typer.Option(help="Number of online windows to backfill.", min=1)] = 6,
+    online: Annotated[
+        int | None,
+        typer.Option(help="Number of online windows. [default: 12; the home's own demo: until yesterday]", min=1),
+    ] = None,
+    daily: Annotated[
+        int, typer.Option(help="How many of them, the last, are runs of their own; all before them are one job.", min=1)
+    ] = 2,
     as_json: AsJson = False,
 ) -> None:
     """Run the main job through Airflow (`windrow up` first): ingest, warm-up, daily runs by backfill, comparison.
 
-    Ends with the comparison of the line-up's variants over the online windows, and the addresses to open.
+    Ends with the comparison of the line-up's variants over the online windows, and the addresses to open. What is done
+    already is skipped. From then on the daily runs go on by themselves.
     """
     from pipeline import services
     from pipeline.compare import compare as compare_variants
-    from pipeline.demo import Airflow, curves_page, main_job
+    from pipeline.demo import Airflow, Span, main_job, pages
     from pipeline.report import HEADER, caption, columns, table_rows
 
     with _told():
-        path = lineup or Settings().lineup
+        path, ends_now = _of_the_forms(lineup)
         chosen = load_lineup(path)
-        source = chosen.dataset.source
-        start = source.origin if isinstance(source, SimulatedSource) else None
-        if first is not None:
-            start = Window.of(first)
-        if start is None:
-            raise BadInput(f"--first is needed: {chosen.dataset.name!r} is a log, whose first window only you know")
-        last = chosen.online_start.shift(online - 1)
-        say = partial(typer.echo, err=True)
+        until = yesterday() if ends_now and online is None else chosen.online_start.shift((online or ONLINE_DAYS) - 1)
+        span = Span.of(chosen, first=first, last=max(until, chosen.online_start), daily=daily)
         found = services.addresses()
-        main_job(Airflow.login(found), path.stem, chosen, start, last, say)
-        compared = compare_variants(Lake(Settings().lake), chosen, (), chosen.online_start, last)
-    span = {"lineup": chosen.name, "first": chosen.online_start.name, "last": last.name}
+        main_job(Airflow.login(found), path.stem, span, partial(typer.echo, err=True))
+        compared = compare_variants(Lake(Settings().lake), chosen, (), span.online_start, span.last)
+    told = {"lineup": chosen.name, "first": span.online_start.name, "last": span.last.name}
     rows = {
         "header": list(HEADER),
         "caption": caption(compared[0].num_seeds),
         "rows": [list(row) for row in table_rows(compared)],
     }
-    _answer({**span, "columns": columns(compared)}, as_json, _comparison({**span, **rows}))
+    _answer({**told, "columns": columns(compared)}, as_json, _comparison({**told, **rows}))
     if not as_json:
-        out.print(f"\nAirflow  {found.airflow}  user {found.user}, password {found.password}")
-        out.print(f"MLflow   {curves_page(found.mlflow, chosen.name)}", soft_wrap=True)
-        out.print(f"Ray      {found.ray}  token in {Settings().ray_token_path}\nEnd everything with `make down`.")
+        shown = {
+            "Airflow": f"{found.airflow}  user {found.user}, password {found.password}",
+            **pages(found.mlflow, chosen.name),
+            "Ray": f"{found.ray}  token in {Settings().ray_token_path}",
+        }
+        out.print("", *(f"{name:8} {where}" for name, where in shown.items()), sep="\n", soft_wrap=True)
+        out.print("Airflow goes on every day from now on. End everything with `make down`.")
+
+
+def _of_the_forms(lineup: Path | None) -> tuple[Path, bool]:
+    """The line-up's file, which must be the one that Airflow's forms mean by its name, and whether it is the home's demo.
+
+    Raises:
+        BadInput: they mean another.
+    """
+    settings = Settings()
+    path = lineup or at_home(settings)
+    meant = lineup_path(path.stem, settings)
+    if meant.resolve() != path.resolve():
+        raise BadInput(f"Airflow's forms mean {meant} by {path.stem!r}, not {path}: give it another name")
+    return path, is_homemade(meant, settings)
 
 
 @app.command()

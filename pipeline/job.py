@@ -24,6 +24,9 @@ ENTRYPOINT = f"printenv {SPEC_VARIABLE} | windrow run -"
 SUBMISSION_TAG = "ray_submission_id"
 """Tag of every MLflow run that a submission opened."""
 
+GAP_VIEW = "gap"
+"""Name of the view, in the MLflow experiment of whatever was compared, of all variants' gaps on one chart."""
+
 
 class JobError(BadInput):
     """A job's document cannot be run."""

@@ -80,9 +80,9 @@ def figures(compared: Sequence[VariantComparison], online_start: Window) -> dict
 def _gap_by_window(compared: Sequence[VariantComparison], online_start: Window) -> Figure:
     reference = compared[0].variant
     figure, axes = axes_of(
-        f"Log-loss relative to {reference} on the same rows, before training on them ({_bands(compared)})",
-        "window",
-        "percent; below zero is better",
+        f"Each day's log-loss before training on that day, same rows for all ({_bands(compared)})",
+        "window (one day)",
+        f"difference to {reference}, %  (below zero is better)",
     )
     for c, (colour, dash, marker) in zip(compared, styles(), strict=False):
         days = np.array([w.name for w in c.points], dtype="datetime64[D]")
@@ -95,18 +95,20 @@ def _gap_by_window(compared: Sequence[VariantComparison], online_start: Window) 
             [g.value for g in gaps],
             color=colour,
             linestyle=dash,
+            linewidth=1.8,
             marker=marker,
-            markersize=4,
+            markersize=5,
             label=c.variant,
         )
         axes.fill_between(days, [g.low for g in gaps], [g.high for g in gaps], color=colour, alpha=0.12, linewidth=0)
     if any(w < online_start for c in compared for w in c.windows):
         start: Any = np.datetime64(online_start.name)
-        axes.axvline(start, color="#777777", linewidth=0.8, linestyle=":")
-        axes.annotate("online phase", (start, 1), xycoords=("data", "axes fraction"), fontsize=8, va="top")
+        axes.axvline(start, color="#777777", linewidth=1, linestyle=":")
+        where: Any = dict(xycoords=("data", "axes fraction"), xytext=(4, 0), textcoords="offset points", va="top")
+        axes.annotate("online phase begins\n(early cutover)", (start, 1), fontsize=9, **where)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))  # whole days
-    figure.autofmt_xdate()
-    axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    figure.autofmt_xdate(rotation=0, ha="center")
+    axes.legend(frameon=False, fontsize=9, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=3)
     return figure
 
 

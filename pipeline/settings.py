@@ -103,8 +103,11 @@ class Settings(BaseModel):
     )
     """The lake's root: a folder or a URL such as `s3://bucket/prefix`."""
 
-    lineup: Path = Field(default_factory=lambda: CHECKOUT / "dags" / "lineups" / "demo.yaml", title="WINDROW_LINEUP")
-    """The line-up that the daily run trains; its folder holds the others that a form offers."""
+    lineup: AbsolutePath = Field(
+        default_factory=lambda data: data["home"] / "lineups" / "demo.yaml", title="WINDROW_LINEUP"
+    )
+    """The line-up that the daily run trains; its neighbours and those in `$WINDROW_DAGS/lineups` are a form's other
+    choices. The default is the demo's: `windrow up` writes it, with dates that end on the day before."""
 
     airflow_port: Port = Field(default=8080, title="WINDROW_AIRFLOW_PORT")
     """Port of the local Airflow."""
@@ -186,7 +189,7 @@ def settings_table() -> list[tuple[str, str, str]]:
 _DEFAULTS = {
     "home": "`.windrow` in the checkout",
     "lake": "`$WINDROW_HOME/lake`",
-    "lineup": "`dags/lineups/demo.yaml`",
+    "lineup": "`$WINDROW_HOME/lineups/demo.yaml`",
     "airflow_url": "`http://127.0.0.1:$WINDROW_AIRFLOW_PORT`",
     "tracking_uri": "`http://127.0.0.1:$WINDROW_MLFLOW_PORT`",
     "ray_dashboard": "`http://127.0.0.1:$WINDROW_RAY_DASHBOARD_PORT`",

@@ -22,7 +22,7 @@ from requests.exceptions import RequestException
 
 from pipeline.config import StepConfig, Variant, content_key
 from pipeline.dataset import WindowManifest, read_manifest
-from pipeline.job import SUBMISSION_TAG, SUBMISSION_VARIABLE, TAGS_VARIABLE
+from pipeline.job import GAP_VIEW, SUBMISSION_TAG, SUBMISSION_VARIABLE, TAGS_VARIABLE
 from pipeline.lake import Conflict, Lake
 from pipeline.leases import holders
 from pipeline.lineup import LineUp
@@ -559,6 +559,7 @@ def record_comparison(
     """
     client = MlflowClient(tracking_uri)
     experiment, origin = open_experiment(client, lineup, first)
+    client.set_experiment_tag(experiment, f"mlflow.sharedViewState.{GAP_VIEW}", json.dumps(_gap_view()))
     stale = stale or {}
     now = _now()
     for variant, windows in summaries.items():
@@ -615,6 +616,27 @@ def record_report(
         client.log_figure(run, figure, name)
     client.set_terminated(run)
     return run
+
+
+def _gap_view() -> dict[str, Any]:
+    """What MLflow's pages store when a person shares a view: here, one large chart of all summaries' gaps."""
+    section = {"uuid": "gaps", "name": "Against the reference", "display": True, "columns": 1, "cardHeight": 520}
+    chart = {
+        "uuid": "gap",
+        "type": "LINE",
+        "metricSectionId": section["uuid"],
+        "metricKey": "gap_percent",
+        "selectedMetricKeys": ["gap_percent"],
+        "xAxisKey": "step",
+        "lineSmoothness": 0,
+        "runsCountToCompare": 100,
+    }
+    return {
+        "searchFilter": _filter({"windrow.kind": "summary"}),
+        "chartsSearchFilter": "^gap_percent$",
+        "compareRunSections": [section],
+        "compareRunCharts": [chart],
+    }
 
 
 def _renew(client: MlflowClient, experiment: str, tags: Mapping[str, str], name: str) -> str:

@@ -22,7 +22,9 @@ from pipeline.cli import BAD_INPUT, app
 from pipeline.job import IngestJob
 from pipeline.lake import Lake
 from pipeline.lineup import LineUp, Workers
+from pipeline.lineups import ONLINE_DAYS, yesterday
 from pipeline.settings import Settings
+from pipeline.window import Window
 from tests.conftest import free_ports
 from tests.training import DAY, lineup, publish, train, windows
 
@@ -75,6 +77,16 @@ def test_ingest_answers_in_json_what_it_published(home: Path) -> None:
     assert (told["dataset"], told["windows"], told["rows"]) == ("sim", ["2024-01-01", "2024-01-02"], 200_000)
     manifests = sorted((home / "lake").rglob("manifest.json"))
     assert told["positives"] == sum(json.loads(path.read_text())["num_positives"] for path in manifests)
+
+
+def test_status_tells_the_dates_of_the_homes_demo_and_a_second_look_finds_the_same(home: Path) -> None:
+    told = json.loads(windrow("status", "--json").stdout)
+    days = yesterday().days_since(Window.of(told["online_start"])) + 1
+    assert days in {ONLINE_DAYS, ONLINE_DAYS + 1}, "midnight may pass"
+    assert told["dataset"] == f"demo-{told['simulated_from']}"
+    assert (home / "lineups" / "demo.yaml").exists()
+    again = windrow("status").output
+    assert f"simulated from {told['simulated_from']}, online from {told['online_start']}" in again
 
 
 def test_settings_name_every_variable_with_its_meaning(home: Path) -> None:

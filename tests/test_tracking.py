@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from pipeline import cli
 from pipeline.config import Continuous, NegativeDownsampling, OptimizerConfig
 from pipeline.dataset import require_manifest
-from pipeline.job import SUBMISSION_TAG, SUBMISSION_VARIABLE, TAGS_VARIABLE
+from pipeline.job import GAP_VIEW, SUBMISSION_TAG, SUBMISSION_VARIABLE, TAGS_VARIABLE
 from pipeline.lake import Lake
 from pipeline.lineup import LineUp
 from pipeline.steps import StepManifest
@@ -250,6 +250,11 @@ def test_a_comparison_made_twice_has_one_summary_for_each_variant(uri: str) -> N
     client = MlflowClient(uri)
     assert sorted(each.path for each in client.list_artifacts(last)) == ["comparison.json", "comparison.md", "gap.png"]
     assert Path(client.download_artifacts(last, "comparison.md")).read_text() == "| student | 2.0 |\n"
+    experiment = client.get_experiment_by_name("test")
+    assert experiment is not None
+    view = json.loads(experiment.tags[f"mlflow.sharedViewState.{GAP_VIEW}"])
+    assert view["searchFilter"] == "tags.`windrow.kind` = 'summary'"
+    assert [chart["metricKey"] for chart in view["compareRunCharts"]] == ["gap_percent"]
     deleted = runs(uri, view=ViewType.DELETED_ONLY)
     assert len(deleted) == 3, "the earlier ones can be restored"
 

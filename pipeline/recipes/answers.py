@@ -12,6 +12,7 @@ from pydantic import validate_call
 from pipeline.documents import read_yaml
 from pipeline.errors import BadInput, asked, named, nearest, shown
 from pipeline.lineup import LineUp, load_lineup
+from pipeline.lineups import lineup_path, lineup_paths
 from pipeline.recipes.distillation import distillation_study
 from pipeline.recipes.downsampling import downsampling_study
 from pipeline.recipes.tuning import tuning_study
@@ -46,9 +47,9 @@ def conf(path: Path) -> tuple[str, dict[str, Any]]:
 def declared(path: Path) -> Study:
     """The study that a file of answers asks for.
 
-    `kind` says which recipe; `lineup` names a line-up beside the settings' one; `study` is the name; `num_workers` and
-    `hardware` change its workers; how many jobs the DAG makes of it, and how long they may take, changes nothing here. The
-    rest is the recipe's arguments.
+    `kind` says which recipe; `lineup` names a line-up beside the settings' one or the DAGs; `study` is the name;
+    `num_workers` and `hardware` change its workers; how many jobs the DAG makes of it, and how long they may take, changes
+    nothing here. The rest is the recipe's arguments.
 
     Raises:
         BadInput: the file is missing, is no mapping, or has a field that the recipe does not know.
@@ -59,7 +60,7 @@ def declared(path: Path) -> Study:
     for name in answers:
         if name not in known:
             raise StudyError(f"{path}: a {kind} study has no field {shown(name)}: {nearest(name, known)}")
-    base = load_lineup(_lineup_beside(path, answers.get("lineup")))
+    base = load_lineup(_lineup_of(path, answers.get("lineup")))
     with named(str(path)):
         base = on_workers(base, answers)
     arguments: dict[str, Any] = {
@@ -72,18 +73,15 @@ def declared(path: Path) -> Study:
         return validate_call(recipe)(base, name=answers.get("study", path.stem), **seeds | arguments)
 
 
-def _lineup_beside(path: Path, name: Any) -> Path:
-    """The file of the line-up that a study names: one of those beside the settings'."""
-    chosen = Settings().lineup
-    if name is None:
-        return chosen
-    offered = sorted({chosen.stem, *(each.stem for each in chosen.parent.glob("*.yaml"))})
-    if name not in offered:
+def _lineup_of(path: Path, name: Any) -> Path:
+    """The file of the line-up that a study names: one of those that a form offers."""
+    offered = list(lineup_paths())
+    if name is not None and name not in offered:
         raise StudyError(
-            f"{path}: `lineup` is the name of a file in {chosen.parent}, without folder and ending, got {shown(name)}: "
+            f"{path}: `lineup` is the name of a line-up's file, without folder and ending, got {shown(name)}: "
             f"{nearest(name, offered)} For one that lies elsewhere set WINDROW_LINEUP to its path and leave the field out"
         )
-    return chosen.with_name(f"{name}.yaml")
+    return lineup_path(name or Settings().lineup.stem)
 
 
 def on_workers(base: LineUp, answers: Mapping[str, Any]) -> LineUp:

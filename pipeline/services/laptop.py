@@ -15,6 +15,7 @@ from types import FrameType
 import typer
 from filelock import FileLock
 
+from pipeline.lineups import at_home
 from pipeline.services.airflow import USER, make_secrets, passwords_path, run_airflow, write_airflow_config
 from pipeline.services.commands import commands, environment, ports
 from pipeline.services.folder import make_private, remove_private, run_folder
@@ -49,6 +50,7 @@ def up(settings: Settings | None = None, say: Say = to_stderr, timeout_s: float 
     """
     settings = settings or Settings()
     settings.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    at_home(settings)
     with FileLock(settings.home / "services.lock"):
         make_secrets(settings)
         if all(status.healthy for status in services_status(settings)):

@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 
-from operators.answers import Answers, lineup_paths
+from operators.answers import Answers
 from operators.inputs import needed_paths, still_missing, told
 from operators.window import resolve_window
 from pipeline.job import TrainJob, head_path, manifest_path
 from pipeline.lake import Lake
 from pipeline.lineup import LineUpError, load_lineup
+from pipeline.lineups import lineup_paths
 from pipeline.simulator import SimulatorConfig
 from pipeline.window import DAY, Window
 
@@ -92,13 +93,13 @@ def test_a_training_job_waits_for_its_window_and_every_parent_and_names_the_cure
     lake = Lake(str(tmp_path))
     assert still_missing(str(tmp_path), needed) == needed
 
-    lake.create(manifest_path("demo", window), {})
-    lake.create(head_path("demo", "demo", "teacher", 0, window.previous()), {})
+    lake.create(manifest_path(lineup.dataset.name, window), {})
+    lake.create(head_path(lineup.dataset.name, "demo", "teacher", 0, window.previous()), {})
     cure = told(still_missing(str(tmp_path), needed))
     assert "'teacher'" not in cure
     assert "'continuous'" in cure
     assert "historical_warmup" in cure
     assert "2024-01-08" in cure
 
-    lake.create(head_path("demo", "demo", "continuous", 0, window.previous()), {})
+    lake.create(head_path(lineup.dataset.name, "demo", "continuous", 0, window.previous()), {})
     assert still_missing(str(tmp_path), needed) == {}

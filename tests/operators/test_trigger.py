@@ -11,6 +11,7 @@ import pytest
 from operators.client import RayError, RayJobs
 from operators.tracking import TrackingServer
 from operators.trigger import RayJobTrigger
+from pipeline.job import GAP_VIEW
 from tests.operators.fakes import FakeMlflow, FakeRay
 
 pytestmark = pytest.mark.usefixtures("connections")
@@ -129,8 +130,15 @@ async def test_the_link_leads_to_the_run_that_tells_most(ray: FakeRay, mlflow: F
         assert await run() == f"runs/{variant}"
         mlflow.add("job", "variant")
         assert (await run()).startswith("runs?searchFilter=")
+        pages = await tracking.pages("job")
+        assert pages is not None
+        assert "%27variant%27" in pages.curves
         comparison = mlflow.add("job", "comparison")
         assert await run() == f"runs/{comparison}"
+        mlflow.add("job", "summary")
+        pages = await tracking.pages("job")
+        assert pages is not None
+        assert f"viewStateShareKey={GAP_VIEW}&" in pages.curves, "straight to the chart of the gaps"
 
 
 async def test_closing_runs_touches_no_other_submission(mlflow: FakeMlflow) -> None:
