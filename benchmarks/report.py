@@ -85,7 +85,7 @@ def _facts(run: Run) -> str:
 
     {run.command}
 
-- {_processor()}, {run.threads} of {os.cpu_count()} cores with a thread each; {platform.system()}, Python
+- {processor()}, {run.threads} of {os.cpu_count()} cores with a thread each; {platform.system()}, Python
   {platform.python_version()}. Load before the run: {run.load:.1f}.{note}
 - Here: {ours}. DeepCTR-Torch's environment: {theirs}.
 - {run.rounds} rounds over a simulated window of {run.rows:,} rows, losses on {run.held_out_rows:,} rows of the next.
@@ -137,7 +137,8 @@ def _verdict(met: bool) -> str:
     return "met" if met else "**not met**"
 
 
-def _processor() -> str:
+def processor() -> str:
+    """What the machine says it computes with."""
     try:
         with open("/proc/cpuinfo") as lines:
             return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))

@@ -18,7 +18,7 @@ from operators.links import RAY_KEY, CurvesLink, MLflowLink, RayJobLink
 from operators.submission import TaskTry
 from operators.tracking import TrackingServer
 from operators.trigger import POLL_S, RayJobTrigger
-from pipeline.config import canonical_json, content_key
+from pipeline.canonical import canonical_json, content_key
 from pipeline.errors import BadInput
 from pipeline.job import ENTRYPOINT, SPEC_VARIABLE, SUBMISSION_VARIABLE, TAGS_VARIABLE, IngestJob, load_job
 

@@ -12,7 +12,6 @@ from importlib.metadata import version
 from typing import Protocol
 
 import numpy as np
-import pyarrow.parquet as pq
 import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
@@ -28,6 +27,7 @@ from pipeline.job import TrainJob
 from pipeline.lake import Lake
 from pipeline.lineup import LineUp
 from pipeline.model import Features
+from pipeline.parquet import Part, write_table
 from pipeline.scores import Scores
 from pipeline.selection import selection_salt
 from pipeline.steps import StepManifest, StepStore, check_parent, check_start, step_key
@@ -90,7 +90,7 @@ class _Left:
 
     checkpoint: str | None
     checkpoint_files: dict[str, str]
-    predictions: str
+    predictions: Part
     scores: Scores | None
     aged_scores: dict[int, Scores]
 
@@ -158,7 +158,7 @@ class Engine:
         parent = self._parent(variant, manifest, config, before)
         scores, pilot = self._required(variant, seed, manifest, config)
         key = step_key(config, manifest, scores, parent, pilot)
-        previous = store.read(key)
+        previous = store.sound(key) if self.job.force else store.read(key)
         if previous is not None and previous.config != config:
             raise ContradictoryStep(
                 f"step {key[:16]} is done under another config, {previous.config}, than {config}: a default has changed; "
@@ -316,14 +316,7 @@ class Engine:
         checkpoint_files: dict[str, str] = {}
         if checkpoint is not None:
             checkpoint_files = save_checkpoint(self.lake, checkpoint, trainer.model, trainer.optimizer)
-        predictions = f"{folder}/predictions.parquet"
-
-        def write() -> None:
-            if self.lake.is_local:  # an object store has no directories to make
-                self.lake.files.create_dir(folder, recursive=True)
-            pq.write_table(evaluation.predictions, predictions, filesystem=self.lake.files, compression="lz4")
-
-        on_first(write)
+        predictions = on_first(lambda: write_table(self.lake, f"{folder}/predictions.parquet", evaluation.predictions))
         return _Left(checkpoint, checkpoint_files, predictions, scores, aged_scores)
 
     def _manifest(

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -34,16 +32,6 @@ Rate = Annotated[Real, Field(gt=0, le=1)]
 
 LATE_CUTOVER_WINDOWS = 4
 """A late cutover falls so many windows after the first online window."""
-
-
-def canonical_json(document: Any) -> str:
-    """One spelling per value, so that equal content has an equal digest."""
-    return json.dumps(document, sort_keys=True, separators=(",", ":"), allow_nan=False)
-
-
-def content_key(document: Any) -> str:
-    """The sha256 of a JSON-able value, in hex."""
-    return hashlib.sha256(canonical_json(document).encode()).hexdigest()
 
 
 class Widths(Frozen):

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import threading
 import uuid
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import asdict, dataclass
 from types import TracebackType
 from typing import Any, Self
 
@@ -16,23 +12,26 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from pyarrow import fs
+from pydantic import Field, model_validator
 
-from pipeline import job
+from pipeline import job, parquet
 from pipeline.account import FileAccount, balance
+from pipeline.damage import Damaged
+from pipeline.documents import Frozen
 from pipeline.generation import Generation
-from pipeline.lake import Conflict, Lake, LakeError, checked_name, checked_path
+from pipeline.lake import Conflict, Lake, LakeError, checked_name
+from pipeline.parquet import PART_ROWS, Digest, Part, PartWriter
 from pipeline.schema import Schema
 from pipeline.window import Window
 
 ROW_GROUP_SIZE = 4096
 """Rows of a row group, the unit that training deals to its ranks."""
-PART_ROWS = 1 << 20
-"""Rows of a part, at most."""
+MAX_ROW_GROUPS = 1 << 24
+"""Row groups of a window, at most: each reader counts them all before it reads one."""
 
 _FLUSH_GROUPS = 16
-_OPEN_FILES = 8
+_QUARANTINE_GROUP = 1 << 16
 
 
 class MissingWindow(LakeError):
@@ -43,23 +42,7 @@ class BadBatch(ValueError):
     """Rows offered for a window break its physical format; the program that made them is wrong."""
 
 
-@dataclass(frozen=True)
-class WindowPart:
-    """One parquet file of a window."""
-
-    path: str
-    """Relative to the lake's root."""
-    num_rows: int
-    """Rows in the file."""
-    num_row_groups: int
-    """Row groups in the file; all but the last have the window's `row_group_size`."""
-
-    def __post_init__(self) -> None:
-        checked_path(self.path)
-
-
-@dataclass(frozen=True)
-class WindowManifest:
+class WindowManifest(Frozen):
     """What a published window consists of."""
 
     dataset: str
@@ -68,24 +51,38 @@ class WindowManifest:
     """The day."""
     generation: str
     """Which publication of the window this is; another one of the same content has the same digest."""
-    parts: tuple[WindowPart, ...]
+    parts: tuple[Part, ...] = Field(min_length=1)
     """Its files in the order of their rows: by (event_time, example_id) across all of them."""
-    num_rows: int
+    num_rows: int = Field(ge=1)
     """Rows in all parts."""
-    num_positives: int
+    num_positives: int = Field(ge=0)
     """Rows with label 1."""
     schema_key: str
     """Key of the schema that gave the columns their meaning."""
-    digest: str
+    digest: Digest
     """SHA-256 of the rows; the order of source files, the cut into parts and the generation do not enter it."""
     sources: tuple[str, ...]
     """Where the rows came from."""
     quarantined: dict[str, int]
-    """Rows left out, by reason; their raw values lie in the generation's `quarantine.parquet`."""
-    row_group_size: int
+    """Rows left out, by reason."""
+    quarantine: tuple[Part, ...] = ()
+    """The files with those rows' raw values."""
+    row_group_size: int = Field(ge=1)
     """Rows of every row group but the last of a part."""
     account: tuple[FileAccount, ...] = ()
     """Where the records of each source file ended, as the window sees it; none for a simulator, which has no files."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> WindowManifest:
+        for part in (*self.parts, *self.quarantine):
+            if not part.path.startswith(f"{self.prefix}/"):
+                raise ValueError(f"a window's files lie in its generation, {self.prefix}, got {part.path}")
+        groups = [-(-part.num_rows // self.row_group_size) for part in self.parts]
+        if [part.num_row_groups for part in self.parts] != groups or sum(groups) > MAX_ROW_GROUPS:
+            raise ValueError(f"the parts have {groups[:6]} row groups of {self.row_group_size} rows, got others")
+        if (num_rows := sum(part.num_rows for part in self.parts)) != self.num_rows:
+            raise ValueError(f"the parts have {num_rows} rows, got {self.num_rows} in all")
+        return self
 
     @property
     def num_row_groups(self) -> int:
@@ -96,25 +93,6 @@ class WindowManifest:
     def prefix(self) -> str:
         """Where the generation's files lie, relative to the lake's root."""
         return generation_prefix(self.dataset, self.window, self.generation)
-
-    def to_json(self) -> dict[str, Any]:
-        """The document that stands in the lake."""
-        parts, account = ([asdict(each) for each in several] for several in (self.parts, self.account))
-        rest = {"window": self.window.name, "parts": parts, "sources": list(self.sources), "account": account}
-        return {**self.__dict__, **rest, "quarantined": dict(self.quarantined)}
-
-    @classmethod
-    def from_json(cls, document: dict[str, Any]) -> WindowManifest:
-        """The manifest in a document of the lake."""
-        return cls(
-            **{
-                **document,
-                "window": Window.of(document["window"]),
-                "parts": tuple(WindowPart(**part) for part in document["parts"]),
-                "sources": tuple(document["sources"]),
-                "account": tuple(FileAccount(**each) for each in document["account"]),
-            }
-        )
 
 
 def physical_schema(schema: Schema) -> pa.Schema:
@@ -148,9 +126,17 @@ def schema_path(dataset: str, schema_key: str) -> str:
 
 
 def read_manifest(lake: Lake, dataset: str, window: Window) -> WindowManifest | None:
-    """The window's current manifest; None where the window has not been published."""
-    document = lake.read(manifest_path(dataset, window))
-    return None if document is None else WindowManifest.from_json(document)
+    """The window's current manifest; None where the window has not been published.
+
+    Raises:
+        Damaged: it is not what was published.
+    """
+    path = manifest_path(dataset, window)
+    manifest = lake.load(path, WindowManifest)
+    if manifest is not None and (manifest.dataset, manifest.window) != (dataset, window):
+        what = f"it is the manifest of window {manifest.window} of data set {manifest.dataset!r}"
+        raise Damaged(lake.address(path), what, path)
+    return manifest
 
 
 def require_manifest(lake: Lake, dataset: str, window: Window) -> WindowManifest:
@@ -197,20 +183,23 @@ def read_schema(lake: Lake, dataset: str, schema_key: str) -> Schema:
             f"schema {schema_key} of data set {dataset!r} is needed, got none at {lake.address(path)}: "
             f"ingest the window that names it again with `windrow ingest --force`"
         )
-    return Schema.of(document, lake.address(path))
+    schema = Schema.of(document, lake.address(path))
+    if schema.key != schema_key:
+        raise Damaged(lake.address(path), f"it is schema {schema.key}", path)
+    return schema
 
 
 def write_schema(lake: Lake, dataset: str, schema: Schema) -> None:
     """Put the schema where `read_schema` finds it; it stays if it is there already."""
     path = schema_path(dataset, schema.key)
-    if lake.read(path) is None:
+    if lake.sound(path) is None:
         try:
-            lake.create(path, schema.model_dump(mode="json"))
+            lake.replace(path, schema.model_dump(mode="json"), None)
         except Conflict:
             return  # another job published the same schema: the key comes from its content
 
 
-class _Digest:
+class ContentDigest:
     """SHA-256 over the values of each column, whatever the batches they came in."""
 
     def __init__(self, columns: pa.Schema) -> None:
@@ -218,6 +207,7 @@ class _Digest:
         self._states = {field.name: (hashlib.sha256(), hashlib.sha256()) for field in columns}
 
     def update(self, batch: pa.RecordBatch) -> None:
+        """Add rows that follow those before."""
         for field, column in zip(batch.schema, batch.columns, strict=True):
             values, lengths = self._states[field.name]
             if pa.types.is_list(field.type):
@@ -226,6 +216,7 @@ class _Digest:
             values.update(np.ascontiguousarray(_numbers(flat)).data)
 
     def hexdigest(self) -> str:
+        """Of all rows added."""
         whole = hashlib.sha256()
         for field in self._columns:
             values, lengths = self._states[field.name]
@@ -269,27 +260,27 @@ class WindowWriter:
         self.generation = uuid.uuid4().hex[:12]
         self.prefix = generation_prefix(dataset, window, self.generation)
         self._attempt = Generation(lake, self.generation, self.prefix, manifest_path(dataset, window))
-        self._part_rows = max(part_rows // row_group_size, 1) * row_group_size
-        self._before = lake.read(manifest_path(dataset, window))
-        self._digest = _Digest(self.columns)
-        self._parts: list[WindowPart] = []
+        self._before = lake.sound(manifest_path(dataset, window))
+        self._digest = ContentDigest(self.columns)
+        self._parts = PartWriter(
+            lake,
+            lambda number: f"{self.prefix}/part-{number:05d}.parquet",
+            self.columns,
+            part_rows=max(part_rows // row_group_size, 1) * row_group_size,
+            # Plain pages, no null levels, few statistics: a training job decodes every row group many times.
+            use_dictionary=False,
+            write_statistics=["example_id", "event_time"],
+        )
         self._pending: list[pa.RecordBatch] = []
-        self._num_pending = self._num_in_part = self._num_rows = self._num_positives = 0
+        self._num_pending = self._num_rows = self._num_positives = 0
         self._last = (-1, -1)
-        self._writer: pq.ParquetWriter | None = None
 
     def __enter__(self) -> Self:
-        if self.lake.is_local:  # an object store has no directories to make
-            self.lake.files.create_dir(self.prefix, recursive=True)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if self._writer is not None:
-            with suppress(Exception):  # what it wrote is removed, and a full disk shall not hide the first error
-                self._writer.close()
-            self._writer = None
         self._attempt.leave()
 
     def write(self, batch: pa.RecordBatch) -> None:
@@ -314,10 +305,18 @@ class WindowWriter:
         sources: Sequence[str],
         quarantined: Mapping[str, int],
         account: Sequence[FileAccount] = (),
+        quarantine: Iterable[pa.RecordBatch] = (),
         *,
         force: bool,
     ) -> WindowManifest:
         """Make what was written the window's current generation, unless the current one already says the same.
+
+        Args:
+            sources: where the rows came from.
+            quarantined: rows left out, by reason.
+            account: where the records of each source file ended.
+            quarantine: those rows' raw values with their reason, all of one Arrow schema.
+            force: replace the current generation even so, also where it is damaged.
 
         Returns:
             The manifest that is current now; its generation differs from this writer's if nothing was replaced.
@@ -326,23 +325,24 @@ class WindowWriter:
             BadBatch: nothing was written.
             Imbalance: the account speaks of more or fewer rows than were written.
             Conflict: somebody else published the window since this writer began.
+            Damaged: the current manifest is, and `force` was not asked for.
         """
         if self._num_rows == 0:
             raise BadBatch(f"window {self.window.name} of {self.dataset!r} must hold rows, got none")
         self._flush(keep=0)
-        self._end_part()
         if account:
             told = sum(each.published for each in account)
             balance(f"the log's window {self.window.name}", told, self._num_rows, "sorted and written")
-        current = None if self._before is None else WindowManifest.from_json(self._before)
         digest = self._digest.hexdigest()
-        if current is not None and not force and self._says_the_same(current, digest, quarantined, account):
-            return current
+        if not force:
+            current = read_manifest(self.lake, self.dataset, self.window)
+            if current is not None and self._says_the_same(current, digest, quarantined, account):
+                return current
         manifest = WindowManifest(
             dataset=self.dataset,
             window=self.window,
             generation=self.generation,
-            parts=tuple(self._parts),
+            parts=self._parts.finish(),
             num_rows=self._num_rows,
             num_positives=self._num_positives,
             schema_key=self.schema.key,
@@ -350,10 +350,11 @@ class WindowWriter:
             sources=tuple(sorted({*sources, *(each.file for each in account)})),
             account=tuple(account),
             quarantined=dict(sorted(quarantined.items())),
+            quarantine=_write_quarantine(self.lake, self.prefix, quarantine),
             row_group_size=self.row_group_size,
         )
         write_schema(self.lake, self.dataset, self.schema)
-        self._attempt.publish(manifest.to_json(), self._before)
+        self._attempt.publish(manifest.model_dump(mode="json"), self._before)
         return manifest
 
     def _says_the_same(
@@ -370,7 +371,7 @@ class WindowWriter:
         same = [[(each.file, each.published, each.quarantined) for each in of] for of in (current.account, account)]
         if same[0] != same[1] or current.quarantined != dict(quarantined):
             return False
-        found = self.lake.files.get_file_info([part.path for part in current.parts])
+        found = self.lake.files.get_file_info([part.path for part in (*current.parts, *current.quarantine)])
         return all(info.type == fs.FileType.File for info in found)
 
     def _check(self, batch: pa.RecordBatch) -> None:
@@ -395,38 +396,10 @@ class WindowWriter:
         if not self._pending:
             return
         table = pa.Table.from_batches(self._pending, self.columns).combine_chunks()
-        end, start = table.num_rows - keep, 0
-        while start < end:
-            count = min(self._part_rows - self._num_in_part, end - start)
-            self._part().write_table(table.slice(start, count), row_group_size=self.row_group_size)
-            self._num_in_part += count
-            start += count
-            if self._num_in_part == self._part_rows:
-                self._end_part()
+        end = table.num_rows - keep
+        self._parts.write(table.slice(0, end), self.row_group_size)
         self._pending = table.slice(end).to_batches() if keep else []
         self._num_pending = keep
-
-    def _part(self) -> pq.ParquetWriter:
-        if self._writer is None:
-            # Plain pages, no null levels, few statistics: a training job decodes every row group many times.
-            self._writer = pq.ParquetWriter(
-                f"{self.prefix}/part-{len(self._parts):05d}.parquet",
-                self.columns,
-                filesystem=self.lake.files,
-                compression="lz4",
-                use_dictionary=False,
-                write_statistics=["example_id", "event_time"],
-            )
-        return self._writer
-
-    def _end_part(self) -> None:
-        if self._writer is None:
-            return
-        self._writer.close()
-        self._writer = None
-        path = f"{self.prefix}/part-{len(self._parts):05d}.parquet"
-        self._parts.append(WindowPart(path, self._num_in_part, -(-self._num_in_part // self.row_group_size)))
-        self._num_in_part = 0
 
 
 def publish_window(
@@ -474,52 +447,22 @@ def publish_window(
     with WindowWriter(lake, dataset, window, schema, row_group_size=row_group_size, part_rows=part_rows) as writer:
         for batch in batches:
             writer.write(batch)
-        _write_quarantine(lake, writer.prefix, quarantine)
-        manifest = writer.publish(sources, quarantined or {}, account, force=force)
+        manifest = writer.publish(sources, quarantined or {}, account, quarantine, force=force)
     if progress is not None:
         what = "published" if manifest.generation == writer.generation else "already published, left as it is"
         progress(f"{dataset} {window.name}: {what} ({manifest.num_rows:,} rows, {manifest.num_positives:,} positive)")
     return manifest
 
 
-def _write_quarantine(lake: Lake, prefix: str, batches: Iterable[pa.RecordBatch]) -> None:
-    writer: pq.ParquetWriter | None = None
-    try:
-        for batch in batches:
-            if writer is None:
-                path = f"{prefix}/quarantine.parquet"
-                writer = pq.ParquetWriter(path, batch.schema, filesystem=lake.files, compression="lz4")
-            writer.write_batch(batch)
-    finally:
-        if writer is not None:
-            writer.close()
+def _write_quarantine(lake: Lake, prefix: str, batches: Iterable[pa.RecordBatch]) -> tuple[Part, ...]:
+    def path(number: int) -> str:
+        return f"{prefix}/quarantine-{number:05d}.parquet" if number else f"{prefix}/quarantine.parquet"
 
-
-class _OpenFiles(threading.local):
-    """The parquet files that this thread read last: opening one parses a footer as long as many row groups."""
-
-    def __init__(self) -> None:
-        self.files: OrderedDict[tuple[str, str], pq.ParquetFile] = OrderedDict()
-
-    def get(self, lake: Lake, path: str) -> pq.ParquetFile:
-        key = (lake.url, path)
-        if key in self.files:
-            self.files.move_to_end(key)
-            return self.files[key]
-        try:
-            opened = pq.ParquetFile(lake.files.open_input_file(checked_path(path)), pre_buffer=not lake.is_local)
-        except FileNotFoundError:
-            raise LakeError(
-                f"{lake.address(path)} is named by a manifest, got no such file: "
-                f"publish its window again with `windrow ingest --force`"
-            ) from None
-        self.files[key] = opened
-        if len(self.files) > _OPEN_FILES:
-            self.files.popitem(last=False)[1].close(force=True)
-        return opened
-
-
-_open_files = _OpenFiles()
+    writer: PartWriter | None = None
+    for batch in batches:
+        writer = writer or PartWriter(lake, path, batch.schema)
+        writer.write(pa.Table.from_batches([batch]), _QUARANTINE_GROUP)
+    return () if writer is None else writer.finish()
 
 
 def read_row_group(lake: Lake, manifest: WindowManifest, index: int, columns: Sequence[str] | None = None) -> pa.Table:
@@ -533,14 +476,13 @@ def read_row_group(lake: Lake, manifest: WindowManifest, index: int, columns: Se
 
     Raises:
         IndexError: the window has fewer row groups.
-        LakeError: a file that the manifest names is gone.
+        MissingFile: a file that the manifest names is gone.
+        Damaged: a file is not what was written, in what was asked for.
     """
     local = index
     for part in manifest.parts:
         if 0 <= local < part.num_row_groups:
-            chosen = None if columns is None else list(columns)
-            table = _open_files.get(lake, part.path).read_row_group(local, columns=chosen, use_threads=False)
-            return table if chosen is None or table.column_names == chosen else table.select(chosen)
+            return parquet.read_row_group(lake, part, local, columns)
         local -= part.num_row_groups
     raise IndexError(
         f"window {manifest.window.name} of {manifest.dataset!r} has {manifest.num_row_groups} row groups, "

@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 
 from filelock import FileLock, Timeout
 
+from pipeline.damage import Damaged
 from pipeline.lake import Lake, StoredFile
 
 RESULTS_KEPT = timedelta(days=7)
@@ -123,15 +124,14 @@ def _empty_folders(lake: Lake) -> Iterator[tuple[str, datetime]]:
 
 def _is_named(lake: Lake, each: Leftover) -> bool:
     """Whether the manifest mentions the generation anywhere, or cannot be read."""
-    content = lake.read_bytes(str(each.manifest))
-    if content is None:
-        return False
     try:
-        generation = json.loads(content)["generation"]
-    except (ValueError, KeyError, TypeError):
+        document = lake.read(str(each.manifest))
+    except Damaged:
         return True
+    if document is None:
+        return False
     name = each.path.rsplit("/", 1)[1]
-    return name == f"gen-{generation}" or f"/{name}/" in content.decode()
+    return "generation" not in document or name == f"gen-{document['generation']}" or f"/{name}/" in json.dumps(document)
 
 
 def _remove_lock(lake: Lake, path: str) -> bool:

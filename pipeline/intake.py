@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pipeline.account import FileAccount
 from pipeline.dataset import WindowManifest, read_manifest, window_prefix
 from pipeline.dated import DatedLog
+from pipeline.documents import Frozen
 from pipeline.ingest import Found, LogFile, ingest_files
 from pipeline.lake import Conflict, Lake
 from pipeline.lineup import LogSource
@@ -21,6 +22,13 @@ GROUP_BYTES = 1 << 30
 
 _MANY = 100
 _TRIES = 10
+
+
+class _Note(Frozen):
+    """What lies beside a window's manifest for whoever publishes it next."""
+
+    days: tuple[Window, ...]
+    """Days of other files where rows of the window were found."""
 
 
 @dataclass(frozen=True)
@@ -227,12 +235,12 @@ class _Run:
 
     def _note(self, window: Window, day: Window) -> None:
         for _ in range(_TRIES):
-            before = self.lake.read(self._note_path(window))
-            days = {day.name, *(before or {"days": []})["days"]}
-            if before is not None and day.name in before["days"]:
+            before, days = self.lake.read(self._note_path(window)), self._noted(window)
+            if day in days:
                 return
+            after = _Note(days=tuple(sorted({*days, day})))
             try:
-                self.lake.replace(self._note_path(window), {"days": sorted(days)}, before)
+                self.lake.replace(self._note_path(window), after.model_dump(mode="json"), before)
             except Conflict:
                 continue  # another run noted another file
             return
@@ -240,7 +248,8 @@ class _Run:
 
     def _noted(self, window: Window) -> list[Window]:
         """The days of other files where rows of a window were found."""
-        return [Window.of(day) for day in (self.lake.read(self._note_path(window)) or {"days": []})["days"]]
+        note = self.lake.load(self._note_path(window), _Note)
+        return [] if note is None else list(note.days)
 
     def _note_path(self, window: Window) -> str:
         return f"{window_prefix(self.dataset, window)}/late.json"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -10,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from datetime import datetime, timedelta
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, TypeVar
 from urllib.parse import urlparse
 
 import obstore
@@ -26,8 +27,11 @@ from obstore.exceptions import (
 )
 from obstore.store import LocalStore, from_url
 from pyarrow import fs
+from pydantic import AfterValidator, BaseModel, ValidationError
 
-from pipeline.errors import BadInput, TryAgain, Unreachable, shown
+from pipeline.canonical import content_key
+from pipeline.damage import Damaged
+from pipeline.errors import BadInput, TryAgain, Unreachable, explain, shown
 from pipeline.settings import Settings, make_folder
 
 REMOTE = ("s3", "gs", "abfs", "abfss")
@@ -35,6 +39,10 @@ REMOTE = ("s3", "gs", "abfs", "abfss")
 LOCK_TIMEOUT_S = 60.0
 """A lock is held for the moment of a replacement, so who holds it longer is stuck."""
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
+MAX_DOCUMENT_BYTES = 1 << 26
+"""No document that Windrow writes comes near; a file of another size is not read into memory."""
+
+Shape = TypeVar("Shape", bound=BaseModel)
 
 
 class LakeError(BadInput):
@@ -66,6 +74,10 @@ def checked_path(path: str) -> str:
     return path
 
 
+LakePath = Annotated[str, AfterValidator(checked_path)]
+"""A path relative to the lake's root, checked where a document names it."""
+
+
 class StoredFile(NamedTuple):
     """A file of the lake as a listing tells it."""
 
@@ -76,6 +88,8 @@ class StoredFile(NamedTuple):
 
 class Lake:
     """A storage root and the documents and parquet files below it.
+
+    A document is a JSON object that carries the digest of its content, which is checked whenever it is read.
 
     Args:
         url: a local directory or any URL that both pyarrow and obstore know, such as `s3://bucket/prefix`;
@@ -106,9 +120,40 @@ class Lake:
         return f"{self.url.rstrip('/')}/{checked_path(path)}"
 
     def read(self, path: str) -> dict[str, Any] | None:
-        """The JSON document at `path`, or None where there is none."""
-        found = self._get(path)
-        return None if found is None else json.loads(found[0])
+        """The JSON document at `path`, or None where there is none.
+
+        Raises:
+            Damaged: it is not what was written, also when it is read once more.
+        """
+        what = ""
+        for _ in range(2):  # a read may be torn: once more before the file is called damaged
+            found = self._get(path, MAX_DOCUMENT_BYTES)
+            if found is None:
+                return None
+            try:
+                return _decode(found[0])
+            except _Undecodable as error:
+                what = str(error)
+        raise Damaged(self.address(path), what, path)
+
+    def sound(self, path: str) -> dict[str, Any] | None:
+        """The JSON document at `path`; None where there is none, or a damaged one: for whoever makes it anew."""
+        try:
+            return self.read(path)
+        except Damaged:
+            return None
+
+    def load(self, path: str, shape: type[Shape]) -> Shape | None:
+        """The document at `path` as a value of its type, or None where there is none.
+
+        Raises:
+            Damaged: it is not what was written, or not of that type.
+        """
+        document = self.read(path)
+        try:
+            return None if document is None else shape.model_validate(document)
+        except ValidationError as error:
+            raise Damaged(self.address(path), f"it is no {shape.__name__} ({explain(error)})", path) from None
 
     def read_bytes(self, path: str) -> bytes | None:
         """The content of the file at `path`, or None where there is none."""
@@ -119,6 +164,18 @@ class Lake:
         """The paths of the files in a folder, in order; none where there is no such folder."""
         found = self.files.get_file_info(fs.FileSelector(checked_path(folder), allow_not_found=True))
         return sorted(each.path for each in found if each.is_file)
+
+    def sha256(self, path: str) -> tuple[str, int]:
+        """The digest and the size of a file of any size.
+
+        Raises:
+            FileNotFoundError: it is gone.
+        """
+        digest, num_bytes = hashlib.sha256(), 0
+        for chunk in obstore.get(self.store, checked_path(path)):
+            digest.update(chunk)
+            num_bytes += len(chunk)
+        return digest.hexdigest(), num_bytes
 
     def create(self, path: str, document: dict[str, Any]) -> None:
         """Publish a document that must not exist yet.
@@ -137,19 +194,22 @@ class Lake:
         Args:
             path: where it lies, relative to the root.
             document: what it shall say.
-            previous: what `read` answered before the work began; None where there was nothing.
+            previous: what `read` or `sound` answered before the work began; None where there was nothing to go by.
 
         Raises:
             Conflict: the document is no longer the one that was read; read again and redo.
         """
         with self._alone(checked_path(path)):
-            found = self._get(path)
-            current = None if found is None else json.loads(found[0])
-            if current != previous:
-                raise Conflict(f"{self.address(path)} changed while this job ran: trigger the job again")
-            if found is None:
+            found = self._get(path, MAX_DOCUMENT_BYTES)
+            if found is None and previous is None:
                 self.create(path, document)
                 return
+            try:
+                current = None if found is None else _decode(found[0])
+            except _Undecodable:
+                current = None
+            if found is None or current != previous:
+                raise Conflict(f"{self.address(path)} changed while this job ran: trigger the job again")
             mode: Any = "overwrite" if self.is_local else {"e_tag": found[1]}
             try:
                 self._put(path, _encode(document), mode)
@@ -198,12 +258,14 @@ class Lake:
         """Put a file that nobody knows of yet; it counts once a manifest names it."""
         obstore.put(self.store, checked_path(path), content, mode="overwrite")
 
-    def _get(self, path: str) -> tuple[bytes, str | None] | None:
+    def _get(self, path: str, at_most: int | None = None) -> tuple[bytes, str | None] | None:
+        """Content and version of a file; no content where it is larger than that."""
         try:
             result = obstore.get(self.store, checked_path(path))
         except FileNotFoundError:
             return None
-        return bytes(result.bytes()), result.meta["e_tag"]
+        content = bytes(result.bytes()) if at_most is None or result.meta["size"] <= at_most else b""
+        return content, result.meta["e_tag"]
 
     def _alone(self, path: str) -> AbstractContextManager[object]:
         """A local file system has no conditional put: hold a lock between the check and the replacement."""
@@ -288,5 +350,26 @@ def _first_line(error: Exception) -> str:
     return str(error).split("\n", 1)[0][:300]
 
 
+class _Undecodable(Exception):
+    """Bytes that are no document; says why."""
+
+
 def _encode(document: dict[str, Any]) -> bytes:
-    return (json.dumps(document, indent=1, sort_keys=True) + "\n").encode()
+    content = json.loads(json.dumps(document))  # as it will be read: keys are texts, tuples are lists
+    signed = {"document": content, "sha256": content_key(content, allow_nan=True)}
+    return (json.dumps(signed, indent=1, sort_keys=True) + "\n").encode()
+
+
+def _decode(text: bytes) -> dict[str, Any]:
+    if not text:
+        raise _Undecodable("it is empty, or larger than any document")
+    try:
+        match json.loads(text):
+            case {"document": dict(content), "sha256": str(digest), **rest} if not rest:
+                if content_key(content, allow_nan=True) == digest:
+                    return content
+                raise _Undecodable("its content does not have the digest that it carries")
+            case _:
+                raise _Undecodable("it carries no digest of its content")
+    except (ValueError, RecursionError) as error:
+        raise _Undecodable(f"it is not JSON ({error})") from None

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from pipeline import parquet
 from pipeline.lake import Lake
 from pipeline.metrics import log_losses
 from pipeline.selection import keyed_uniform
@@ -32,9 +32,13 @@ class Predictions:
 
     @classmethod
     def read(cls, lake: Lake, step: StepManifest) -> Predictions:
-        """What a step left in the lake."""
-        with lake.files.open_input_file(step.predictions) as file:
-            table = pq.read_table(file)
+        """What a step left in the lake.
+
+        Raises:
+            MissingFile: it is gone.
+            Damaged: it is not what was written.
+        """
+        table = parquet.read_table(lake, step.predictions)
         columns = {name: table.column(name).to_numpy() for name in table.column_names}
         ids = columns["example_id"]
         # Random groups of one window are others than the next one's, where a column's clusters may come again.

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import re
 from pathlib import Path
@@ -11,6 +9,7 @@ from typing import Annotated, Any, Literal, Self, TypeAlias
 
 from pydantic import Field, field_validator, model_validator
 
+from pipeline.canonical import content_key
 from pipeline.documents import Flag, Frozen, Real, Whole, read_yaml
 from pipeline.errors import BadInput, asked, shown
 from pipeline.window import checked_zone
@@ -214,8 +213,7 @@ class Schema(Frozen):
             del document["text"]["newlines_in_values"]
         if isinstance(self.event_time, EventTime) and self.event_time.day == "utc":
             del document["event_time"]["day"]
-        canonical = json.dumps(document, sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+        return content_key(document)[:12]
 
     @classmethod
     def load(cls, source: str | Path) -> Schema:

@@ -2,37 +2,61 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+import hashlib
+from collections.abc import Iterable
 
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, model_validator
+
+from pipeline.documents import Frozen
 from pipeline.errors import BadInput
+from pipeline.lake import Lake
+from pipeline.parquet import Digest, Part, read_row_group
 
 
 class MissingScores(BadInput):
     """A student needs scores that its teacher has not left."""
 
 
-@dataclass(frozen=True, slots=True)
-class Scores:
+class Scores(Frozen):
     """Where a teacher's scores of one window lie. Row group by row group they match the window's."""
 
     teacher: str
     """Key of the step that made them."""
     window_digest: str
     """Digest of the window they were made for."""
-    files: tuple[str, ...]
-    """Parquet files relative to the lake, columns `example_id` and `logit`."""
+    files: tuple[Part, ...] = Field(min_length=1)
+    """Parquet files with the columns `example_id` and `logit`."""
     places: tuple[tuple[int, int], ...]
     """For each row group of the window: its file and the row group therein."""
-    digest: str
+    digest: Digest
     """sha256 over ids and logits in the window's order."""
 
-    def to_json(self) -> dict[str, Any]:
-        """The document that names these scores."""
-        return asdict(self)
+    @model_validator(mode="after")
+    def _there(self) -> Scores:
+        there = {(file, group) for file, part in enumerate(self.files) for group in range(part.num_row_groups)}
+        if len(self.places) != len(there) or set(self.places) != there:
+            raise ValueError("each row group of the files is that of one row group of the window, got other places")
+        return self
 
-    @classmethod
-    def from_json(cls, document: dict[str, Any]) -> Scores:
-        """Read such a document back."""
-        places = tuple((int(file), int(group)) for file, group in document["places"])
-        return cls(**{**document, "files": tuple(document["files"]), "places": places})
+
+def row_group_digest(ids: NDArray[np.uint64], logits: NDArray[np.float32]) -> str:
+    """The sha256 of one row group's ids and logits."""
+    return hashlib.sha256(ids.tobytes() + logits.tobytes()).hexdigest()
+
+
+def joined(digests: Iterable[str]) -> str:
+    """The digest of scores from those of their row groups, in the window's order."""
+    return hashlib.sha256("".join(digests).encode()).hexdigest()
+
+
+def content_digest(lake: Lake, scores: Scores) -> str:
+    """The digest that scores have now, for comparison with their document's; reads all of them.
+
+    Raises:
+        MissingFile: a file is gone.
+        Damaged: a file is not what was written.
+    """
+    tables = (read_row_group(lake, scores.files[file], group) for file, group in scores.places)
+    return joined(row_group_digest(table["example_id"].to_numpy(), table["logit"].to_numpy()) for table in tables)

@@ -320,8 +320,8 @@ def simulate(
     sources = [f"simulator:{config.key}"]
     manifests = []
     for window in windows:
-        current = read_manifest(lake, dataset, window)
-        if current is not None and not force and _is_current(current, sources, row_group_size):
+        current = None if force else read_manifest(lake, dataset, window)
+        if current is not None and _is_current(current, sources, row_group_size):
             manifests.append(current)
             if progress is not None:
                 progress(f"{dataset} {window.name}: already published, left as it is ({current.num_rows:,} rows)")

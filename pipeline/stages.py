@@ -64,7 +64,7 @@ def run(job: AnyJob, settings: Settings) -> dict[str, Any]:
             assert_never(job)
     if submission := os.environ.get(SUBMISSION_VARIABLE):
         path = result_path(submission)
-        lake.replace(path, outcome, lake.read(path))
+        lake.replace(path, outcome, lake.sound(path))
     return outcome
 
 
@@ -201,7 +201,7 @@ def train_on_worker(config: dict[str, Any]) -> dict[str, Any]:
         last = _through_conflicts(engine)
         status = "FINISHED"
     except (BadInput, Conflict) as error:
-        if is_of_all(error):
+        if is_of_all(error) or engine.world_size == 1:
             # Returned, not raised: Ray Train would start the workers again, and they would fail again.
             return {"error" if isinstance(error, BadInput) else "conflict": str(error)}
         raise

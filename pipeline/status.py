@@ -11,10 +11,12 @@ from typing import TypeVar
 
 from pipeline.config import OddsProportional, Variant
 from pipeline.dataset import WindowManifest, read_manifest
+from pipeline.documents import Frozen
 from pipeline.errors import BadInput
 from pipeline.job import TrainJob, head_path
 from pipeline.lake import Lake
 from pipeline.lineup import LineUp
+from pipeline.parquet import Digest
 from pipeline.scores import Scores
 from pipeline.steps import StepManifest, StepStore, step_key
 from pipeline.window import Window
@@ -315,6 +317,13 @@ def _why_stale(
     return next((reason for holds, reason in reasons if holds), None)
 
 
+class _Accepted(Frozen):
+    """From which stale step somebody goes on on purpose."""
+
+    window: Window
+    step: Digest
+
+
 def _accepted_path(lineup: LineUp, variant: str, seed: int) -> str:
     return f"accepted/{lineup.dataset.under(seed)}/{lineup.name}/{variant}/seed={seed}.json"
 
@@ -326,17 +335,17 @@ def _accept(lake: Lake, lineup: LineUp, chain: ChainStatus) -> None:
     step = StepStore(lake, lineup.dataset.under(chain.seed)).head(lineup.name, chain.variant, chain.seed, chain.last)
     if step is not None:
         path = _accepted_path(lineup, chain.variant, chain.seed)
-        lake.replace(path, {"window": chain.last.name, "step": step.key}, lake.read(path))
+        accepted = _Accepted(window=chain.last, step=step.key)
+        lake.replace(path, accepted.model_dump(mode="json"), lake.sound(path))
 
 
 def _accepted_until(reads: _Reads, variant: str, seed: int) -> Window | None:
     """The window up to which a chain was accepted as it is, unless it was trained again since."""
-    document = reads.lake.read(_accepted_path(reads.lineup, variant, seed))
-    if document is None:
+    accepted = reads.lake.load(_accepted_path(reads.lineup, variant, seed), _Accepted)
+    if accepted is None:
         return None
-    window = Window.of(document["window"])
-    step = reads.head(variant, seed, window)
-    return window if step is not None and step.key == document["step"] else None
+    step = reads.head(variant, seed, accepted.window)
+    return accepted.window if step is not None and step.key == accepted.step else None
 
 
 def _once(known: dict[K, T], key: K, read: Callable[[], T]) -> T:

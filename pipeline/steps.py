@@ -6,15 +6,18 @@ import uuid
 from dataclasses import dataclass
 from typing import Annotated
 
-from pydantic import AfterValidator, Field, ValidationError, model_validator
+from pydantic import Field
 
-from pipeline.config import StepConfig, Variant, content_key
+from pipeline.canonical import content_key
+from pipeline.config import StepConfig, Variant
+from pipeline.damage import Damaged
 from pipeline.dataset import WindowManifest
 from pipeline.documents import Frozen
-from pipeline.errors import BadInput, explain
+from pipeline.errors import BadInput
 from pipeline.generation import Generation
 from pipeline.job import head_path
-from pipeline.lake import Conflict, Lake, checked_path
+from pipeline.lake import Conflict, Lake, LakePath
+from pipeline.parquet import Digest, Part
 from pipeline.scores import MissingScores, Scores
 from pipeline.window import Window
 
@@ -25,16 +28,8 @@ NORMALISER = "rows"
 """A step's loss is divided by its number of selected rows, whatever their weights."""
 
 
-Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-"""A sha256 in hex."""
-LakePath = Annotated[str, AfterValidator(checked_path)]
-"""A path that stays inside the lake."""
 FileName = Annotated[str, Field(pattern=r"^[a-z0-9-]{1,80}\.[a-z]{1,20}$")]
 """A file of a folder."""
-
-
-class SpoiledStep(BadInput):
-    """A step's manifest says what none can, or belongs to another step."""
 
 
 class MissingParent(BadInput):
@@ -71,8 +66,8 @@ class StepManifest(Frozen):
     """Folder of the lake; None where the span keeps none."""
     checkpoint_files: dict[FileName, Digest] = {}
     """sha256 of each of the checkpoint's files by name: what has another one is not read."""
-    predictions: LakePath
-    """Parquet file of the lake: the evaluation slice."""
+    predictions: Part
+    """The evaluation slice."""
     scores: Scores | None
     """This model's own scores of the window from its training pass (age 0), if somebody reads them."""
     aged_scores: dict[int, Scores] = {}
@@ -95,13 +90,6 @@ class StepManifest(Frozen):
     num_workers: int
     normaliser: str = NORMALISER
     versions: dict[str, str] = {}
-
-    @model_validator(mode="after")
-    def _inside(self) -> StepManifest:
-        for scores in (self.scores, *self.aged_scores.values()):
-            for path in () if scores is None else scores.files:
-                checked_path(path)
-        return self
 
     @property
     def short(self) -> str:
@@ -159,31 +147,28 @@ class StepStore:
     lake: Lake
     dataset: str
 
-    def _path(self, key: str) -> str:
+    def path(self, key: str) -> str:
+        """Where the manifest of a step lies, relative to the lake's root."""
         return f"steps/{self.dataset}/{key[:16]}/manifest.json"
 
     def read(self, key: str) -> StepManifest | None:
         """The step of that key, if it is done.
 
         Raises:
-            SpoiledStep: its manifest cannot be one, or is another step's.
+            Damaged: its manifest is not what was published.
         """
-        path = self._path(key)
-        document = self.lake.read(path)
-        if document is None:
-            return None
-        try:
-            step = StepManifest.model_validate(document)
-        except ValidationError as error:
-            raise self._spoiled(path, explain(error)) from None
-        if step.key != key:
-            raise self._spoiled(path, f"it is the manifest of step {step.short}")
+        step = self.lake.load(self.path(key), StepManifest)
+        if step is not None and (step.dataset, step.key) != (self.dataset, key):
+            what = f"it is the manifest of step {step.key[:16]} of data set {step.dataset!r}"
+            raise Damaged(self.lake.address(self.path(key)), what, self.path(key))
         return step
 
-    def _spoiled(self, path: str, why: str) -> SpoiledStep:
-        return SpoiledStep(
-            f"{self.lake.address(path)}: {why}: restore it from a copy, or remove it and train its window again"
-        )
+    def sound(self, key: str) -> StepManifest | None:
+        """The step of that key, if it is done and its manifest is not damaged: for whoever makes it anew."""
+        try:
+            return self.read(key)
+        except Damaged:
+            return None
 
     def before(self, step: StepManifest) -> StepManifest | None:
         """The step that another one went on from; None where it started from new weights.
@@ -210,12 +195,12 @@ class StepStore:
 
     def attempt(self, key: str, generation: str) -> Generation:
         """A generation's folder; its files count once the step's manifest names it."""
-        return Generation(self.lake, generation, f"steps/{self.dataset}/{key[:16]}/gen-{generation}", self._path(key))
+        return Generation(self.lake, generation, f"steps/{self.dataset}/{key[:16]}/gen-{generation}", self.path(key))
 
     def publish(self, manifest: StepManifest, previous: StepManifest | None, attempt: Generation) -> None:
-        """Make a step known, or replace the generation that was read before it ran."""
-        before = self.lake.read(self._path(manifest.key))
-        if (before or {}).get("generation") != (None if previous is None else previous.generation):
+        """Make a step known, or replace the generation that was read before it ran, or a manifest that is damaged."""
+        before, current = self.lake.sound(self.path(manifest.key)), self.sound(manifest.key)
+        if (current and current.generation) != (previous and previous.generation):
             raise Conflict(
                 f"step {manifest.short} of {manifest.window} changed while this job ran: trigger the job again"
             )
@@ -223,19 +208,13 @@ class StepStore:
 
     def head(self, lineup: str, variant: str, seed: int, window: Window) -> StepManifest | None:
         """The step with which a chain closed a window."""
-        path = head_path(self.dataset, lineup, variant, seed, window)
-        document = self.lake.read(path)
-        if document is None:
-            return None
-        try:
-            return self.read(Pointer.model_validate(document).step)
-        except ValidationError as error:
-            raise self._spoiled(path, explain(error)) from None
+        pointer = self.lake.load(head_path(self.dataset, lineup, variant, seed, window), Pointer)
+        return None if pointer is None else self.read(pointer.step)
 
     def set_head(self, lineup: str, variant: str, seed: int, step: StepManifest) -> None:
         """Let a chain's window point to a step."""
         path = head_path(self.dataset, lineup, variant, seed, step.window)
-        previous = self.lake.read(path)
+        previous = self.lake.sound(path)
         pointer = Pointer(step=step.key, generation=step.generation).model_dump()
         if previous != pointer:
             self.lake.replace(path, pointer, previous)

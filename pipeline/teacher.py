@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
-
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from pipeline import parquet
+from pipeline.damage import MissingFile
 from pipeline.examples import Share
 from pipeline.lake import Lake
-from pipeline.scores import MissingScores, Scores
+from pipeline.parquet import Part, PartWriter
+from pipeline.scores import MissingScores, Scores, joined, row_group_digest
 from pipeline.together import on_all
 
 
@@ -32,43 +32,40 @@ def write_scores(
     """
     order = np.argsort(positions, kind="stable")
     positions, logits = positions[order], logits[order].astype(np.float32)
-    path = f"{folder}/worker-{share.rank:05d}.parquet"
     starts = share.starts()
     schema = pa.schema([("example_id", pa.uint64()), ("logit", pa.float32())])
 
-    def write() -> tuple[str, list[tuple[int, str]]]:
-        if share.lake.is_local:
-            share.lake.files.create_dir(folder, recursive=True)
-        written: list[tuple[int, str]] = []
+    def write() -> tuple[tuple[Part, ...], list[str]]:
+        writer = PartWriter(share.lake, lambda part: f"{folder}/worker-{share.rank:05d}-{part:05d}.parquet", schema)
+        digests: list[str] = []
         taken = 0
-        with pq.ParquetWriter(path, schema, filesystem=share.lake.files, compression="lz4") as writer:
-            for group in share.row_groups:
-                first, last = int(starts[group]), int(starts[group + 1])
-                stop = taken + last - first
-                if not np.array_equal(positions[taken:stop], np.arange(first, last)):
-                    raise RuntimeError(
-                        f"{share.manifest.window}: rows {first} to {last} do not have exactly one score each"
-                    )
-                ids = share.read(group, ["example_id"]).column(0).combine_chunks()
-                writer.write_table(pa.table([ids, logits[taken:stop]], schema=schema), row_group_size=last - first)
-                content = hashlib.sha256(ids.to_numpy().tobytes() + logits[taken:stop].tobytes())
-                written.append((group, content.hexdigest()))
-                taken = stop
-        return path, written
+        for group in share.row_groups:
+            first, last = int(starts[group]), int(starts[group + 1])
+            stop = taken + last - first
+            if not np.array_equal(positions[taken:stop], np.arange(first, last)):
+                raise RuntimeError(
+                    f"{share.manifest.window}: rows {first} to {last} do not have exactly one score each"
+                )
+            ids = share.read(group, ["example_id"]).column(0).combine_chunks()
+            writer.write(pa.table([ids, logits[taken:stop]], schema=schema), last - first)
+            digests.append(row_group_digest(ids.to_numpy(), logits[taken:stop]))
+            taken = stop
+        return writer.finish(), digests
 
-    gathered = on_all(write)
-    found = {
-        group: (file, place, digest)
-        for file, (_, groups) in enumerate(gathered)
-        for place, (group, digest) in enumerate(groups)
-    }
+    files: list[Part] = []
+    found: dict[int, tuple[tuple[int, int], str]] = {}
+    for rank, (parts, digests) in enumerate(on_all(write)):
+        places = [(len(files) + file, group) for file, part in enumerate(parts) for group in range(part.num_row_groups)]
+        groups = range(rank, len(starts) - 1, share.world_size)
+        found |= dict(zip(groups, zip(places, digests, strict=True), strict=True))
+        files += parts
     ordered = [found[group] for group in range(len(starts) - 1)]
     return Scores(
         teacher=teacher,
         window_digest=share.manifest.digest,
-        files=tuple(name for name, _ in gathered),
-        places=tuple((file, place) for file, place, _ in ordered),
-        digest=hashlib.sha256("".join(digest for *_, digest in ordered).encode()).hexdigest(),
+        files=tuple(files),
+        places=tuple(place for place, _ in ordered),
+        digest=joined(digest for _, digest in ordered),
     )
 
 
@@ -81,10 +78,11 @@ class ScoreReader:
                 f"the scores of teacher step {scores.teacher[:12]} were made for another generation of the window: "
                 "train the teacher on the window again, before its students"
             )
-        self._scores = scores
+        self._lake, self._scores = lake, scores
         try:
-            self._files = [pq.ParquetFile(lake.files.open_input_file(path)) for path in scores.files]
-        except FileNotFoundError as error:
+            for part in scores.files:
+                parquet.columns(lake, part)  # refuses what is gone or damaged before anybody trains
+        except MissingFile as error:
             raise MissingScores(
                 f"the scores of teacher step {scores.teacher[:12]} are named by its manifest, got no such file ({error}): "
                 "train the teacher on the window again with `force`"
@@ -95,9 +93,10 @@ class ScoreReader:
 
         Raises:
             MissingScores: they belong to other examples.
+        Damaged: they are not what was written.
         """
         file, place = self._scores.places[group]
-        table = self._files[file].read_row_group(place)
+        table = parquet.read_row_group(self._lake, self._scores.files[file], place)
         if not np.array_equal(table.column("example_id").to_numpy(), example_id):
             raise MissingScores(
                 f"scores of teacher step {self._scores.teacher[:12]} lack examples of row group {group}: "

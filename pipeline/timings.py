@@ -7,7 +7,7 @@ import time
 
 from obstore.exceptions import BaseError
 
-from pipeline.config import content_key
+from pipeline.canonical import content_key
 from pipeline.job import TrainJob
 from pipeline.lake import Conflict, Lake
 

@@ -20,7 +20,8 @@ from mlflow.entities import Dataset, DatasetInput, Experiment, InputTag, Metric,
 from mlflow.exceptions import MlflowException
 from requests.exceptions import RequestException
 
-from pipeline.config import StepConfig, Variant, content_key
+from pipeline.canonical import content_key
+from pipeline.config import StepConfig, Variant
 from pipeline.dataset import WindowManifest, read_manifest
 from pipeline.job import GAP_VIEW, SUBMISSION_TAG, SUBMISSION_VARIABLE, TAGS_VARIABLE
 from pipeline.lake import Conflict, Lake

@@ -19,7 +19,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2.api.config import LoggingConfig
 from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 
-from pipeline.errors import TryAgain
+from pipeline.errors import BadInput, TryAgain
 from pipeline.lineup import Workers
 from pipeline.probe import require_room
 
@@ -60,6 +60,7 @@ def run_on_workers(
 
     Raises:
         BadInput: the cluster of this machine has no room for so many.
+        BadInput: a worker met what must change first, again after restarts.
         WorkersLost: a worker failed, again after restarts.
     """
     _join(address, workers)
@@ -84,6 +85,9 @@ def run_on_workers(
             raise
         raise KeyboardInterrupt from error  # Ray Train's answer to Ctrl-C is to end the process with 0
     except WorkerGroupError as error:
+        own = [getattr(cause, "_base_exc", cause) for cause in error.worker_failures.values()]
+        if bad := next((cause for cause in own if isinstance(cause, BadInput)), None):
+            raise BadInput(str(bad)) from error  # it met one worker alone, such as a damaged file
         causes = "; ".join(f"worker {rank}: {_told(cause)}" for rank, cause in sorted(error.worker_failures.items()))
         raise WorkersLost(f"training failed on its workers, also when started again: {causes}") from error
     except TrainingFailedError as error:

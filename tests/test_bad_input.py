@@ -264,7 +264,7 @@ def test_scores_whose_files_are_gone(lake: Lake) -> None:
     chosen = lineup(variant("teacher"), STUDENT)
     step = train(lake, chosen, 1, variants=("teacher",))["teacher", DAY]
     assert step.scores is not None
-    (lake.root / step.scores.files[0]).unlink()
+    (lake.root / step.scores.files[0].path).unlink()
     message = f"scores of teacher step {step.key[:12]} are named by its manifest, got no such file.*with `force`"
     refused(MissingScores, message, lake, chosen, 1, variants=("student",))
     train(lake, chosen, 1, variants=("teacher",), force=True)

@@ -87,7 +87,7 @@ def unlink(lake: Lake, chosen: LineUp, name: str, days: list[int]) -> None:
     for day in days:
         head = store.head(chosen.name, name, 0, DAY.shift(day))
         assert head is not None
-        (lake.root / store._path(head.key)).unlink()
+        (lake.root / store.path(head.key)).unlink()
 
 
 def daily(lake: Lake, chosen: LineUp, num: int = 5) -> dict[Any, StepManifest]:
@@ -149,8 +149,9 @@ def test_older_scores_are_the_same_day_by_day_and_from_checkpoints_that_were_not
     assert made["one", DAY.shift(1)].checkpoint is None
     for day in windows(5)[:4]:
         step = made["teacher", day]  # as if a job without the old students had kept none
-        path = at_once.root / StepStore(at_once, DATASET)._path(step.key)
-        path.write_text(step.model_copy(update={"checkpoint": None}).model_dump_json())
+        path = StepStore(at_once, DATASET).path(step.key)
+        bare = step.model_copy(update={"checkpoint": None})
+        at_once.replace(path, bare.model_dump(mode="json"), at_once.read(path))
     unlink(at_once, chosen, "teacher", [4])
     again = train(at_once, chosen, 5)["teacher", DAY.shift(4)]
     assert again.aged_scores[3].digest == made["teacher", DAY.shift(4)].aged_scores[3].digest

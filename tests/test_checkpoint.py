@@ -17,9 +17,10 @@ from safetensors.torch import load, save
 
 from pipeline import tensors
 from pipeline.checkpoint import load_checkpoint, save_checkpoint
+from pipeline.damage import Damaged
 from pipeline.job import JobError, load_job
 from pipeline.lake import Lake
-from pipeline.steps import SpoiledStep, StepManifest, StepStore
+from pipeline.steps import StepManifest, StepStore
 from pipeline.tensors import INDEX, MissingCheckpoint, SpoiledCheckpoint, Stored
 from pipeline.train import Trainer
 from tests.test_chain import trainer_of
@@ -86,8 +87,9 @@ def lay(lake: Lake, step: StepManifest, name: str, content: bytes, *, known: boo
 
 
 def rewrite(lake: Lake, step: StepManifest, **changes: Any) -> None:
-    path = lake.root / StepStore(lake, DATASET)._path(step.key)
-    path.write_text(json.dumps({**step.model_dump(mode="json"), **changes}))
+    """Let the step's manifest say something else, under a digest that fits."""
+    path = StepStore(lake, DATASET).path(step.key)
+    lake.replace(path, {**step.model_dump(mode="json"), **changes}, lake.read(path))
 
 
 def index_of(lake: Lake, step: StepManifest) -> dict[str, Any]:
@@ -99,7 +101,7 @@ def test_a_pickle_beside_a_checkpoint_is_never_opened(lake: Lake, step: StepMani
     """Torch's own format keeps its index as a pickle under this name."""
     payload = pickle.dumps(Payload(tmp_path / "ran"))
     lay(lake, step, ".metadata", payload, known=True)
-    with pytest.raises(SpoiledStep, match=r"manifest.json: checkpoint_files.*got '.metadata'"):
+    with pytest.raises(Damaged, match=r"manifest.json is damaged: .*checkpoint_files.*got '.metadata'"):
         train(lake, lineup(), 1, first=DAY.shift(1), start="parent")
     rewrite(lake, step)
     train(lake, lineup(), 1, first=DAY.shift(1), start="parent")
@@ -189,11 +191,11 @@ def test_a_malicious_step_manifest_is_refused_by_name(lake: Lake, step: StepMani
     rewrite(lake, step, **changes)
     store = StepStore(lake, DATASET)
     with pytest.raises(
-        SpoiledStep, match=f"{lake.root}/{store._path(step.key)}: .*remove it and train its window again"
+        Damaged, match=f"{lake.root}/{store.path(step.key)} is damaged: .*train the window of step .* again with"
     ):
         train(lake, lineup(), 1, first=DAY.shift(1), start="parent")
     if "run" in changes:
-        (lake.root / store._path(step.key)).unlink()
+        train(lake, lineup(), 1, force=True)
         assert len(train(lake, lineup(), 2)) == 2, "the cure works"
 
 
@@ -224,7 +226,7 @@ def test_a_torn_read_is_read_once_more(lake: Lake, step: StepManifest, monkeypat
     again = train(lake, lineup(), 1, first=DAY.shift(1), start="parent")
     assert len(torn) == len(step.checkpoint_files) >= 3
     monkeypatch.undo()
-    (lake.root / StepStore(lake, DATASET)._path(again["plain", DAY.shift(1)].key)).unlink()
+    (lake.root / StepStore(lake, DATASET).path(again["plain", DAY.shift(1)].key)).unlink()
     assert weights(lake, train(lake, lineup(), 2)["plain", DAY.shift(1)]) == weights(lake, again["plain", DAY.shift(1)])
 
 

@@ -7,16 +7,17 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from numpy.typing import NDArray
 
 from pipeline import report
+from pipeline.canonical import content_key
 from pipeline.compare import NothingToCompare, VariantComparison, _gap, compare
-from pipeline.config import EvaluationConfig, NegativeDownsampling, content_key, resolve
+from pipeline.config import EvaluationConfig, NegativeDownsampling, resolve
 from pipeline.lake import Lake
 from pipeline.lineup import LineUp
 from pipeline.metrics import ClickSums, log_losses
+from pipeline.parquet import write_table
 from pipeline.steps import StepManifest, StepStore
 from pipeline.window import Window
 from tests.training import DATASET, DAY, lineup, logits, predictions, publish, train, variant, windows
@@ -38,8 +39,6 @@ def leave(
     )
     key = content_key([name, seed, day.name])
     folder = f"steps/{DATASET}/{key}"
-    lake.files.create_dir(folder, recursive=True)
-    pq.write_table(table, f"{folder}/predictions.parquet", filesystem=lake.files)
     label, logit = (table.column(column).to_numpy() for column in ("label", "logit"))
     step = StepManifest(
         key=key,
@@ -53,7 +52,7 @@ def leave(
         parent=None,
         first=day,
         checkpoint=None,
-        predictions=f"{folder}/predictions.parquet",
+        predictions=write_table(lake, f"{folder}/predictions.parquet", table),
         scores=None,
         metrics=ClickSums.of(label, logit).metrics(),
         progressive={},

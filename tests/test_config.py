@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from pipeline.canonical import canonical_json, content_key
 from pipeline.config import (
     LATE_CUTOVER_WINDOWS,
     SIZES,
@@ -22,8 +23,6 @@ from pipeline.config import (
     OptimizerConfig,
     StepConfig,
     Variant,
-    canonical_json,
-    content_key,
     resolve,
 )
 from pipeline.window import Window

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from pipeline.damage import Damaged, MissingFile
 from pipeline.dataset import (
     BadBatch,
     MissingWindow,
@@ -126,7 +127,7 @@ def test_the_same_again_is_left_as_it_is_unless_forced(lake: Lake) -> None:
 def test_a_window_whose_files_are_gone_says_so_and_is_published_anew(lake: Lake) -> None:
     first = publish(lake)
     (lake.root / first.parts[0].path).unlink()
-    with pytest.raises(LakeError, match="is named by a manifest, got no such file.*--force"):
+    with pytest.raises(MissingFile, match="is named by a manifest, got no such file.*--force"):
         read_row_group(lake, first, 0)
     assert read_all(lake, publish(lake)).equals(ROWS)
 
@@ -158,7 +159,7 @@ def batches():
     yield from OTHER.combine_chunks().to_batches(max_chunksize=300)
     os._exit(9)
 
-publish_window(Lake(sys.argv[1]), "sim", DAY, SIMULATOR.schema, batches(), row_group_size=16)
+publish_window(Lake(sys.argv[1]), "sim", DAY, SIMULATOR.schema, batches(), row_group_size=16, part_rows=64)
 """
 
 
@@ -195,10 +196,12 @@ def test_a_name_that_would_leave_the_lake_is_refused(lake: Lake) -> None:
 
 
 def test_a_manifest_that_points_outside_the_lake_is_refused(lake: Lake) -> None:
-    document = publish(lake).to_json()
-    document["parts"][0]["path"] = "../outside.parquet"
-    with pytest.raises(LakeError, match="stays inside it, got '../outside.parquet'"):
-        WindowManifest.from_json(document)
+    document = publish(lake).model_dump(mode="json")
+    path = manifest_path("sim", DAY)
+    changed = document | {"parts": [document["parts"][0] | {"path": "../outside.parquet"}]}
+    lake.replace(path, changed, document)
+    with pytest.raises(Damaged, match="window=2024-01-05/manifest.json is damaged: .*stays inside it, got '../outside"):
+        read_manifest(lake, "sim", DAY)
 
 
 def change(name: str, values: pa.Array) -> pa.Table:

@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 from pipeline.cli import app
 from pipeline.dataset import WindowWriter, require_whole
 from pipeline.gc import Leftover, leftovers, sweep
-from pipeline.lake import Lake
+from pipeline.lake import Lake, _encode
 from pipeline.simulator import Simulator, SimulatorConfig
 from tests.object_lake import ObjectLake
 from tests.training import DATASET, DAY, lineup, listing, publish, train, windows
@@ -82,7 +82,7 @@ def test_a_running_writers_files_stay_and_what_it_publishes_meanwhile_too(lake: 
         for batch in SIMULATOR.window(DAY):
             writer.write(batch)
         writer._flush(keep=0)
-        writer._end_part()
+        writer._parts.finish()
         assert any(writer.prefix in path for path in contents(lake))
         assert but_locks(lake, HOUR) == [], "its files are young"
         listed = but_locks(lake, HOUR, in_two_days())
@@ -165,8 +165,9 @@ def check(lake: Lake, places: list[Any]) -> None:
             files = {lay(lake, f"{home}/{name}/part-{n}.parquet", "x", old=old or n > 0) for n in range(num_files)}
             doubtful = kind in ("broken", "no generation", "no object", "young")
             (stays if doubtful or not old or (kind == "old" and name == named) else goes).update(files)
-        document = json.dumps({"generation": named[4:], "parts": [{"path": f"{home}/{named}/part-0.parquet"}]})
-        text = {"broken": document[:-5], "no generation": "{}", "no object": "[1]"}.get(kind, document)
+        content = {"generation": named[4:], "parts": [{"path": f"{home}/{named}/part-0.parquet"}]}
+        document = _encode(content).decode()
+        text = {"broken": document[:-5], "no generation": _encode({}).decode(), "no object": "[1]"}.get(kind, document)
         if kind != "none":
             stays.add(lay(lake, f"{home}/manifest.json", text, old=kind != "young"))
     sweep(lake, leftovers(lake, DAYS, NOW))

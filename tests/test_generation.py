@@ -286,8 +286,9 @@ def test_a_last_update_that_leaves_no_number_is_not_published(local: Lake) -> No
 
 def as_if_by(lake: Lake, step: StepManifest, num_workers: int, **changes: Any) -> None:
     """Let a step be one that so many workers trained."""
-    path = lake.root / StepStore(lake, DATASET)._path(step.key)
-    path.write_text(step.model_copy(update={"num_workers": num_workers, **changes}).model_dump_json())
+    path = StepStore(lake, DATASET).path(step.key)
+    changed = step.model_copy(update={"num_workers": num_workers, **changes})
+    lake.replace(path, changed.model_dump(mode="json"), lake.read(path))
 
 
 def test_what_other_workers_trained_again_makes_its_children_stale_until_they_are_trained(local: Lake) -> None:
@@ -319,7 +320,7 @@ def test_a_step_is_trained_again_by_as_many_workers_as_then_or_not_at_all(local:
     made = train(local, chosen, 3)
     assert made["plain", LATER].checkpoint is None
     last = DAY.shift(2)
-    (local.root / StepStore(local, DATASET)._path(made["plain", last].key)).unlink()
+    (local.root / StepStore(local, DATASET).path(made["plain", last].key)).unlink()
     as_if_by(local, made["plain", LATER], 2)
     message = (
         "only 2 workers, as then, train it again bit for bit, got 1: run this with `--workers 2`, or train .*`--force`"
@@ -335,7 +336,7 @@ def test_an_ancestor_of_other_bits_is_not_gone_on_from(local: Lake) -> None:
     chosen = lineup(online_start=DAY.shift(30), checkpoint_every=10)
     made = train(local, chosen, 3)
     last = DAY.shift(2)
-    (local.root / StepStore(local, DATASET)._path(made["plain", last].key)).unlink()
+    (local.root / StepStore(local, DATASET).path(made["plain", last].key)).unlink()
     as_if_by(local, made["plain", DAY], 2)
     with pytest.raises(MissingParent, match="2024-01-01 was trained again by 2 workers.*train the whole span again"):
         train(local, chosen, 1, first=last, start="parent")

@@ -76,7 +76,7 @@ def _leaves_nothing(staging: Path, lake: Lake) -> Any:
     assert list(staging.iterdir()) == [], "staged files are always removed"
     named = set()
     for path in lake.root.rglob("manifest.json"):
-        manifest = WindowManifest.from_json(lake.read(str(path.relative_to(lake.root))) or {})
+        manifest = WindowManifest.model_validate(lake.read(str(path.relative_to(lake.root))))
         named |= {manifest.prefix}
     generations = {str(path.relative_to(lake.root)) for path in lake.root.rglob("gen-*")}
     assert named <= generations

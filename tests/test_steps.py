@@ -192,7 +192,7 @@ def test_checkpoints_that_were_not_kept_are_trained_again_bit_for_bit(lake: Lake
         for day in windows(5)[3:]:
             head = path.head(sparse.name, name, 0, day)
             assert head is not None
-            (lake.root / path._path(head.key)).unlink()
+            (lake.root / path.path(head.key)).unlink()
     again = train(lake, sparse, 5)
     for place, step in full.items():
         assert again[place].key == step.key

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -100,7 +99,7 @@ def test_scores_come_back_to_their_rows_for_any_number_of_workers(
 ) -> None:
     scores = write(lake, manifest, writers, monkeypatch)
     assert np.array_equal(read(lake, manifest, scores, readers), LOGITS)
-    assert Scores.from_json(json.loads(json.dumps(scores.to_json()))) == scores
+    assert Scores.model_validate_json(scores.model_dump_json()) == scores
 
 
 def test_the_digest_is_of_the_content_and_not_of_the_workers(

@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
 
+from pipeline import parquet
 from pipeline.chain import Engine, Recorder
 from pipeline.config import EvaluationConfig, ModelConfig, OptimizerConfig, Variant
 from pipeline.dataset import WindowManifest, publish_window
@@ -129,7 +129,7 @@ def steps(
 
 def predictions(lake: Lake, step: StepManifest) -> pa.Table:
     """A step's evaluation slice."""
-    return pq.read_table(lake.address(step.predictions))
+    return parquet.read_table(lake, step.predictions)
 
 
 def logits(lake: Lake, step: StepManifest) -> NDArray[np.float32]:

@@ -46,7 +46,8 @@ def whole(name: str) -> TrainJob:
 
 def steps(lake: Lake) -> dict[str, StepManifest]:
     """Every finished step by its key."""
-    found = (StepManifest.model_validate_json(path.read_text()) for path in lake.root.glob("steps/sim/*/manifest.json"))
+    paths = [str(path.relative_to(lake.root)) for path in lake.root.glob("steps/sim/*/manifest.json")]
+    found = [step for path in paths if (step := lake.load(path, StepManifest)) is not None]
     return {step.key: step for step in found}
 
 
