@@ -129,7 +129,9 @@ def left_behind(lake: Lake, job: TrainJob) -> list[str]:
         for seed in lineup.seeds:
             store = StepStore(lake, lineup.dataset.under(seed))
             now, after = (store.head(lineup.name, variant.name, seed, day) for day in (job.last, next_day))
-            if now is not None and after is not None and after.parent not in (None, now.key):
+            if now is None or after is None or after.parent is None:
+                continue
+            if (after.parent, after.parent_lineage) != (now.key, now.lineage):
                 behind += chain_statuses(
                     lake, lineup.model_copy(update={"seeds": (seed,)}), (variant.name,), accepted=True
                 )
