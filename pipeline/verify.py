@@ -26,7 +26,6 @@ from pipeline.scores import Scores, content_digest
 from pipeline.steps import Pointer, StepManifest, StepStore
 from pipeline.window import Window
 
-
 _TOPS = ("windows", "steps", "chains", "accepted", "unrecorded", "leases", "studies", "jobs")
 
 
