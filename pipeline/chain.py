@@ -30,7 +30,7 @@ from pipeline.model import Features
 from pipeline.parquet import Part, write_table
 from pipeline.scores import Scores
 from pipeline.selection import selection_salt
-from pipeline.steps import StepManifest, StepStore, check_parent, check_start, step_key
+from pipeline.steps import Flops, StepManifest, StepStore, check_parent, check_start, step_key
 from pipeline.teacher import ScoreReader, write_scores
 from pipeline.tensors import MissingCheckpoint
 from pipeline.together import is_of_all, of_all, on_all, on_first
@@ -331,8 +331,12 @@ class Engine:
         attempt: Generation,
     ) -> StepManifest:
         """What makes a step known."""
-        flops = trainer.training_flops * (trained.num_rows + trained.num_scored)
-        flops += trainer.forward_flops * (evaluation.num_rows + num_aged * plan.window.num_rows)
+        aged_flops = trainer.forward_flops * num_aged * plan.window.num_rows
+        flops = Flops(
+            training=trainer.training_flops * trained.num_rows,
+            scoring=trainer.training_flops * trained.num_scored + aged_flops,
+            evaluation=trainer.forward_flops * evaluation.num_rows,
+        )
         parent = plan.parent
         return StepManifest(
             key=plan.key,
@@ -360,7 +364,7 @@ class Engine:
             num_updates=trained.num_updates,
             total_examples=trained.num_rows + (0 if parent is None else parent.total_examples),
             flops=flops,
-            total_flops=flops + (0.0 if parent is None else parent.total_flops),
+            total_flops=flops if parent is None else flops + parent.total_flops,
             seconds=seconds,
             num_workers=self.world_size,
             versions={name: version(name) for name in ("windrow", "torch", "torchrec")},

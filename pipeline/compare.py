@@ -50,7 +50,8 @@ class VariantComparison:
     num_seeds: int
     examples: float
     """Rows trained on until the last window, mean over seeds."""
-    flops: float
+    training_flops: float
+    """Of training alone until the last window, mean over seeds: no evaluation, no scoring for others, no teacher."""
     metrics: dict[str, float]
     """Over all evaluated rows of all windows, mean over seeds."""
     gap: Interval
@@ -183,7 +184,7 @@ def _compare_one(
         windows=tuple(windows),
         num_seeds=len(lineup.seeds),
         examples=float(np.mean([step.total_examples for step in last])),
-        flops=float(np.mean([step.total_flops for step in last])),
+        training_flops=float(np.mean([step.total_flops.training for step in last])),
         metrics=metrics,
         gap=_gap(loss, base, random, num_resamples),
         points=points,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,7 +51,7 @@ class Track:
     examples: Array
     """(S, W) rows trained on before the window."""
     flops: Array
-    """(S, W) operations spent before the window."""
+    """(S, W) operations of its training before the window."""
     seconds: Array
     """(S, W) wall time of training before the window."""
     steps: dict[tuple[int, int], StepManifest]
@@ -65,10 +64,20 @@ class Track:
             found[place] = step.metrics.get(name, np.nan)
         return found
 
-    def total(self, cost: Literal["total_examples", "total_flops"]) -> float:
-        """What a chain cost until its last window, mean over seeds."""
-        last = {seed: step for (seed, _), step in sorted(self.steps.items(), key=lambda item: item[0])}
-        return float(np.mean([getattr(step, cost) for step in last.values()]))
+    @property
+    def last(self) -> list[StepManifest]:
+        """The last step under each seed: its totals are what the chain has cost."""
+        return list({seed: step for (seed, _), step in sorted(self.steps.items(), key=lambda item: item[0])}.values())
+
+    @property
+    def total_examples(self) -> float:
+        """Rows trained on until the last window, mean over seeds."""
+        return float(np.mean([step.total_examples for step in self.last]))
+
+    @property
+    def training_flops(self) -> float:
+        """Operations of training until the last window, mean over seeds."""
+        return float(np.mean([step.total_flops.training for step in self.last]))
 
 
 @dataclass(frozen=True)
@@ -219,7 +228,7 @@ def _track(lake: Lake, study: Study, variant: Variant, windows: tuple[Window, ..
             loss[s, w] = predictions.grouped_losses(NUM_GROUPS)
             digest[s, w] = hashlib.sha256(predictions.example_id.tobytes()).hexdigest()[:16]
             examples[s, w] = step.total_examples - step.num_selected
-            flops[s, w] = step.total_flops - step.flops
+            flops[s, w] = step.total_flops.training - step.flops.training
             seconds[s, w] = trained
             trained += step.seconds.get("train", 0.0)
             steps[s, w] = step

@@ -131,7 +131,9 @@ def _is_named(lake: Lake, each: Leftover) -> bool:
     if document is None:
         return False
     name = each.path.rsplit("/", 1)[1]
-    return "generation" not in document or name == f"gen-{document['generation']}" or f"/{name}/" in json.dumps(document)
+    return (
+        "generation" not in document or name == f"gen-{document['generation']}" or f"/{name}/" in json.dumps(document)
+    )
 
 
 def _remove_lock(lake: Lake, path: str) -> bool:

@@ -58,7 +58,7 @@ def columns(compared: Sequence[VariantComparison]) -> dict[str, list[Any]]:
         "windows": [len(c.windows) for c in compared],
         "seeds": [c.num_seeds for c in compared],
         "examples": [c.examples for c in compared],
-        "flops": [c.flops for c in compared],
+        "training_flops": [c.training_flops for c in compared],
         **{
             name: [c.metrics.get(name) for c in compared]
             for name in ("log_loss", "normalized_entropy", "auc", "calibration")

@@ -40,6 +40,25 @@ class ContradictoryParent(BadInput):
     """The step before trained a model that this config cannot go on with."""
 
 
+class Flops(Frozen):
+    """Floating-point operations by what they were for: whoever compares cost says which."""
+
+    training: float
+    """Three forward passes for each row trained on."""
+    scoring: float
+    """For those who read this model's scores: rows of its training pass that it passes over, and forward passes by its
+    older checkpoints."""
+    evaluation: float
+    """Forward passes over the evaluation slice."""
+
+    def __add__(self, other: Flops) -> Flops:
+        return Flops(
+            training=self.training + other.training,
+            scoring=self.scoring + other.scoring,
+            evaluation=self.evaluation + other.evaluation,
+        )
+
+
 class StepManifest(Frozen):
     """A step that is done: what it was made of, what it left in the lake, what it measured."""
 
@@ -82,9 +101,10 @@ class StepManifest(Frozen):
     num_updates: int
     total_examples: int
     """Rows trained on since the chain's first window."""
-    flops: float
-    """Of this step: training (three forward passes), evaluation and scoring."""
-    total_flops: float
+    flops: Flops
+    """Of this step."""
+    total_flops: Flops
+    """Of all steps since the chain's first window, this one included."""
     seconds: dict[str, float]
     """Wall time by part: load, evaluate, score (forward-only, by older checkpoints), train, save."""
     num_workers: int

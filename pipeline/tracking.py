@@ -184,7 +184,7 @@ class _Stage:
     began: int
     run_id: str | None = None
     examples: int = 0
-    flops: float = 0.0
+    training_flops: float = 0.0
     seconds: float = 0.0
     windows: list[str] = field(default_factory=list)
     inputs: list[DatasetInput] = field(default_factory=list)
@@ -195,14 +195,14 @@ class _Stage:
     def add(self, lake: Lake, step: StepManifest, now: int) -> None:
         """Count a step that was trained in this stage."""
         self.examples += step.num_selected
-        self.flops += step.flops
+        self.training_flops += step.flops.training
         self.seconds += step.seconds["train"]
         self.windows.append(step.window.name)
         self.unsent.append(step)
         values = _curve_point(step) | {f"seconds/{k}": v for k, v in step.seconds.items()}
         totals = {
             "stage/examples": float(self.examples),
-            "stage/flops": self.flops,
+            "stage/training_flops": self.training_flops,
             "stage/train_seconds": self.seconds,
             "stage/examples_per_second": self.examples / max(self.seconds, 1e-9),
         }
@@ -673,7 +673,7 @@ def _curve_point(step: StepManifest) -> dict[str, float]:
         **step.metrics,
         **{f"progressive/{k}": v for k, v in step.progressive.items()},
         "examples": float(step.total_examples),
-        "flops": step.total_flops,
+        **{f"flops/{part}": spent for part, spent in step.total_flops.model_dump().items()},
         "examples_in_window": float(step.num_selected),
         "throughput": step.num_selected / max(step.seconds["train"], 1e-9),
     }

@@ -130,8 +130,9 @@ def test_scoring_by_older_models_is_counted_and_changes_nothing_that_is_trained(
         one, other = scored["teacher", DAY.shift(days)], plain["teacher", DAY.shift(days)]
         assert one.key == other.key
         assert same(lake, one, quiet, other)
-        forward = (other.flops / (3 * other.num_selected + other.num_evaluated)) if num else 0.0
-        assert one.flops - other.flops == pytest.approx(num * 500 * forward)
+        assert (one.flops.training, one.flops.evaluation) == (other.flops.training, other.flops.evaluation)
+        assert other.flops.scoring == 0
+        assert one.flops.scoring == pytest.approx(num * 500 * other.flops.training / (3 * other.num_selected))
         assert one.scores is None, "only the ages that somebody reads"
     end = DAY.shift(3)
     assert weights(lake, scored["teacher", end]) == weights(quiet, plain["teacher", end])
@@ -287,7 +288,7 @@ def test_without_a_teacher_the_auxiliary_tower_changes_nothing_that_is_served(la
         assert np.array_equal(logits(lake, made["one", day]), logits(lake, made["two", day]))
     assert np.array_equal(logits(lake, made["one", DAY]), logits(lake, made["taught", DAY]))
     assert not np.array_equal(logits(lake, made["one", LATER]), logits(lake, made["taught", LATER])), "by the backbone"
-    assert made["two", DAY].flops > made["one", DAY].flops, "the tower's work is counted"
+    assert made["two", DAY].flops.training > made["one", DAY].flops.training, "the tower's work is counted"
 
 
 def test_accumulators_fade_before_each_window_but_the_first(lake: Lake) -> None:

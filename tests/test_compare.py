@@ -18,7 +18,7 @@ from pipeline.lake import Lake
 from pipeline.lineup import LineUp
 from pipeline.metrics import ClickSums, log_losses
 from pipeline.parquet import write_table
-from pipeline.steps import StepManifest, StepStore
+from pipeline.steps import Flops, StepManifest, StepStore
 from pipeline.window import Window
 from tests.training import DATASET, DAY, lineup, logits, predictions, publish, train, variant, windows
 
@@ -61,8 +61,8 @@ def leave(
         num_selected=len(label),
         num_updates=1,
         total_examples=total,
-        flops=1.0,
-        total_flops=2.0,
+        flops=Flops(training=1.0, scoring=0.0, evaluation=0.5),
+        total_flops=Flops(training=2.0, scoring=0.0, evaluation=1.0),
         seconds={"train": 1.0},
         num_workers=1,
     )

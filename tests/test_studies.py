@@ -181,7 +181,8 @@ def test_the_teacher_is_counted_whole_and_shared(findings: dict[str, Findings]) 
     table = next(s.table for s in findings["taught"].sections if s.title == "Schedules")
     assert table is not None
     own, whole, shared = (
-        table.header.index(name) for name in ("own compute, TFLOP", "with its teacher", "teacher shared")
+        table.header.index(name)
+        for name in ("own training, TFLOP", "with its teacher's training and scoring", "teacher shared")
     )
     rows = {row[0]: row for row in table.rows}
     assert rows["no teacher"][own] == rows["no teacher"][whole] == rows["no teacher"][shared]

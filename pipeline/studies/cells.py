@@ -76,8 +76,8 @@ def table(evidence: Evidence, cells: Sequence[Cell]) -> Table:
         "AUC",
         "calibration",
         "examples",
-        "own compute, TFLOP",
-        "with its teacher",
+        "own training, TFLOP",
+        "with its teacher's training and scoring",
         "teacher shared",
     )
     rows = []
@@ -92,7 +92,7 @@ def table(evidence: Evidence, cells: Sequence[Cell]) -> Table:
                 "reference" if own else percent(against),
                 "" if own else f"{smallest_visible(against):.2f}",
                 *means,
-                f"{track.total('total_examples'):,.0f}",
+                f"{track.total_examples:,.0f}",
                 *(f"{flops / 1e12:,.2f}" for flops in costs),
             )
         )
@@ -100,17 +100,20 @@ def table(evidence: Evidence, cells: Sequence[Cell]) -> Table:
 
 
 def compute(evidence: Evidence, variant: str) -> tuple[float, float, float]:
-    """FLOPs of a variant until its last window: its own, with those of teacher and pilot while it read them, with its part.
+    """FLOPs of a variant until its last window: its training's, with what it read from others, with its part of that.
 
-    Who is read from is shared by all variants of the study that read from it.
+    What teacher and pilot spent is their training and their scoring while it read them.
+    Who is read from is shared by all variants of the study that read from it. Evaluation is no part of any: it is the same
+    for all, and serves the study alone.
     """
     lineup = evidence.study.lineup
-    own = evidence.tracks[variant].total("total_flops")
+    own = evidence.tracks[variant].training_flops
     whole = shared = own
     for source in {read.source for read in lineup.variant(variant).reads}:
         places = {evidence.index(window) for window in _read_in(evidence, variant, source)}
         steps = evidence.tracks[source].steps
-        flops = sum(step.flops for (_, place), step in steps.items() if place in places) / len(lineup.seeds)
+        spent = [step.flops for (_, place), step in steps.items() if place in places]
+        flops = sum(each.training + each.scoring for each in spent) / len(lineup.seeds)
         whole += flops
         shared += flops / sum(source in {read.source for read in v.reads} for v in lineup.variants)
     return own, whole, shared
