@@ -462,7 +462,7 @@ def demo(
     """
     from pipeline import services
     from pipeline.compare import compare as compare_variants
-    from pipeline.demo import Airflow, MainJobFailed, Span, main_job, pages, short_rows
+    from pipeline.demo import SHORT_HEADER, Airflow, MainJobFailed, Span, main_job, pages, short_rows
     from pipeline.report import columns
 
     with _told():
@@ -479,8 +479,8 @@ def demo(
         compared = compare_variants(Lake(Settings().lake), chosen, (), span.online_start, span.last)
     rows = short_rows(compared)
     told = {"lineup": chosen.name, "first": span.online_start.name, "last": span.last.name}
-    outcome = {**told, "header": list(rows[0]), "rows": [list(row.values()) for row in rows]}
-    _answer({**told, "columns": columns(compared)}, as_json, _comparison(outcome))
+    table = _comparison({**told, "header": SHORT_HEADER, "rows": rows})
+    _answer({**told, "columns": columns(compared)}, as_json, table)
     if not as_json:
         shown = {
             "Airflow": f"{found.airflow}  user {found.user}, password {found.password}",

@@ -20,6 +20,7 @@ from pipeline.window import Window
 Say = Callable[[str], None]
 POLL_SECONDS = 3.0
 TERMINAL = ("success", "failed")
+SHORT_HEADER = ("variant", "examples", "log-loss", "against the reference, % (95 %)")
 
 
 class MainJobFailed(RuntimeError):
@@ -175,17 +176,15 @@ def main_job(airflow: Airflow, name: str, span: Span, say: Say) -> None:
     airflow.backfill("online_training", span.first_daily, span.last, {"lineup": name}, say)
 
 
-def short_rows(compared: Sequence[VariantComparison]) -> list[dict[str, str]]:
-    """The comparison for a terminal of 100 columns, with the names whole."""
+def short_rows(compared: Sequence[VariantComparison]) -> list[tuple[str, ...]]:
+    """The comparison under `SHORT_HEADER`: a terminal of 100 columns shows it with the names whole."""
     return [
-        {
-            "variant": c.variant,
-            "examples": f"{c.examples:,.0f}",
-            "log-loss": f"{c.metrics.get('log_loss', math.nan):.5f}",
-            "against the reference, % (95 %)": (
-                "reference" if place == 0 else f"{c.gap.value:+.2f} ({c.gap.low:+.2f} to {c.gap.high:+.2f})"
-            ),
-        }
+        (
+            c.variant,
+            f"{c.examples:,.0f}",
+            f"{c.metrics.get('log_loss', math.nan):.5f}",
+            "reference" if place == 0 else f"{c.gap.value:+.2f} ({c.gap.low:+.2f} to {c.gap.high:+.2f})",
+        )
         for place, c in enumerate(compared)
     ]
 
