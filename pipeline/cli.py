@@ -25,9 +25,7 @@ from typer.exceptions import TyperException
 from pipeline.documents import decoded, read_text
 from pipeline.errors import BadInput, TryAgain, asked, named, readable
 from pipeline.job import AnyJob, CompareJob, IngestJob, ReportJob, TrainJob, load_job, study_jobs
-from pipeline.lake import Lake
 from pipeline.lineup import DatasetConfig, LineUp, LogSource, SimulatedSource, load_lineup
-from pipeline.services import environment
 from pipeline.settings import CANNOT, Settings, make_folder
 from pipeline.window import Window
 
@@ -154,7 +152,7 @@ def _lineup(path: Path | None) -> LineUp:
 
 
 def _run(job: AnyJob) -> dict[str, Any]:
-    # Imported here: torch and Ray take seconds, and most commands need neither.
+    # Imported here, as in every command: torch and Ray take seconds, and a refusal needs neither.
     settings = Settings()
     _join(settings)
 
@@ -165,6 +163,8 @@ def _run(job: AnyJob) -> dict[str, Any]:
 
 def _join(settings: Settings) -> None:
     """Let this process find and enter the local services; Ray reads its part when it is imported."""
+    from pipeline.services import environment
+
     for name, value in environment(settings).items():
         if name.startswith(("RAY_", "MLFLOW_")):
             os.environ.setdefault(name, value)
@@ -290,12 +290,13 @@ def compare(
     as_json: AsJson = False,
 ) -> None:
     """Compare variants with the line-up's reference on the same rows, with 95 % intervals."""
-    from pipeline.stages import run_compare
-
     with _told():
         chosen = _lineup(lineup)
         with asked("the options"):
             job = CompareJob(lineup=chosen, variants=tuple(variant or ()), first=Window.of(first), last=Window.of(last))
+        from pipeline.lake import Lake
+        from pipeline.stages import run_compare
+
         settings = Settings()
         _join(settings)
         outcome = run_compare(job, Lake(settings.lake), settings, folder)
@@ -321,11 +322,13 @@ def study(
 
     The file's fields are those of the DAG's form. With --airflow the DAG does the work, else this process.
     """
-    from pipeline.recipes import declared
-    from pipeline.stages import run_report
-
     with _told():
+        from pipeline.recipes import declared
+
         asked = declared(answers)
+        from pipeline.lake import Lake
+        from pipeline.stages import run_report
+
         settings = Settings()
         _join(settings)
         if airflow:
@@ -393,12 +396,13 @@ def run_spec(
 @app.command()
 def status(lineup: LineUpFile = None, as_json: AsJson = False) -> None:
     """Show each chain of a line-up: what is done, what is missing, what is stale and why; and the local services."""
-    from pipeline.services import services_status
-    from pipeline.status import chain_statuses
-
     with _told():
         settings = Settings()
         chosen = _lineup(lineup)
+        from pipeline.lake import Lake
+        from pipeline.services import services_status
+        from pipeline.status import chain_statuses
+
         chains = chain_statuses(Lake(settings.lake), chosen)
         services = services_status(settings)
     document = {
@@ -470,6 +474,7 @@ def demo(
     from pipeline import services
     from pipeline.compare import compare as compare_variants
     from pipeline.demo import Airflow, curves_page, main_job
+    from pipeline.lake import Lake
     from pipeline.report import HEADER, caption, columns, table_rows
 
     with _told():
