@@ -28,10 +28,8 @@ from typer.exceptions import TyperException
 from pipeline.documents import decoded, read_text
 from pipeline.errors import BadInput, TryAgain, asked, named, readable
 from pipeline.job import AnyJob, CompareJob, IngestJob, ReportJob, TrainJob, load_job, study_jobs
-from pipeline.lake import Lake
 from pipeline.lineup import DatasetConfig, LineUp, LogSource, SimulatedSource, load_lineup
 from pipeline.lineups import ONLINE_DAYS, at_home, is_homemade, lineup_path, yesterday
-from pipeline.services import environment
 from pipeline.settings import CANNOT, Settings, make_folder
 from pipeline.window import Window
 
@@ -160,7 +158,7 @@ def _lineup(path: Path | None) -> LineUp:
 
 
 def _run(job: AnyJob) -> dict[str, Any]:
-    # Imported here: torch and Ray take seconds, and most commands need neither.
+    # Imported here, as in every command: torch and Ray take seconds, and a refusal needs neither.
     settings = Settings()
     _join(settings)
 
@@ -171,6 +169,8 @@ def _run(job: AnyJob) -> dict[str, Any]:
 
 def _join(settings: Settings) -> None:
     """Let this process find and enter the local services; Ray reads its part when it is imported."""
+    from pipeline.services import environment
+
     for name, value in environment(settings).items():
         if name.startswith(("RAY_", "MLFLOW_", "GLOO_")):
             os.environ.setdefault(name, value)
@@ -302,12 +302,13 @@ def compare(
     as_json: AsJson = False,
 ) -> None:
     """Compare variants with the line-up's reference on the same rows, with 95 % intervals."""
-    from pipeline.stages import run_compare
-
     with _told():
         chosen = _lineup(lineup)
         with asked("the options"):
             job = CompareJob(lineup=chosen, variants=tuple(variant or ()), first=Window.of(first), last=Window.of(last))
+        from pipeline.lake import Lake
+        from pipeline.stages import run_compare
+
         settings = Settings()
         _join(settings)
         outcome = run_compare(job, Lake(settings.lake), settings, folder)
@@ -333,11 +334,13 @@ def study(
 
     The file's fields are those of the DAG's form. With --airflow the DAG does the work, else this process.
     """
-    from pipeline.recipes import declared
-    from pipeline.stages import run_report
-
     with _told():
+        from pipeline.recipes import declared
+
         asked = declared(answers)
+        from pipeline.lake import Lake
+        from pipeline.stages import run_report
+
         settings = Settings()
         _join(settings)
         if airflow:
@@ -405,12 +408,13 @@ def run_spec(
 @app.command()
 def status(lineup: LineUpFile = None, as_json: AsJson = False) -> None:
     """Show each chain of a line-up: what is done, what is missing, what is stale and why; and the local services."""
-    from pipeline.services import services_status
-    from pipeline.status import chain_statuses, cure
-
     with _told():
         settings = Settings()
         chosen = _lineup(lineup)
+        from pipeline.lake import Lake
+        from pipeline.services import services_status
+        from pipeline.status import chain_statuses, cure
+
         lake = Lake(settings.lake)
         chains = chain_statuses(lake, chosen)
         cures = cure(lake, chosen, stale) if (stale := [c for c in chains if c.stale]) else ""
@@ -474,6 +478,7 @@ def gc(
     What a manifest names is never removed. Outcomes of jobs stay a week at least.
     """
     from pipeline.gc import leftovers, sweep
+    from pipeline.lake import Lake
 
     with _told():
         lake = Lake(Settings().lake)
@@ -517,6 +522,7 @@ def verify(
 
     Ends with status 2 if there is one. Reads every byte once: a tenth of a terabyte takes minutes.
     """
+    from pipeline.lake import Lake
     from pipeline.verify import documents
     from pipeline.verify import verify as read_again
 
@@ -585,6 +591,7 @@ def demo(
     from pipeline import services
     from pipeline.compare import compare as compare_variants
     from pipeline.demo import Airflow, Span, main_job, pages
+    from pipeline.lake import Lake
     from pipeline.report import HEADER, caption, columns, table_rows
 
     with _told():
