@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from pipeline.window import Window
 from tests.conftest import Stack
 from tests.distributed.test_identity import FIRST, LAST, in_four_jobs, in_one_job, line_up
 from tests.distributed.worlds import train_in_world
+from tests.services.light import LOOPBACK, listening
 
 WORKERS = 2
 VARIANT = "dcnv2_offset"
@@ -47,10 +49,16 @@ def test_one_job_through_ray_equals_four_jobs_without_it(stack: Stack, tmp_path:
     spec = tmp_path / "spec.json"
     spec.write_text(job.model_dump_json())
     environ = {**stack.environ, "WINDROW_LAKE": lakes[0].url}
-    done = subprocess.run(
-        ["windrow", "run", spec], env=environ, capture_output=True, text=True, timeout=300, check=False
-    )
-    assert done.returncode == 0, done.stderr
+    said = tmp_path / "said"
+    seen: dict[tuple[str, int], str] = {}
+    with said.open("w") as stream:
+        running = subprocess.Popen(["windrow", "run", spec], env=environ, stdout=stream, stderr=stream)
+        while running.poll() is None:
+            seen |= listening(stack.settings.home)
+            time.sleep(0.5)
+    assert running.returncode == 0, said.read_text()
+    assert any("RayTrainWorker" in who for who in seen.values())
+    assert {address: who for address, who in seen.items() if address[0] not in LOOPBACK} == {}
     train_in_world(WORKERS, lakes[1], in_four_jobs(lineup, VARIANT), tmp_path / "meeting")
 
     ray, plain = (StepStore(lake, "clicks").head(lineup.name, VARIANT, 0, LAST) for lake in lakes)
