@@ -460,9 +460,8 @@ def status(lineup: LineUpFile = None, as_json: AsJson = False) -> None:
         if cures:
             out.print(Text(cures), soft_wrap=True)
         for s in services:
-            out.print(
-                f"{s.name:24} {'up' if s.healthy else 'down':5} {s.address}{'' if s.healthy else f'  {s.detail}'}"
-            )
+            line = f"{s.name:24} {'up' if s.healthy else 'down':5} {s.address}"
+            out.print(line if s.healthy else f"{line}  {s.detail}", markup=False, soft_wrap=True)
 
 
 @app.command()

@@ -5,17 +5,22 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
 import sys
 import threading
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import ray
 import torch
+import torch.distributed as dist
 from ray import train
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.torch.config import _set_torch_distributed_env_vars, _TorchBackend
 from ray.train.v2.api.config import LoggingConfig
 from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 
@@ -67,7 +72,7 @@ def run_on_workers(
     trainer = TorchTrainer(
         work,
         train_loop_config={**config, "threads": workers.threads},
-        torch_config=TorchConfig(backend="nccl" if workers.use_gpu else "gloo"),
+        torch_config=OneAddress(backend="nccl" if workers.use_gpu else "gloo"),
         scaling_config=ScalingConfig(num_workers=workers.num_workers, use_gpu=workers.use_gpu),
         run_config=RunConfig(
             name=name,
@@ -157,3 +162,49 @@ def worker_device(threads: int) -> torch.device:
     cores = os.cpu_count() or 1
     torch.set_num_threads(threads or max(1, cores // train.get_context().get_local_world_size()))
     return device
+
+
+@dataclass
+class OneAddress(TorchConfig):
+    """How workers meet: as Ray Train lets them, but at the node's address alone, which is loopback on a laptop.
+
+    Ray's own way has the first worker listen on every interface, and whoever connects may write there.
+    """
+
+    @property
+    def backend_cls(self) -> type[_TorchBackend]:
+        """What starts the process group."""
+        return _MeetingBackend
+
+
+class _MeetingBackend(_TorchBackend):
+    def on_start(self, worker_group: Any, backend_config: OneAddress) -> None:
+        address = worker_group.execute_single(0, _open_meeting)
+        worker_group.execute(_set_torch_distributed_env_vars)
+        joining = [
+            worker_group.execute_single_async(
+                rank, _join_meeting, address, rank, len(worker_group), backend_config.backend, backend_config.timeout_s
+            )
+            for rank in range(len(worker_group))
+        ]
+        ray.get(joining)
+
+
+_meetings: list[dist.TCPStore] = []
+"""Those that this process holds, for as long as it lives."""
+
+
+def _open_meeting() -> tuple[str, int]:
+    host: str = ray.util.get_node_ip_address()
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listening = socket.create_server((host, 0), family=family)
+    port = int(listening.getsockname()[1])
+    store = dist.TCPStore(host, port, is_master=True, wait_for_workers=False, master_listen_fd=listening.detach())
+    _meetings.append(store)
+    return host, port
+
+
+def _join_meeting(address: tuple[str, int], rank: int, num_workers: int, backend: str, timeout_s: int) -> None:
+    timeout = timedelta(seconds=timeout_s)
+    store = dist.TCPStore(*address, is_master=False, timeout=timeout)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=num_workers, timeout=timeout)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from pipeline.window import Window
 from tests.conftest import Stack
 from tests.distributed.test_identity import FIRST, LAST, in_four_jobs, in_one_job, line_up
 from tests.distributed.worlds import train_in_world
+from tests.services.light import LOOPBACK, listening
 
 WORKERS = 2
 VARIANT = "dcnv2_offset"
@@ -48,17 +50,23 @@ def test_one_job_through_ray_equals_four_jobs_without_it(stack: Stack, tmp_path:
     spec = tmp_path / "spec.json"
     spec.write_text(job.model_dump_json())
     environ = {**stack.environ, "WINDROW_LAKE": lakes[0].url}
-    done = subprocess.run(
-        ["windrow", "run", spec], env=environ, capture_output=True, text=True, timeout=300, check=False
-    )
-    assert done.returncode == 0, done.stderr
+    answer, said = tmp_path / "answer", tmp_path / "said"
+    seen: dict[tuple[str, int], str] = {}
+    with answer.open("w") as out, said.open("w") as err:
+        running = subprocess.Popen(["windrow", "run", spec], env=environ, stdout=out, stderr=err)
+        while running.poll() is None:
+            seen |= listening(stack.settings.home)
+            time.sleep(0.5)
+    assert running.returncode == 0, said.read_text()
+    assert any("RayTrainWorker" in who for who in seen.values())
+    assert {address: who for address, who in seen.items() if address[0] not in LOOPBACK} == {}
     # What a person sees: who trains where, and a line per window. Ray tells more where several clusters run on a machine.
-    told = [line for line in done.stderr.splitlines() if "PlacementGroupCleaner" not in line]
-    assert len(told) == 5, done.stderr
+    told = [line for line in said.read_text().splitlines() if "PlacementGroupCleaner" not in line]
+    assert len(told) == 5, told
     assert all(
         f"{day} {VARIANT} seed 0: " in line for day, line in zip(Window.span(FIRST, LAST), told[1:], strict=True)
     )
-    (chain,) = json.loads(done.stdout)["chains"]
+    (chain,) = json.loads(answer.read_text())["chains"]
     assert (chain["variant"], chain["seed"], chain["window"]) == (VARIANT, 0, LAST.name)
     train_in_world(WORKERS, lakes[1], in_four_jobs(lineup, VARIANT), tmp_path / "meeting")
 

@@ -17,19 +17,7 @@ from pipeline.services.commands import commands
 from pipeline.services.folder import run_folder
 from pipeline.settings import Settings
 from tests.conftest import fresh_settings
-from tests.services.light import processes_of
-
-LOOPBACK = {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
-
-
-def listening(home: Path) -> dict[tuple[str, int], str]:
-    """Every address where a process of a home listens, with its command line."""
-    ours = {process.pid: process for process in processes_of(home)}
-    return {
-        (connection.laddr.ip, connection.laddr.port): " ".join(ours[connection.pid].cmdline())
-        for connection in psutil.net_connections("tcp")
-        if connection.status == psutil.CONN_LISTEN and connection.pid in ours
-    }
+from tests.services.light import LOOPBACK, listening, processes_of
 
 
 def is_private(folder: Path) -> bool:
