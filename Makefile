@@ -50,7 +50,7 @@ format: setup ## put the code into its format
 	ruff format .
 
 test: setup browser ## run the tests
-	python -m pytest $(ARGS)
+	python -m pytest -n 2 --dist loadgroup $(ARGS)
 
 test-long: setup ## run the same properties over many more cases (up to 90 minutes)
 	python -m pytest -m long $(ARGS)

@@ -56,6 +56,13 @@ def fresh_settings(home: Path) -> Settings:
     )
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Two processes share the tests: those of a file stay together, for its fixtures; and those that need services."""
+    for item in items:
+        services = "stack" in getattr(item, "fixturenames", ()) or item.get_closest_marker("services")
+        item.add_marker(pytest.mark.xdist_group("services" if services else item.path.stem))
+
+
 @pytest.fixture(scope="session")
 def root() -> Path:
     """The checkout."""
