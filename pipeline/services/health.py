@@ -30,7 +30,7 @@ def services_status(settings: Settings | None = None) -> list[ServiceStatus]:
     return [
         *_airflow(settings, kept),
         _asked("mlflow", f"{settings.tracking_uri}/health", {}),
-        _asked("ray", f"{settings.ray_dashboard}/api/jobs/", bearer),
+        _ray(f"{settings.ray_dashboard}/api/v0/nodes", bearer),
         ServiceStatus(
             name="supervisor",
             address=str(supervisor.log),
@@ -74,9 +74,21 @@ def _asked(name: str, url: str, headers: Mapping[str, str]) -> ServiceStatus:
     return ServiceStatus(name=name, address=url, healthy=True, detail="healthy")
 
 
-def _get(url: str, headers: Mapping[str, str]) -> httpx.Response:
+def _ray(url: str, headers: Mapping[str, str]) -> ServiceStatus:
+    """Its pages are up before a node has joined that could run a job, and stay up when the last one has gone."""
+    alive = {"filter_keys": "state", "filter_predicates": "=", "filter_values": "ALIVE", "limit": "1"}
+    try:
+        found = _get(url, headers, alive).raise_for_status().json()
+        num_nodes = found["data"]["result"]["num_filtered"]
+    except (httpx.HTTPError, ValueError, LookupError, TypeError) as error:
+        return ServiceStatus(name="ray", address=url, healthy=False, detail=_reason(error))
+    detail = "healthy" if num_nodes else "no node has joined"
+    return ServiceStatus(name="ray", address=url, healthy=bool(num_nodes), detail=detail)
+
+
+def _get(url: str, headers: Mapping[str, str], params: Mapping[str, str] | None = None) -> httpx.Response:
     # A proxy of the environment has no business with these addresses.
-    return httpx.get(url, headers=dict(headers), timeout=5.0, trust_env=False)
+    return httpx.get(url, headers=dict(headers), params=params, timeout=5.0, trust_env=False)
 
 
 def _reason(error: Exception) -> str:
