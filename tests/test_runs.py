@@ -116,14 +116,22 @@ def test_recording_a_span_costs_a_few_requests_a_chain(lake: Lake, wire: Wire, n
     ],
 )
 def test_an_outage_neither_fails_nor_delays_training_and_the_next_job_records_what_is_missing(
-    lake: Lake, wire: Wire, name: str, state: Literal["cut", "jammed"], since: str, caplog: pytest.LogCaptureFixture
+    lake: Lake,
+    wire: Wire,
+    name: str,
+    state: Literal["cut", "jammed"],
+    since: str,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     chosen = lineup(name=name)
     session = recorder(lake, chosen, wire, pause_s=0.2)
     if since == "the middle":
         train(lake, chosen, 2, recorder=session)
     wire.set(state)
-    made = record(lake, chosen, 4, session)
+    with monkeypatch.context() as patched:
+        patched.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+        made = record(lake, chosen, 4, session)
     assert len(made) == 4
     assert session.lost
     assert session.seconds < 30, "bounded however long the server says nothing"
