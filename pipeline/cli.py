@@ -176,6 +176,7 @@ def _join(settings: Settings) -> None:
             os.environ.setdefault(name, value)
         elif name.lower() == "no_proxy":
             os.environ[name] = value
+    os.environ.setdefault("RAY_DEDUP_LOGS", "0")  # it takes the lines of several windows for one
 
 
 @app.callback()

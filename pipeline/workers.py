@@ -77,7 +77,8 @@ def run_on_workers(
         run_config=RunConfig(
             name=name,
             storage_path=storage,
-            logging_config=LoggingConfig(log_level="WARNING"),
+            # What goes wrong for good, `fit` raises; the rest stands in Ray's own log files.
+            logging_config=LoggingConfig(log_level="CRITICAL"),
             failure_config=FailureConfig(
                 max_failures=MAX_WORKER_FAILURES, controller_failure_limit=1, max_preemption_failures=10
             ),
@@ -117,10 +118,10 @@ def _join(address: str, workers: Workers) -> None:
     if address == "local" or address.startswith("127.0.0.1:"):  # others may grow
         require_room(workers, offered, f"the Ray cluster at {address}")
     log.info(
-        "starting %d of %d possible workers on the Ray cluster at %s",
+        "starting %d workers on the Ray cluster at %s as soon as so many of its %d cores are free",
         workers.num_workers,
-        offered.get("CPU", 0),
         address,
+        offered.get("CPU", 0),
     )
 
 
@@ -131,7 +132,7 @@ def _told(error: BaseException) -> str:
 
 
 def quiet(level: int) -> None:
-    """Let a worker tell what this program tells, and warnings.
+    """Let worker 0 tell what this program tells, and every worker warnings.
 
     TorchRec and FBGEMM tell every library, batch and table. To be called before they are imported.
 
@@ -139,7 +140,7 @@ def quiet(level: int) -> None:
         level: of this program's own log.
     """
     logging.getLogger().setLevel(logging.WARNING)
-    logging.getLogger("pipeline").setLevel(level)
+    logging.getLogger("pipeline").setLevel(level if train.get_context().get_world_rank() == 0 else logging.WARNING)
     for about_itself in ("torch.fx._symbolic_trace", "torchrec.distributed.planner.storage_reservations"):
         logging.getLogger(about_itself).setLevel(logging.ERROR)
     warnings.simplefilter("ignore", FutureWarning)  # of TorchRec about itself

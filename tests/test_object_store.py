@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 
 import httpx
 import pytest
 from moto.server import ThreadedMotoServer
 
 from operators.inputs import still_missing
+from pipeline.gc import leftovers, sweep
 from pipeline.lake import Conflict, Lake
+from pipeline.tensors import INDEX, Stored
+from tests.training import DAY, lineup, publish, train, windows
 
 PATH = "windows/clicks/window=2026-01-01/manifest.json"
 
@@ -56,7 +60,7 @@ def test_of_two_that_replace_at_the_same_moment_one_is_told(url: str, monkeypatc
     first.create(PATH, {"rows": 1})
     read = second._get(PATH)
     first.replace(PATH, {"rows": 2}, {"rows": 1})
-    monkeypatch.setattr(second, "_get", lambda path: read)
+    monkeypatch.setattr(second, "_get", lambda *_: read)
     with pytest.raises(Conflict):
         second.replace(PATH, {"rows": 3}, {"rows": 1})
     assert first.read(PATH) == {"rows": 2}
@@ -67,3 +71,24 @@ def test_an_operator_finds_what_it_waits_for(url: str) -> None:
     assert still_missing(url, needed) == needed
     Lake(url).create(PATH, {"rows": 1})
     assert still_missing(url, needed).keys() == {"heads/none.json"}
+
+
+def test_a_chain_goes_on_from_its_checkpoint_and_what_nobody_names_goes(url: str) -> None:
+    """Bit for bit as on a disk, and without a directory to make or to remove."""
+    lake = Lake(url)
+    publish(lake, windows(2))
+    train(lake, lineup(), 1)
+    (made,) = train(lake, lineup(), 1, first=DAY.shift(1), start="parent").values()
+    assert made.checkpoint is not None
+    stored = Stored(lake, made.checkpoint, made.checkpoint_files)
+    assert sum(len(stored.tensors(name)) for name in made.checkpoint_files if name != INDEX) > 10
+    lake.put_bytes("steps/sim/0123456789abcdef/gen-dead/checkpoint/x", b"12345")
+    later = datetime.now(UTC) + timedelta(days=2)
+    before = {file.path for file in lake.files_below("steps")}
+    assert [each.path for each in sweep(lake, leftovers(lake, timedelta(hours=24), later))] == [
+        "steps/sim/0123456789abcdef/gen-dead"
+    ]
+    assert before - {file.path for file in lake.files_below("steps")} == {
+        "steps/sim/0123456789abcdef/gen-dead/checkpoint/x"
+    }
+    assert len(train(lake, lineup(), 2)) == 2
