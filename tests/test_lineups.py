@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.dataset import read_manifest
+from pipeline.errors import BadInput
 from pipeline.lake import Lake
 from pipeline.lineup import LineUp, LineUpError, SimulatedSource, load_lineup
 from pipeline.lineups import DEMO, ONLINE_DAYS, at_home, lineup_path, lineup_paths, moved, yesterday
@@ -75,7 +76,7 @@ def test_a_line_up_that_is_named_goes_before_the_homes(tmp_path: Path) -> None:
     assert load_lineup(at_home(mine)) == load_lineup(DEMO)
     assert not (tmp_path / "lineups").exists()
     missing = home(tmp_path, WINDROW_LINEUP=str(tmp_path / "mine.yaml"))
-    with pytest.raises(LineUpError, match=r"line-up.* at .*mine\.yaml: No such file"):
+    with pytest.raises(BadInput, match=r"line-up.* at .*mine\.yaml: No such file"):
         load_lineup(at_home(missing))
 
 
