@@ -33,7 +33,7 @@ class Dates:
         for path in lineup_paths().values():
             try:
                 lineup = load_lineup(path)
-            except LineUpError:
+            except BadInput:
                 continue  # a broken file must not take the forms with it
             source, online = lineup.dataset.source, lineup.online_start
             first = source.origin if isinstance(source, SimulatedSource) else source.first
