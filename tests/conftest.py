@@ -56,10 +56,12 @@ def fresh_settings(home: Path) -> Settings:
     )
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Two processes share the tests: those of a file stay together, for its fixtures; and those that need services."""
     for item in items:
-        services = "stack" in getattr(item, "fixturenames", ()) or item.get_closest_marker("services")
+        services = any("stack" in name for name in getattr(item, "fixturenames", ()))
+        services = services or item.get_closest_marker("services") is not None
         item.add_marker(pytest.mark.xdist_group("services" if services else item.path.stem))
 
 
