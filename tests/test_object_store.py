@@ -61,11 +61,7 @@ def test_of_two_that_replace_at_the_same_moment_one_is_told(url: str, monkeypatc
     found, read_now = second._get(PATH), second._get
     answers = iter([found])
     first.replace(PATH, {"rows": 2}, {"rows": 1})
-<<<<<<< HEAD
-    monkeypatch.setattr(second, "_get", lambda *_: read)
-=======
     monkeypatch.setattr(second, "_get", lambda *asked: next(answers, None) or read_now(*asked))
->>>>>>> machine
     with pytest.raises(Conflict):
         second.replace(PATH, {"rows": 3}, {"rows": 1})
     assert first.read(PATH) == {"rows": 2}
