@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import pickle
 import subprocess
 import time
 from pathlib import Path
@@ -11,6 +13,7 @@ import pytest
 import torch
 from mlflow import MlflowClient
 
+from pipeline.job import TrainJob
 from pipeline.lake import Lake
 from pipeline.simulator import SimulatorConfig, simulate
 from pipeline.steps import StepManifest, StepStore
@@ -20,6 +23,7 @@ from tests.conftest import Stack
 from tests.distributed.test_identity import FIRST, LAST, in_four_jobs, in_one_job, line_up
 from tests.distributed.worlds import train_in_world
 from tests.services.light import LOOPBACK, listening
+from tests.test_checkpoint import Payload, tensor_file
 
 WORKERS = 2
 VARIANT = "dcnv2_offset"
@@ -90,3 +94,39 @@ def test_one_job_through_ray_equals_four_jobs_without_it(stack: Stack, tmp_path:
     assert sorted(run.data.tags["windrow.phase"] for run in stages) == ["historical", "online"]
     assert {run.info.status for run in (curve, *stages)} == {"FINISHED"}
     assert sum(len(run.inputs.dataset_inputs) for run in stages) == 4
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("known", [False, True], ids=["digest differs", "digest rewritten"])
+def test_a_worker_runs_nothing_that_lies_in_the_lake(stack: Stack, tmp_path: Path, known: bool) -> None:
+    """A pickle under the name of torch's own index, and one in the place of the tensors: refused by name, never opened."""
+    lake = Lake(str(tmp_path / "lake"))
+    simulate(lake, "clicks", SimulatorConfig.tiny(rows_per_window=500, num_lists=1), Window.span(FIRST, FIRST.next()))
+    lineup = line_up("malice", 1)
+    parent = TrainJob(lineup=lineup, variants=(VARIANT,), first=FIRST, last=FIRST, start="scratch")
+    train_in_world(1, lake, [parent], tmp_path / "meeting")
+    store = StepStore(lake, "clicks")
+    step = store.head(lineup.name, VARIANT, 0, FIRST)
+    assert step is not None
+    assert step.checkpoint is not None
+    mark = tmp_path / "ran"
+    code = pickle.dumps(Payload(mark))
+    name = tensor_file(step)
+    for each in (name, ".metadata"):
+        (lake.root / step.checkpoint / each).write_bytes(code)
+    if known:
+        files = {**step.checkpoint_files, name: hashlib.sha256(code).hexdigest()}
+        path = store.path(step.key)
+        lake.replace(path, {**step.model_dump(mode="json"), "checkpoint_files": files}, lake.read(path))
+    spec = tmp_path / "spec.json"
+    day = FIRST.next()
+    go_on = TrainJob(lineup=lineup, variants=(VARIANT,), first=day, last=day, start="parent")
+    spec.write_text(go_on.model_dump_json())
+    environ = {**stack.environ, "WINDROW_LAKE": lake.url}
+    done = subprocess.run(
+        ["windrow", "run", spec], env=environ, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 2, done.stderr
+    assert f"{name} cannot be trusted, nothing of it was used" in " ".join(done.stderr.split())
+    assert not mark.exists()
+    assert store.head(lineup.name, VARIANT, 0, day) is None
