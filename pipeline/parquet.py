@@ -4,7 +4,7 @@ A file is plain Parquet to any other tool, with an index in the gap before the f
 
     "PAR1" | column chunks, row group by row group | index | footer, its length, "PAR1"
 
-The index holds the edges of all chunks and then an XXH3 of each, 64 bits little-endian every one. What stands from the
+The index holds the edges of all chunks and then an XXH3 of each, 64 bits little-endian every one, as this machine's are. What stands from the
 index on is the file's tail, and the manifest that names the file has the tail's SHA-256: so whoever reads a tenth of a
 file verifies that tenth. Parquet's own page checksums leave footer and page headers open, and cost more to verify.
 """
@@ -200,28 +200,29 @@ class _OpenPart:
     def __init__(self, lake: Lake, part: Part, room: Callable[[int], memoryview]) -> None:
         self._lake, self._part = lake, part
         self._file = open(lake.root / part.path, "rb", buffering=0) if lake.is_local else None
+        self._fd = -1 if self._file is None else self._file.fileno()
         self._check_size()
         self._scratch = scratch = room(part.num_bytes)
         edge = part.num_bytes - part.tail_bytes
         self._fetch(edge, part.num_bytes)
-        tail = bytes(scratch[edge : part.num_bytes])
-        if hashlib.sha256(tail).hexdigest() != part.tail_digest:
+        if hashlib.sha256(scratch[edge : part.num_bytes]).hexdigest() != part.tail_digest:
             raise _Mismatch("its footer, or the index before it, has another digest than its manifest says")
-        metadata = pq.read_metadata(pa.BufferReader(tail))
+        self._parquet = pq.ParquetFile(pa.BufferReader(pa.py_buffer(scratch[: part.num_bytes])), pre_buffer=False)
+        metadata = self._parquet.metadata
+        self.columns: pa.Schema = self._parquet.schema_arrow
         self.num_groups, self._num_columns = metadata.num_row_groups, metadata.num_columns
         if (metadata.num_rows, self.num_groups) != (part.num_rows, part.num_row_groups):
             raise _Mismatch(f"it has {metadata.num_rows} rows in {self.num_groups} row groups, unlike its manifest")
         num_chunks = self.num_chunks = self.num_groups * self._num_columns
-        if 8 * (2 * num_chunks + 1) + metadata.serialized_size + 8 != part.tail_bytes:
+        num_bytes = 8 * (2 * num_chunks + 1)
+        if num_bytes + metadata.serialized_size + 8 != part.tail_bytes:
             raise _Mismatch("its index is not that of its row groups")
-        index = np.frombuffer(tail, "<u8", 2 * num_chunks + 1)
-        edges = index[: num_chunks + 1]
+        index = bytes(scratch[edge : edge + num_bytes])
+        edges = np.frombuffer(index, np.uint64, num_chunks + 1)
         if edges[-1] != edge or (edges[1:] < edges[:-1]).any():
             raise _Mismatch("its index does not tile it")
-        self._edges, self._digests = edges.tolist(), index[num_chunks + 1 :].tolist()
-        file = pa.BufferReader(pa.py_buffer(scratch[: part.num_bytes]))
-        self._parquet = pq.ParquetFile(file, metadata=metadata, pre_buffer=False)
-        self.columns: pa.Schema = self._parquet.schema_arrow
+        numbers = memoryview(index).cast("Q")
+        self._edges, self._digests = numbers[: num_chunks + 1], numbers[num_chunks + 1 :]
         self._choices: dict[tuple[str, ...] | None, _Choice] = {}
 
     def close(self) -> None:
@@ -232,12 +233,12 @@ class _OpenPart:
         chosen = self._choices.get(columns)
         if chosen is None:
             chosen = self._choices[columns] = _Choice.of(self.columns.names, columns)
-        base, edges, scratch = group * self._num_columns, self._edges, self._scratch
+        base, edges, digests, scratch = group * self._num_columns, self._edges, self._digests, self._scratch
         for first, last in chosen.runs:
             self._fetch(edges[base + first], edges[base + last])
         for place in chosen.places:
             chunk = base + place
-            if xxhash.xxh3_64_intdigest(scratch[edges[chunk] : edges[chunk + 1]]) != self._digests[chunk]:
+            if xxhash.xxh3_64_intdigest(scratch[edges[chunk] : edges[chunk + 1]]) != digests[chunk]:
                 name = self.columns.names[place]
                 raise _Mismatch(f"column {name!r} of row group {group} has another digest than what was written")
         table = self._parquet.reader.read_row_group(group, column_indices=chosen.places, use_threads=False)
@@ -260,7 +261,7 @@ class _OpenPart:
         """Read the bytes from `first` to before `last` into their place."""
         into = self._scratch[first:last]
         if self._file is not None:
-            num_bytes = os.preadv(self._file.fileno(), [into], first)
+            num_bytes = os.preadv(self._fd, [into], first)
         else:
             found = memoryview(obstore.get_range(self._lake.store, self._part.path, start=first, end=last))
             num_bytes = len(found)

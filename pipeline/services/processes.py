@@ -14,6 +14,9 @@ MARK = "WINDROW_SERVICES_OF"
 SERVICE = "WINDROW_SERVICE"
 """Holds the name of the service that a process belongs to; those that start and watch the services have none."""
 
+KILLED_S = 30.0
+"""How long a killed process may take to be gone, on a machine that is busy with others."""
+
 BUSY = "airflow worker -- LocalExecutor"
 IDLE = "<idle>"
 
@@ -39,18 +42,18 @@ def end(find: Callable[[], list[psutil.Process]], patience_s: float) -> list[psu
 
     Args:
         find: looks for the processes that shall end.
-        patience_s: seconds until those that were asked are killed, and until those that were killed are given up.
+        patience_s: seconds until those that were asked are killed.
 
     Returns:
         Those that can't be ended.
     """
     processes: list[psutil.Process] = []
-    for act in (psutil.Process.terminate, psutil.Process.kill):
-        deadline = time.monotonic() + patience_s
+    for act, limit_s in ((psutil.Process.terminate, patience_s), (psutil.Process.kill, KILLED_S)):
+        deadline = time.monotonic() + limit_s
         while (processes := find()) and time.monotonic() < deadline:
             for process in processes:
                 signal(process, act)
-            psutil.wait_procs(processes, timeout=min(patience_s, 3.0))
+            psutil.wait_procs(processes, timeout=min(limit_s, 3.0))
     return processes
 
 
