@@ -49,8 +49,14 @@ format: setup ## put the code into its format
 	ruff check --fix .
 	ruff format .
 
-test: setup browser ## run the tests
-	python -m pytest -n 2 --dist loadgroup $(ARGS)
+# In two processes what needs no services, then one after the other what starts Airflow, MLflow and Ray.
+test: setup browser ## run the tests, or those that ARGS names
+ifdef ARGS
+	python -m pytest $(ARGS)
+else
+	python -m pytest -n 2 --dist loadfile -m "not services and not long"
+	python -m pytest -m "services and not long"
+endif
 
 test-long: setup ## run the same properties over many more cases (up to 90 minutes)
 	python -m pytest -m long $(ARGS)

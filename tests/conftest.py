@@ -56,13 +56,12 @@ def fresh_settings(home: Path) -> Settings:
     )
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
+@pytest.hookimpl(tryfirst=True)  # before tests are chosen by their marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Two processes share the tests: those of a file stay together, for its fixtures; and those that need services."""
+    """Whatever asks for a stack needs services: `make test` runs these tests by themselves."""
     for item in items:
-        services = any("stack" in name for name in getattr(item, "fixturenames", ()))
-        services = services or item.get_closest_marker("services") is not None
-        item.add_marker(pytest.mark.xdist_group("services" if services else item.path.stem))
+        if any("stack" in name for name in getattr(item, "fixturenames", ())):
+            item.add_marker("services")
 
 
 @pytest.fixture(scope="session")

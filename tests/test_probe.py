@@ -77,7 +77,7 @@ def test_training_with_nothing_running_says_what_to_start(
 
 
 def test_the_demo_without_airflow_says_what_to_start(environ: dict[str, str], tmp_path: Path) -> None:
-    ran = CliRunner().invoke(app, ["demo", "-l", written(tmp_path)])
+    ran = CliRunner().invoke(app, ["demo"])
     assert ran.exit_code == TRY_AGAIN, ran.output
     assert "Airflow does not answer at" in ran.output
     assert "run `windrow up` first" in ran.output
