@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, Strict, model_validator
 
-from pipeline.errors import BadInput, nearest, shown
+from pipeline.errors import BadInput, nearest, shown, shown_path
 
 MAX_BYTES = 1 << 20
 """A line-up of a thousand variants and a schema of ten thousand columns have less."""
@@ -69,7 +69,7 @@ def read_text(path: str | Path, what: str, max_bytes: int = MAX_BYTES) -> str:
         if isinstance(error, BadInput):
             raise
         reason = error.strerror if isinstance(error, OSError) else error
-        raise BadInput(f"cannot read {what} at {shown(str(path))[1:-1]}: {reason}: check the path") from None
+        raise BadInput(f"cannot read {what} at {shown_path(path)}: {reason}: check the path") from None
     if len(content) > max_bytes:
         raise BadInput(f"{what} has at most {max_bytes:,} bytes, got more in {path}: check that it is the right file")
     return decoded(content, str(path))

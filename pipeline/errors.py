@@ -15,7 +15,7 @@ MAX_FAULTS = 6
 """Faults of one document that are told; a person mends these and asks again."""
 MAX_VALUE = 80
 """Characters of a value that a message shows."""
-MAX_MESSAGE, MAX_LINES = 1_600, 10
+MAX_MESSAGE, MAX_LINES, MAX_PATH = 1_600, 10, 300
 """Characters and lines of a whole message: what a person reads at one look, whatever was given."""
 
 _PHRASES = {
@@ -128,6 +128,12 @@ def shown(value: object) -> str:
     """A value as a message shows it: its beginning, however long it is."""
     text = f"{value:%Y-%m-%d}" if isinstance(value, date) else f"{value!r:.{MAX_VALUE + 1}}"
     return text if len(text) <= MAX_VALUE else f"{text[:MAX_VALUE]}..."
+
+
+def shown_path(path: object) -> str:
+    """A file's path as a message shows it: its end, with the file's name, however long it is."""
+    text = str(path)
+    return text if len(text) <= MAX_PATH else f"...{text[-MAX_PATH:]}"
 
 
 def nearest(name: object, known: Collection[str]) -> str:

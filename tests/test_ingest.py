@@ -22,6 +22,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipeline.dataset import WindowManifest, read_manifest, read_row_group, require_manifest
+from pipeline.errors import BadInput
 from pipeline.ingest import IngestError, ingest
 from pipeline.lake import Lake, LakeError
 from pipeline.parsing import transformed
@@ -470,7 +471,7 @@ def pipe(path: Path) -> str:
         ),
         (pipe, "a source is a file or a folder, got a pipe or a device at .*: write it to a file"),
         (lambda path: str(path), "a source names one file or more, got none at .*check the path"),
-        (lambda path: "nowhere://x/y", "URL is one that pyarrow can open, got 'nowhere://x/y'"),
+        (lambda path: "nowhere://x/y", "'nowhere://x/y' cannot be opened: .*: check the address"),
     ],
 )
 def test_a_bad_file_is_named_and_spoils_no_window(
@@ -479,7 +480,7 @@ def test_a_bad_file_is_named_and_spoils_no_window(
     good = as_csv(rows(30), tmp_path / "good")
     before = ingest(lake, "log", SCHEMA, [good])
     more = as_csv(rows(60, seed=9), tmp_path / "more")
-    with pytest.raises(IngestError, match=message):
+    with pytest.raises(BadInput, match=message):
         ingest(lake, "log", SCHEMA, [more, spoil(tmp_path / "spoilt")])
     for manifest in before:
         assert read_manifest(lake, "log", manifest.window) == manifest
