@@ -49,7 +49,7 @@ class FromParquet:
             model=ModelConfig(size=widths),
             optimizer=_optimizer(rates),
             selection=All(),
-            evaluation=EvaluationConfig(max_rows=2**31),
+            evaluation=EvaluationConfig(max_rows=2**31 - 1),
             seed=SEED,
         )
         self.trainer = _trainer(examples, widths, rates)
