@@ -17,11 +17,12 @@ from pydantic import Field, model_validator
 
 from pipeline import job, parquet
 from pipeline.account import FileAccount, balance
+from pipeline.canonical import Digest
 from pipeline.damage import Damaged
 from pipeline.documents import Frozen
 from pipeline.generation import Generation
 from pipeline.lake import Conflict, Lake, LakeError, checked_name
-from pipeline.parquet import PART_ROWS, Digest, Part, PartWriter
+from pipeline.parquet import PART_ROWS, Part, PartWriter
 from pipeline.schema import Schema
 from pipeline.window import Window
 

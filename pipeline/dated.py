@@ -18,7 +18,7 @@ _DATE = "{date}"
 _NEAR = range(-2, 3)  # a day of one zone overlaps the day of that name in any other, but for a few hours on either side
 
 
-class MissingFile(IngestError):
+class MissingSource(IngestError):
     """A window needs a file that is not there."""
 
 
@@ -75,13 +75,13 @@ class DatedLog:
         """The files with that day in their name.
 
         Raises:
-            MissingFile: one of them is not there; the message names it, and the window that needs it.
+            MissingSource: one of them is not there; the message names it, and the window that needs it.
         """
         paths = self._paths(day)
         try:
             return find_sources(paths) if paths else []
         except NoSource as error:
-            raise MissingFile(
+            raise MissingSource(
                 f"window {window} needs the files of {day}, got none at {error.source}: wait for it, check the path, or "
                 f"say with `files_zone` at which zone's midnight files are cut (now {self.files_zone})"
             ) from None

@@ -24,11 +24,11 @@ from pipeline.lake import Lake, checked_name
 from pipeline.parsing import EPOCH
 from pipeline.records import read_pieces
 from pipeline.schema import Schema
-from pipeline.sources import IngestError, SourceFile, find_sources
+from pipeline.sources import IngestError, SourceFile
 from pipeline.staging import FILE, NOWHERE, Stage, StagedFile, Stager, counted, quarantine_schema
 from pipeline.window import Window
 
-__all__ = ["Cut", "IngestError", "Ingested", "LogFile", "ingest", "ingest_files"]
+__all__ = ["Cut", "IngestError", "Ingested", "LogFile", "ingest"]
 
 Cut: TypeAlias = Literal["event_time", "file_per_window", "equal"]
 
@@ -79,79 +79,6 @@ def ingest(
     lake: Lake,
     dataset: str,
     schema: Schema,
-    sources: list[str],
-    *,
-    first: Window | None = None,
-    windows: list[Window] | None = None,
-    cut: Cut = "event_time",
-    count: int | None = None,
-    max_quarantine_share: float = 0.01,
-    force: bool = False,
-    row_group_size: int = ROW_GROUP_SIZE,
-    memory_bytes: int = MEMORY_BYTES,
-    staging: str | None = None,
-    progress: Callable[[str], None] | None = None,
-) -> list[WindowManifest]:
-    """Publish the windows of a raw log.
-
-    With `cut="event_time"` the schema's event time says which window a row belongs to. Rows of days that were not
-    asked for are other windows' business and are neither published nor quarantined; an event time that is missing,
-    unreadable, before 1990 or after 2099 lies outside every window and sends its row to the quarantine.
-
-    A log without times is cut in the natural order of its files' addresses (`day_2` before `day_10`), whatever the
-    order in which they are given: `file_per_window` makes the files consecutive windows from `first` on, `equal` cuts
-    all rows into `count` windows of the same size. Rows are spread evenly over their day.
-
-    Records go to the quarantine one by one, each with its reason. A declared id that occurs more than once in a window
-    keeps its earliest row. A record without a usable time has one home, whatever the windows asked for: the day in its
-    file's name, else the day of the file's earliest time, else of the log's. Nothing is published before the whole log
-    has been read, its records counted against the files' own count, and the shares checked.
-
-    Args:
-        lake: where to.
-        dataset: the data set's name.
-        schema: what the columns mean.
-        sources: local paths, globs or directories, or URLs that pyarrow can open.
-        first: the first window of a log without times.
-        windows: publish these only; each must have rows. All that the log holds by default.
-        cut: how rows find their window.
-        count: number of windows of an `equal` cut.
-        max_quarantine_share: of the rows of the log and of each window, how many may be quarantined.
-        force: publish new generations even of windows that already say the same.
-        row_group_size: rows of a row group.
-        memory_bytes: about what may be held in memory; the rest of the log waits on disk.
-        staging: local directory for what waits on disk, up to the size of the log; the system's own by default.
-        progress: told line by line what is being done.
-
-    Returns:
-        The manifests of the published windows, in order of time.
-
-    Raises:
-        IngestError: the log cannot become windows as asked; nothing has been published.
-        LakeError: the data set's name would leave the lake, or somebody else published a window meanwhile.
-    """
-    return ingest_files(
-        lake,
-        dataset,
-        schema,
-        [LogFile(source) for source in find_sources(sources)],
-        first=first,
-        windows=windows,
-        cut=cut,
-        count=count,
-        max_quarantine_share=max_quarantine_share,
-        force=force,
-        row_group_size=row_group_size,
-        memory_bytes=memory_bytes,
-        staging=staging,
-        progress=progress,
-    ).manifests
-
-
-def ingest_files(
-    lake: Lake,
-    dataset: str,
-    schema: Schema,
     files: Sequence[LogFile],
     *,
     first: Window | None = None,
@@ -166,18 +93,43 @@ def ingest_files(
     progress: Callable[[str], None] | None = None,
     found: Callable[[Found], None] | None = None,
 ) -> Ingested:
-    """As `ingest`, for files that may have a day in their name, with the account of each.
+    """Publish the windows of a raw log, and account for each record of its files.
+
+    With `cut="event_time"` the schema's event time says which window a row belongs to. Rows of days that were not
+    asked for are other windows' business and are neither published nor quarantined; an event time that is missing,
+    unreadable, before 1990 or after 2099 lies outside every window and sends its row to the quarantine.
+
+    A log without times is cut in the order of its files: `file_per_window` makes them consecutive windows from `first` on,
+    `equal` cuts all rows into `count` windows of the same size, and files with a day in their name are that day's window.
+    Rows are spread evenly over their day.
+
+    Records go to the quarantine one by one, each with its reason. A declared id that occurs more than once in a window
+    keeps its earliest row. A record without a usable time has one home, whatever the windows asked for: the day in its
+    file's name, else the day of the file's earliest time, else of the log's. Nothing is published before the whole log
+    has been read, its records counted against the files' own count, and the shares checked.
 
     Args:
-        lake, dataset, schema, windows, max_quarantine_share, force, row_group_size, memory_bytes, staging, progress:
-            as in `ingest`.
+        lake: where to.
+        dataset: the data set's name.
+        schema: what the columns mean.
         files: all of them with a day in their name, or none of them, where the log has no times.
-        first, cut, count: as in `ingest`; not for a log without times whose files have days, each of which is a window.
+        first: the first window of a log without times, unless its files have days.
+        windows: publish these only; each must have rows. All that the log holds by default.
+        cut: how rows find their window.
+        count: number of windows of an `equal` cut.
+        max_quarantine_share: of the rows of the log and of each window, how many may be quarantined.
+        force: publish new generations even of windows that already say the same.
+        row_group_size: rows of a row group.
+        memory_bytes: about what may be held in memory; the rest of the log waits on disk.
+        staging: local directory for what waits on disk, up to the size of the log; the system's own by default.
+        progress: told line by line what is being done.
         found: told, before anything is published, which windows the files have records of.
 
     Raises:
-        IngestError: as `ingest`.
+        IngestError: the log cannot become windows as asked; nothing has been published.
         Imbalance: records were lost between the files and the windows; nothing of it has been published.
+        LakeError: the data set's name would leave the lake.
+        Conflict: somebody else published a window meanwhile.
     """
     checked_name(dataset)
     by_day = schema.event_time == "synthetic" and all(file.day is not None for file in files)

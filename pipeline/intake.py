@@ -10,7 +10,7 @@ from pipeline.account import FileAccount
 from pipeline.dataset import WindowManifest, read_manifest, window_prefix
 from pipeline.dated import DatedLog
 from pipeline.documents import Frozen
-from pipeline.ingest import Found, LogFile, ingest_files
+from pipeline.ingest import Found, LogFile, ingest
 from pipeline.lake import Conflict, Lake
 from pipeline.lineup import LogSource
 from pipeline.schema import Schema
@@ -149,7 +149,7 @@ class _Run:
         """What a window is published from, by address.
 
         Raises:
-            MissingFile: one of the files is not there.
+            MissingSource: one of the files is not there.
         """
         files = {file.address: LogFile(file) for file in self.undated}
         if self.log.is_dated:
@@ -191,7 +191,7 @@ class _Run:
                     self._note_strays(address, counts)
 
         in_order = not self.log.has_times and not self.log.is_dated
-        done = ingest_files(
+        done = ingest(
             self.lake,
             self.dataset,
             self.log.schema,

@@ -4,7 +4,7 @@ A file is plain Parquet to any other tool, with an index in the gap before the f
 
     "PAR1" | column chunks, row group by row group | index | footer, its length, "PAR1"
 
-The index holds the edges of all chunks and then an XXH3 of each, 64 bits little-endian every one, as this machine's are. What stands from the
+The index holds the edges of all chunks and then an XXH3 of each, 64 bits little-endian every one. What stands from the
 index on is the file's tail, and the manifest that names the file has the tail's SHA-256: so whoever reads a tenth of a
 file verifies that tenth. Parquet's own page checksums leave footer and page headers open, and cost more to verify.
 """
@@ -17,7 +17,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +27,7 @@ import pyarrow.parquet as pq
 import xxhash
 from pydantic import Field, model_validator
 
+from pipeline.canonical import Digest
 from pipeline.damage import Damaged, MissingFile
 from pipeline.documents import Frozen
 from pipeline.lake import Lake, LakePath
@@ -39,9 +40,6 @@ PART_BYTES = 1 << 26
 _MAGIC = b"PAR1"
 _OPEN_FILES = 64
 _OPEN_CHUNKS = 1 << 16
-
-Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-"""A SHA-256 in hex."""
 
 
 class Part(Frozen):
@@ -218,10 +216,10 @@ class _OpenPart:
         if num_bytes + metadata.serialized_size + 8 != part.tail_bytes:
             raise _Mismatch("its index is not that of its row groups")
         index = bytes(scratch[edge : edge + num_bytes])
-        edges = np.frombuffer(index, np.uint64, num_chunks + 1)
+        edges = np.frombuffer(index, "<u8", num_chunks + 1)
         if edges[-1] != edge or (edges[1:] < edges[:-1]).any():
             raise _Mismatch("its index does not tile it")
-        numbers = memoryview(index).cast("Q")
+        numbers = memoryview(index).cast("Q")  # plain integers at each look; x86-64 is little-endian itself
         self._edges, self._digests = numbers[: num_chunks + 1], numbers[num_chunks + 1 :]
         self._choices: dict[tuple[str, ...] | None, _Choice] = {}
 

@@ -9,10 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
+from pipeline.canonical import Digest
 from pipeline.documents import Frozen
 from pipeline.errors import BadInput
 from pipeline.lake import Lake
-from pipeline.parquet import Digest, Part, read_row_group
+from pipeline.parquet import Part, read_row_group
 
 
 class MissingScores(BadInput):

@@ -7,7 +7,7 @@ import logging
 import os
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, assert_never
@@ -256,7 +256,7 @@ def run_compare(job: CompareJob, lake: Lake, settings: Settings, folder: Path | 
     from pipeline import report
     from pipeline.compare import compare, not_started
     from pipeline.status import cure, told
-    from pipeline.tracking import TrackingLost, reaching, record_comparison
+    from pipeline.tracking import record_comparison
 
     compared = compare(lake, job.lineup, job.variants, job.first, job.last)
     stale = _stale(lake, job.lineup, [c.variant for c in compared], job.first, job.last)
@@ -268,27 +268,24 @@ def run_compare(job: CompareJob, lake: Lake, settings: Settings, folder: Path | 
         text = report.markdown(compared, notes)
         figures = report.figures(compared, job.lineup.online_start)
         _leave(folder, job.lineup.name, {"_comparison.md": text}, figures)
-        try:
-            with reaching(settings.tracking_uri):
-                run_id = record_comparison(
-                    job.lineup,
-                    first=job.first,
-                    tracking_uri=settings.tracking_uri,
-                    summaries={c.variant: _summary(c) for c in compared},
-                    headline={
-                        c.variant: {**c.metrics, "gap_percent": c.gap.value, "examples": c.examples} for c in compared
-                    },
-                    table=report.columns(compared),
-                    figures=figures,
-                    text=text,
-                    stale={
-                        c.variant: "\n".join(told(s for s in stale if s.variant == c.variant))
-                        for c in compared
-                        if any(s.variant == c.variant for s in stale)
-                    },
-                )
-        except TrackingLost as error:
-            notes.append(f"{error}. The comparison is not recorded there: compare again once it answers")
+        told_stale = {c.variant: "\n".join(told(s for s in stale if s.variant == c.variant)) for c in compared}
+        run_id = _recorded(
+            lambda: record_comparison(
+                job.lineup,
+                first=job.first,
+                tracking_uri=settings.tracking_uri,
+                summaries={c.variant: _summary(c) for c in compared},
+                headline={
+                    c.variant: {**c.metrics, "gap_percent": c.gap.value, "examples": c.examples} for c in compared
+                },
+                table=report.columns(compared),
+                figures=figures,
+                text=text,
+                stale={variant: lines for variant, lines in told_stale.items() if lines},
+            ),
+            settings,
+            notes,
+        )
     return {
         "lineup": job.lineup.name,
         "first": job.first.name,
@@ -301,6 +298,18 @@ def run_compare(job: CompareJob, lake: Lake, settings: Settings, folder: Path | 
         "stale": {f"{s.variant} seed {s.seed}": {window.name: why for window, why in s.stale.items()} for s in stale},
         "warnings": notes,
     }
+
+
+def _recorded(record: Callable[[], str], settings: Settings, notes: list[str]) -> str | None:
+    """The run in which MLflow has it; None, and a note for people, where it does not take it."""
+    from pipeline.tracking import TrackingLost, reaching
+
+    try:
+        with reaching(settings.tracking_uri):
+            return record()
+    except TrackingLost as error:
+        notes.append(f"{error}. This is not recorded there: ask for it again once it answers")
+        return None
 
 
 def _stale(lake: Lake, lineup: LineUp, variants: Sequence[str], first: Window, last: Window) -> list[ChainStatus]:
@@ -343,7 +352,7 @@ def run_report(job: ReportJob, lake: Lake, settings: Settings, folder: Path | No
     from pipeline.status import told
     from pipeline.studies import answer
     from pipeline.study import StudyError
-    from pipeline.tracking import TrackingLost, reaching, record_report
+    from pipeline.tracking import record_report
 
     study = job.study
     evidence = gather(lake, study, log.info)
@@ -357,20 +366,19 @@ def run_report(job: ReportJob, lake: Lake, settings: Settings, folder: Path | No
     lake.put_text(page_path(study.name), html)
     figures = {f"{s.slug}.png": s.figure for s in findings.sections if s.figure is not None}
     _leave(folder, study.name, {".html": html, ".md": findings.markdown(study.question, study.name)}, figures)
-    run_id = None
-    try:
-        with reaching(settings.tracking_uri):
-            run_id = record_report(
-                study.lineup,
-                first=study.first,
-                tracking_uri=settings.tracking_uri,
-                metrics=findings.metrics,
-                headline=findings.headline,
-                figures=figures,
-                page=html,
-            )
-    except TrackingLost as error:
-        notes.append(f"{error}. The report is not recorded there: ask for it again once it answers")
+    run_id = _recorded(
+        lambda: record_report(
+            study.lineup,
+            first=study.first,
+            tracking_uri=settings.tracking_uri,
+            metrics=findings.metrics,
+            headline=findings.headline,
+            figures=figures,
+            page=html,
+        ),
+        settings,
+        notes,
+    )
     log.info("%s", findings.headline)
     for note in notes:
         log.warning("%s", note)

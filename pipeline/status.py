@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import TypeVar
 
+from pipeline.canonical import Digest
 from pipeline.config import OddsProportional, Variant
 from pipeline.dataset import WindowManifest, read_manifest
 from pipeline.documents import Frozen
@@ -16,7 +17,6 @@ from pipeline.errors import BadInput
 from pipeline.job import TrainJob, head_path
 from pipeline.lake import Lake
 from pipeline.lineup import LineUp
-from pipeline.parquet import Digest
 from pipeline.scores import Scores
 from pipeline.steps import StepManifest, StepStore, step_key
 from pipeline.window import Window

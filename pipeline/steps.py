@@ -8,7 +8,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from pipeline.canonical import content_key
+from pipeline.canonical import Digest, content_key
 from pipeline.config import StepConfig, Variant
 from pipeline.damage import Damaged
 from pipeline.dataset import WindowManifest
@@ -17,7 +17,7 @@ from pipeline.errors import BadInput
 from pipeline.generation import Generation
 from pipeline.job import head_path
 from pipeline.lake import Conflict, Lake, LakePath
-from pipeline.parquet import Digest, Part
+from pipeline.parquet import Part
 from pipeline.scores import MissingScores, Scores
 from pipeline.window import Window
 

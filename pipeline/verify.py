@@ -98,9 +98,8 @@ def verify(lake: Lake, paths: Sequence[str], tell: Callable[[str], None]) -> Ver
         before = len(reading.found.faults)
         waiting += reading.document(path)
         wrong = len(reading.found.faults) - before
-        tell(
-            f"{len(reading.seen)} of {len(reading.seen) + len(waiting)}: {path}: {f'{wrong} broken' if wrong else 'sound'}"
-        )
+        known = len(reading.seen | set(waiting))  # several documents may build on one
+        tell(f"{len(reading.seen)} of {known}: {path}: {f'{wrong} broken' if wrong else 'sound'}")
     return reading.found
 
 

@@ -30,7 +30,6 @@ from pipeline import records as records_module
 from pipeline.account import FileAccount, Imbalance
 from pipeline.dataset import WindowManifest, read_manifest, read_row_group
 from pipeline.dated import DatedLog
-from pipeline.ingest import ingest
 from pipeline.intake import take_in
 from pipeline.job import IngestJob
 from pipeline.lake import Lake
@@ -43,6 +42,7 @@ from pipeline.stages import run_ingest
 from pipeline.staging import Stage
 from pipeline.status import chain_statuses
 from pipeline.window import Window
+from tests.logs import ingest
 from tests.training import lineup, train
 
 NAMES = ["at", "click", "user", "item", "price"]
@@ -541,7 +541,7 @@ def test_a_row_that_another_run_finds_meanwhile_is_not_lost(
     chosen = source(tmp_path, schema={"event_time": {"column": "at"}})
     lines(tmp_path, FIRST.name, f"{FIRST}T12:00:00,1,1,x,1")
     lines(tmp_path, FIRST.next().name, f"{FIRST.next()}T12:00:00,1,1,x,2", f"{FIRST}T13:00:00,1,1,x,3")
-    real, raced = intake_module.ingest_files, []
+    real, raced = intake_module.ingest, []
 
     def race(*arguments: Any, **options: Any) -> Any:
         if not raced:
@@ -549,7 +549,7 @@ def test_a_row_that_another_run_finds_meanwhile_is_not_lost(
             daily(lake, chosen, FIRST.next())
         return real(*arguments, **options)
 
-    monkeypatch.setattr(intake_module, "ingest_files", race)
+    monkeypatch.setattr(intake_module, "ingest", race)
     daily(lake, chosen, FIRST)
     assert prices(lake, FIRST) == [1, 3]
 

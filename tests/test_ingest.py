@@ -23,11 +23,12 @@ from hypothesis import strategies as st
 
 from pipeline.dataset import WindowManifest, read_manifest, read_row_group, require_manifest
 from pipeline.errors import BadInput
-from pipeline.ingest import IngestError, ingest
+from pipeline.ingest import IngestError
 from pipeline.lake import Lake, LakeError
 from pipeline.parsing import transformed
 from pipeline.schema import Schema
 from pipeline.window import Window
+from tests.logs import ingest
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = Path(os.environ.get("WINDROW_TEST_DATA", ROOT / ".." / "shared" / "data"))
@@ -496,10 +497,10 @@ def test_a_name_that_would_leave_the_lake_is_refused(tmp_path: Path, lake: Lake)
 
 MEASURED = """
 import resource, sys
-from pipeline.ingest import ingest
 from pipeline.lake import Lake
 from pipeline.schema import Schema
 from pipeline.window import Window
+from tests.logs import ingest
 lake, *files = sys.argv[1:]
 peaks = []
 for name, sources in (("short", files[:1]), ("long", files)):
