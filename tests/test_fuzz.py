@@ -25,8 +25,10 @@ from pipeline.lake import Lake
 from tests.training import DAY, lineup, listing, publish, variant
 
 PROGRAM = Path(sys.executable).parent / "windrow"
+LIMIT_S = 10
+"""Of the processor; whoever takes more is killed."""
 HANGS_S = 60
-"""No refusal needs a tenth of it, on the slowest machine."""
+"""By the clock, which runs on while other work has the processor."""
 MAX_LINES, MAX_CHARACTERS = 12, 2_400
 LONG = "a" * 10_000
 FIRST = ["--first", "2024-01-01"]
@@ -255,7 +257,7 @@ def refuse(home: Path, number: int, bad: Bad) -> subprocess.CompletedProcess[str
 
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("WINDROW_", "RAY_", "MLFLOW_"))}
     environ = {**clean, "WINDROW_HOME": str(home / "home")} | {name: here(value) for name, value in bad.environ.items()}
-    call = [str(PROGRAM), *map(here, bad.call)]
+    call = ["prlimit", f"--cpu={LIMIT_S}", str(PROGRAM), *map(here, bad.call)]
     return subprocess.run(call, env=environ, cwd=own, capture_output=True, text=True, timeout=HANGS_S, check=False)
 
 
