@@ -7,6 +7,7 @@ from typing import Any
 
 from airflow.sdk import Param
 
+from pipeline.config import SIZES
 from pipeline.documents import read_yaml
 from pipeline.errors import BadInput
 from pipeline.lineup import LineUpError, SimulatedSource, load_lineup
@@ -338,7 +339,7 @@ def _size(title: str, default: str) -> Param:
     return Param(
         default,
         type="string",
-        enum=["tiny", "small", "medium", "large"],
+        enum=list(SIZES),
         title=title,
         description_md="Each size is about four times the compute of the one before.",
     )

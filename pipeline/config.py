@@ -49,7 +49,8 @@ class Widths(Frozen):
     """DCNv2 alone: rank of each cross layer."""
 
 
-SIZES: dict[str, Widths] = {
+Size = Literal["tiny", "small", "medium", "large"]
+SIZES: dict[Size, Widths] = {
     "tiny": Widths(embedding_dim=8, bottom=(16,), over=(16,), cross_rank=8),
     "small": Widths(embedding_dim=16, bottom=(64,), over=(64, 32), cross_rank=16),
     "medium": Widths(embedding_dim=32, bottom=(128, 64), over=(128, 64), cross_rank=32),
@@ -63,7 +64,7 @@ class ModelConfig(Frozen):
 
     arch: Literal["dlrm", "dcnv2"] = "dlrm"
     """DLRM (Naumov et al. 2019) or DCNv2 (Wang et al. 2021), both from TorchRec."""
-    size: Literal["tiny", "small", "medium", "large"] | Widths = "small"
+    size: Size | Widths = "small"
     """A named size, or widths of one's own."""
     exclude: tuple[str, ...] = ()
     """Features of the schema that this model does not see."""
@@ -278,13 +279,18 @@ class StepConfig(Frozen):
     """Sets the initial weights and the selection's salt."""
 
 
+def late_cutover(online_start: Window) -> Window:
+    """The first window after a late cutover."""
+    return online_start.shift(LATE_CUTOVER_WINDOWS)
+
+
 def cutover_window(distillation: Cutover, online_start: Window) -> Window:
     """The first window in which a cutover's teacher loss is off."""
     match distillation.at:
         case "early":
             return online_start
         case "late":
-            return online_start.shift(LATE_CUTOVER_WINDOWS)
+            return late_cutover(online_start)
         case Window() as window:
             return window
 

@@ -26,7 +26,7 @@ from pipeline.records import read_pieces
 from pipeline.schema import Schema
 from pipeline.sources import IngestError, SourceFile
 from pipeline.staging import FILE, NOWHERE, Stage, StagedFile, Stager, counted, quarantine_schema
-from pipeline.window import Window
+from pipeline.window import DAY_US, Window
 
 __all__ = ["Cut", "IngestError", "Ingested", "LogFile", "ingest"]
 
@@ -37,7 +37,6 @@ MEMORY_BYTES = 1 << 30
 
 _BATCH_ROWS = 1 << 16
 _SORT_BYTES = 1 << 27
-_DAY_US = 86_400_000_000
 _TWICE = "the declared id occurs more than once in its window"
 
 
@@ -177,8 +176,8 @@ def _home(file: LogFile, staged: StagedFile, stage: Stage) -> int | None:
     if file.day is not None:
         return _day_number(file.day)
     if staged.earliest is not None:
-        return staged.earliest // _DAY_US
-    return min((each.earliest // _DAY_US for each in stage.files if each.earliest is not None), default=None)
+        return staged.earliest // DAY_US
+    return min((each.earliest // DAY_US for each in stage.files if each.earliest is not None), default=None)
 
 
 def _of_windows(file: StagedFile, home: int | None) -> Counter[Window]:
@@ -396,8 +395,8 @@ class _Sorter:
         if self.schema.event_time == "synthetic":
             # Without a time in the content, equal rows on two days would be the same example.
             identity = f"xor(identity, {key_of('window', self.slice.window.name)}::UBIGINT)"
-            num_rows, start = self.slice.last - self.slice.first, _day_number(self.slice.window) * _DAY_US
-            spread = f"((position - {self.slice.first})::HUGEINT * {_DAY_US} // {num_rows})"
+            num_rows, start = self.slice.last - self.slice.first, _day_number(self.slice.window) * DAY_US
+            spread = f"((position - {self.slice.first})::HUGEINT * {DAY_US} // {num_rows})"
             time = f"{start} + {spread}::BIGINT"
         published = ", ".join(_quoted(f"published:{name}", '"') for name in columns.names[2:])
         only = "WHERE occurrence IS NULL OR occurrence = 0" if self.schema.id_columns else ""

@@ -19,7 +19,7 @@ from pipeline.documents import Flag, Frozen, Real, Seed, Whole
 from pipeline.hashing import bucket_of, key_of, splitmix64
 from pipeline.lake import Lake
 from pipeline.schema import Categorical, Dense, EventTime, ListColumn, Schema
-from pipeline.window import Window
+from pipeline.window import DAY_US, Window
 
 CHUNK_ROWS = 1 << 16
 """Rows drawn at a time, at most: what bounds the memory."""
@@ -28,7 +28,6 @@ SEMANTICS = 1
 
 _LATENT = 4
 _SMALLEST_FIELD = 10
-_DAY_US = 86_400_000_000
 
 Floats = npt.NDArray[np.float32]
 Probability = Annotated[Real, Field(ge=0.0, le=1.0)]
@@ -258,7 +257,7 @@ class Simulator:
         stream = key_of("example", config.seed) + np.uint64(window.start.toordinal() << 32)
         arrays |= {
             "example_id": pa.array(splitmix64(stream + rows.astype(np.uint64))),
-            "event_time": pa.array(start + rows * _DAY_US // config.rows_per_window).cast(pa.timestamp("us", "UTC")),
+            "event_time": pa.array(start + rows * DAY_US // config.rows_per_window).cast(pa.timestamp("us", "UTC")),
             "label": pa.array((random.random(num_rows) < truth).astype(np.uint8)),
             "true_prob": pa.array(truth),
         }

@@ -17,6 +17,7 @@ from pipeline.account import balance
 from pipeline.parsing import Parsed, parse
 from pipeline.records import Piece
 from pipeline.schema import Schema
+from pipeline.window import DAY_US
 
 NOWHERE = -(1 << 40)
 """The bucket of the first file's records without a usable time; each further file's is one less."""
@@ -24,7 +25,6 @@ NOWHERE = -(1 << 40)
 FILE = "staged:file"
 """The staged column with the number of the file that a record came from."""
 
-_DAY_US = 86_400_000_000
 _OWN = ("reason", "source", "line")
 
 
@@ -178,7 +178,7 @@ class Stager:
         if len(usable):
             earliest = int(usable.min())
             self.file.earliest = earliest if self.file.earliest is None else min(earliest, self.file.earliest)
-        return np.where(parsed.timeless, self.nowhere, parsed.times // _DAY_US)
+        return np.where(parsed.timeless, self.nowhere, parsed.times // DAY_US)
 
     def _staged(self, parsed: Parsed, raw: list[pa.Array]) -> pa.RecordBatch:
         columns: dict[str, pa.Array] = {"identity": pa.array(parsed.identity)}

@@ -14,6 +14,8 @@ from pydantic_core import CoreSchema, core_schema
 from pipeline.errors import BadInput, shown
 
 DAY = timedelta(days=1)
+DAY_US = DAY // timedelta(microseconds=1)
+"""The same in microseconds, the unit of event times."""
 MAX_SPAN = 3660
 """Windows of the longest span: ten years. A longer one is a slip in a date."""
 _FIRST, _LAST = date(1000, 1, 1), date(8999, 12, 31)

@@ -8,10 +8,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from pipeline.config import LATE_CUTOVER_WINDOWS, Continuous, Cutover, Name, Rate, Variant
+from pipeline.config import LATE_CUTOVER_WINDOWS, SIZES, Continuous, Cutover, Name, Rate, Size, Variant
 from pipeline.documents import Few, Real, Seeds, Whole
 from pipeline.lineup import LineUp
-from pipeline.recipes.draft import SIZES, Draft, Size, both, kept, plain, taught, tuned
+from pipeline.recipes.draft import Draft, both, kept, plain, taught, tuned
 from pipeline.study import MIN_JUDGED, Study, StudyError
 from pipeline.window import Window
 
@@ -148,7 +148,8 @@ def _starts(draft: Draft, asked: _Asked) -> None:
 
 def _sizes(draft: Draft, asked: _Asked) -> None:
     """Teachers larger than the student: one of its own size and seed is its twin and teaches it nothing."""
-    larger = SIZES[SIZES.index(asked.student_size) + 1 :]
+    sizes = list(SIZES)
+    larger = sizes[sizes.index(asked.student_size) + 1 :]
     for size in larger[:NUM_SIZES]:
         if size == asked.teacher_size:
             draft.add("size", f"{size} teacher", asked.continuous)

@@ -13,12 +13,13 @@ from pipeline.config import (
     NegativeDownsampling,
     OddsProportional,
     Rate,
+    Size,
     Variant,
 )
 from pipeline.documents import Few, Real, Seeds
 from pipeline.lineup import LineUp
 from pipeline.recipes.distillation import CONTINUOUS, TEACHER
-from pipeline.recipes.draft import Draft, Size, both, kept, kept_name, plain, sampled, taught, tuned, with_batch
+from pipeline.recipes.draft import Draft, both, kept, kept_name, plain, sampled, taught, tuned, with_batch
 from pipeline.study import Study
 from pipeline.window import Window
 

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
 
-from pipeline.config import Continuous, Cutover, ModelConfig, NegativeDownsampling, Selection, Variant
+from pipeline.config import Continuous, Cutover, ModelConfig, NegativeDownsampling, Selection, Size, Variant
 from pipeline.lineup import LineUp
 from pipeline.study import Axis, Cell, StudyError
 from pipeline.window import Window
 
-Size = Literal["tiny", "small", "medium", "large"]
 BOTH = "both"
-SIZES: tuple[Size, ...] = ("tiny", "small", "medium", "large")
 
 
 @dataclass

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from itertools import product
 from typing import Annotated
 
-from pipeline.config import Continuous, Name, OptimizerConfig, Rate, Variant
+from pipeline.config import Continuous, Name, OptimizerConfig, Rate, Size, Variant
 from pipeline.documents import Few, Real, Seeds, Whole
 from pipeline.lineup import LineUp
 from pipeline.recipes.distillation import NO_TEACHER, TEACHER, schedules
 from pipeline.recipes.downsampling import CENTRE_RATE
-from pipeline.recipes.draft import Draft, Size, both, kept, plain, shrunk, with_batch
+from pipeline.recipes.draft import Draft, both, kept, plain, shrunk, with_batch
 from pipeline.study import Study
 from pipeline.window import Window
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from pipeline.config import late_cutover
 from pipeline.drawing import by_number, by_window
 from pipeline.evidence import Evidence
 from pipeline.findings import Check, Findings, Section, Table
@@ -62,7 +63,7 @@ def _against_late(evidence: Evidence) -> Interval:
 def _schedules(evidence: Evidence) -> Section:
     schedules = evidence.study.of("schedule")
     online = evidence.study.lineup.online_start
-    marks = {"early cutover": online, "late cutover": online.shift(4), "judged from here": evidence.study.judged}
+    marks = {"early cutover": online, "late cutover": late_cutover(online), "judged from here": evidence.study.judged}
     figure = by_window(
         "Log-loss relative to the student without a teacher, on the same rows before training on them (95 %)",
         "percent; below zero is better",
@@ -81,7 +82,7 @@ def _schedules(evidence: Evidence) -> Section:
 def _after_cutover(evidence: Evidence, metrics: dict[str, float]) -> Section:
     """How the gain over the student without a teacher fades once the teacher is gone."""
     online = evidence.study.lineup.online_start
-    starts = {EARLY: online, LATE: online.shift(4)}
+    starts = {EARLY: online, LATE: late_cutover(online)}
     curves = {}
     rows = []
     for name, start in starts.items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from pipeline.config import late_cutover
 from pipeline.drawing import Band, by_window
 from pipeline.evidence import Evidence
 from pipeline.findings import Section, Table
@@ -34,7 +35,7 @@ def section(evidence: Evidence, metrics: dict[str, float]) -> Section | None:
             label: (windows[1:], _tail(shown))
             for label, (windows, shown) in cells.curves(evidence, starters.values()).items()
         },
-        {"early cutover": online, "late cutover": online.shift(4)},
+        {"early cutover": online, "late cutover": late_cutover(online)},
     )
     rows = []
     for epsilon in study.epsilons:
