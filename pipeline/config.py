@@ -280,7 +280,7 @@ class StepConfig(Frozen):
 
 
 def late_cutover(online_start: Window) -> Window:
-    """The first window after a late cutover."""
+    """The first window without the teacher under a late cutover."""
     return online_start.shift(LATE_CUTOVER_WINDOWS)
 
 

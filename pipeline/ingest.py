@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -26,7 +25,7 @@ from pipeline.records import read_pieces
 from pipeline.schema import Schema
 from pipeline.sources import IngestError, SourceFile
 from pipeline.staging import FILE, NOWHERE, Stage, StagedFile, Stager, counted, quarantine_schema
-from pipeline.window import DAY_US, Window
+from pipeline.window import DAY, DAY_US, Window
 
 __all__ = ["Cut", "IngestError", "Ingested", "LogFile", "ingest"]
 
@@ -228,7 +227,7 @@ def _asked_days(windows: Sequence[Window] | None, schema: Schema) -> npt.NDArray
 
 
 def _day_number(window: Window) -> int:
-    return (window.start - EPOCH) // timedelta(days=1)
+    return (window.start - EPOCH) // DAY
 
 
 def _connect(directory: str, memory_bytes: int) -> duckdb.DuckDBPyConnection:
