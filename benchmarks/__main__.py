@@ -20,9 +20,9 @@ import typer
 
 from benchmarks import contest, deepctr, report, windrow
 from benchmarks.contest import SHAPES, Contestant, Rates
-from benchmarks.data import BATCH_SIZE, Examples, make_examples
-from pipeline.config import Widths
-from pipeline.lake import Lake
+from benchmarks.contest_data import BATCH_SIZE, Examples, make_examples
+from pipeline.spec.config import Widths
+from pipeline.storage.lake import Lake
 
 RESULTS = Path(__file__).parent.parent / "docs" / "results" / "benchmarks.md"
 OURS = "Windrow"

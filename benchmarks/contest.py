@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from pipeline.config import Widths
+from pipeline.spec.config import Widths
 
 SHAPES: dict[str, Widths] = {
     "64-16 / 64-32-1": Widths(embedding_dim=16, bottom=(64,), over=(64, 32)),

@@ -15,8 +15,8 @@ from typing import Any, Literal, Self
 import torch
 
 from benchmarks.contest import Rates
-from benchmarks.data import BATCH_SIZE, Examples
-from pipeline.config import OptimizerConfig, Widths
+from benchmarks.contest_data import BATCH_SIZE, Examples
+from pipeline.spec.config import OptimizerConfig, Widths
 
 HERE = Path(__file__).parent
 ENVIRONMENT = HERE.parent / ".venv-deepctr"

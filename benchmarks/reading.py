@@ -19,13 +19,13 @@ import pyarrow.parquet as pq
 import typer
 from scipy import stats
 
-from benchmarks.data import make_examples
-from benchmarks.report import processor
-from pipeline.config import NegativeDownsampling
-from pipeline.examples import Share, count_selected, whole_rows
-from pipeline.lake import Lake
-from pipeline.parquet import forget
+from benchmarks.contest_data import make_examples
+from benchmarks.results import processor
+from pipeline.spec.config import NegativeDownsampling
 from pipeline.statistics.interval import Interval
+from pipeline.storage.lake import Lake
+from pipeline.storage.parquet import forget
+from pipeline.training.loader import Share, count_selected, whole_rows
 
 PAGE = Path(__file__).parents[1] / "docs" / "results" / "reading.md"
 GOAL = 0.95

@@ -5,8 +5,8 @@ from __future__ import annotations
 from airflow.sdk import DAG
 
 from operators import forms
-from operators.study import study_tasks
-from pipeline.recipes import distillation_study
+from operators.study_dag import study_tasks
+from pipeline.studies.distillation.cells import distillation_study
 
 DOC = """
 ### When should a student stop listening to its teacher?

@@ -5,8 +5,8 @@ from __future__ import annotations
 from airflow.sdk import DAG
 
 from operators import forms
-from operators.study import study_tasks
-from pipeline.recipes import downsampling_study
+from operators.study_dag import study_tasks
+from pipeline.studies.downsampling.cells import downsampling_study
 
 DOC = """
 ### How many negatives can be left out?

@@ -9,7 +9,7 @@ from airflow.sdk import DAG, Asset, get_current_context, task
 from operators import forms
 from operators.answers import Answers
 from operators.operator import RayJobOperator, planned
-from pipeline.job import TrainJob
+from pipeline.spec.job import TrainJob
 
 DOC = """
 ### Warm up over past windows

@@ -11,7 +11,7 @@ from operators import forms
 from operators.answers import Answers
 from operators.inputs import AwaitInputs
 from operators.operator import RayJobOperator, planned
-from pipeline.job import CompareJob, TrainJob
+from pipeline.spec.job import CompareJob, TrainJob
 
 DOC = """
 ### Train on yesterday

@@ -5,8 +5,8 @@ from __future__ import annotations
 from airflow.sdk import DAG
 
 from operators import forms
-from operators.study import study_tasks
-from pipeline.recipes import TUNING_SEEDS, tuning_study
+from operators.study_dag import study_tasks
+from pipeline.studies.tuning.cells import TUNING_SEEDS, tuning_study
 
 DOC = """
 ### Which batch size and learning rate suit each arm?

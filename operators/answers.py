@@ -7,12 +7,12 @@ import logging
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
-from operators.window import resolve_window
-from pipeline.errors import BadInput, asked
-from pipeline.lineup import LineUp, load_lineup
-from pipeline.lineups import lineup_path
-from pipeline.recipes import on_workers
-from pipeline.window import Window
+from operators.run_window import resolve_window
+from pipeline.spec.errors import BadInput, asked
+from pipeline.spec.lineup import LineUp, load_lineup
+from pipeline.spec.lineups import lineup_path
+from pipeline.spec.window import Window
+from pipeline.studies.declared import on_workers
 
 if TYPE_CHECKING:
     from airflow.sdk import Context

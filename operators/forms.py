@@ -7,13 +7,13 @@ from typing import Any
 
 from airflow.sdk import Param
 
-from pipeline.config import SIZES
-from pipeline.documents import read_yaml
-from pipeline.errors import BadInput
-from pipeline.lineup import LineUpError, SimulatedSource, load_lineup
-from pipeline.lineups import lineup_paths
-from pipeline.recipes import AS_LINEUP, CPU, GPU
-from pipeline.window import Window
+from pipeline.spec.config import SIZES
+from pipeline.spec.documents import read_yaml
+from pipeline.spec.errors import BadInput
+from pipeline.spec.lineup import LineUpError, SimulatedSource, load_lineup
+from pipeline.spec.lineups import lineup_paths
+from pipeline.spec.window import Window
+from pipeline.studies.declared import AS_LINEUP, CPU, GPU
 
 LIMITS = "Workers and limits"
 """Folded away at first; fields without a section stand open."""

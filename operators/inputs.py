@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from airflow.sdk import BaseOperator
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
-from operators.errors import RETRY_DELAY, RETRY_POLICY, DeadlinePassed
+from operators.failures import RETRY_DELAY, RETRY_POLICY, DeadlinePassed
 from operators.operator import checked_document, checked_timeout
-from pipeline.errors import BadInput
-from pipeline.job import IngestJob, TrainJob, head_path, load_job, manifest_path
-from pipeline.lineup import LogSource, SimulatedSource
-from pipeline.settings import Settings
-from pipeline.window import Window
+from pipeline.spec.errors import BadInput
+from pipeline.spec.job import IngestJob, TrainJob, head_path, load_job, manifest_path
+from pipeline.spec.lineup import LogSource, SimulatedSource
+from pipeline.spec.settings import Settings
+from pipeline.spec.window import Window
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -174,8 +174,8 @@ def missing_files(source: LogSource | SimulatedSource, windows: list[Window]) ->
     if not isinstance(source, LogSource) or not source.is_dated:
         return {}
     # Not when a DAG file is parsed: it brings pyarrow.
-    from pipeline.dated import DatedLog
-    from pipeline.schema import Schema
+    from pipeline.data.dated import DatedLog
+    from pipeline.spec.schema import Schema
 
     try:
         dated = DatedLog(source, Schema.load(source.schema_file))
@@ -237,7 +237,7 @@ def told(missing: Needed) -> str:
 def still_missing(lake: str, needed: Needed) -> Needed:
     """Those of the paths that are not in the lake yet."""
     # Not when a DAG file is parsed: it brings pyarrow.
-    from pipeline.lake import Lake
+    from pipeline.storage.lake import Lake
 
     opened = Lake(lake)
     return {path: named for path, named in needed.items() if opened.read(path) is None}

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from airflow.sdk import BaseHook, BaseOperator
 
 from operators.client import RayError, RayJob, RayJobs
-from operators.errors import RETRY_DELAY, RETRY_POLICY, DeadlinePassed, JobFailed
+from operators.failures import RETRY_DELAY, RETRY_POLICY, DeadlinePassed, JobFailed
 from operators.links import RAY_KEY, CurvesLink, MLflowLink, RayJobLink
+from operators.open_runs import TrackingServer
 from operators.submission import TaskTry
-from operators.tracking import TrackingServer
 from operators.trigger import POLL_S, RayJobTrigger
-from pipeline.canonical import canonical_json, content_key
-from pipeline.errors import BadInput
-from pipeline.job import ENTRYPOINT, SPEC_VARIABLE, SUBMISSION_VARIABLE, TAGS_VARIABLE, IngestJob, load_job
+from pipeline.spec.canonical import canonical_json, content_key
+from pipeline.spec.errors import BadInput
+from pipeline.spec.job import ENTRYPOINT, SPEC_VARIABLE, SUBMISSION_VARIABLE, TAGS_VARIABLE, IngestJob, load_job
 
 if TYPE_CHECKING:
     from airflow.sdk import Connection, Context
@@ -41,7 +41,7 @@ class RayJobOperator(BaseOperator):
     of before and submits a new one. Killing the task or passing the deadline stops the job, and MLflow says KILLED.
 
     Args:
-        document: the job (see `pipeline.job`), as a mapping or as JSON; templated.
+        document: the job (see `pipeline.spec.job`), as a mapping or as JSON; templated.
         timeout_minutes: the job is stopped so long after it was submitted; templated.
         entrypoint: what the cluster runs; it finds the document in the environment; templated.
         environment: more variables for the job.

@@ -14,7 +14,7 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from operators.client import RayError, RayJob, RayJobs
 from operators.links import CURVES_KEY, MLFLOW_KEY
-from operators.tracking import Ending, Pages, TrackingError, TrackingServer
+from operators.open_runs import Ending, Pages, TrackingError, TrackingServer
 
 POLL_S = 3.0
 LOG_SHARE = 20.0

@@ -25,13 +25,13 @@ from rich.text import Text
 from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
-from pipeline.documents import decoded, read_text
-from pipeline.errors import BadInput, TryAgain, asked, named, readable
-from pipeline.job import AnyJob, CompareJob, IngestJob, ReportJob, TrainJob, load_job, study_jobs
-from pipeline.lineup import DatasetConfig, LineUp, LogSource, SimulatedSource, load_lineup
-from pipeline.lineups import ONLINE_DAYS, at_home, is_homemade, lineup_path, yesterday
-from pipeline.settings import CANNOT, Settings, make_folder
-from pipeline.window import Window
+from pipeline.spec.documents import decoded, read_text
+from pipeline.spec.errors import BadInput, TryAgain, asked, named, readable
+from pipeline.spec.job import AnyJob, CompareJob, IngestJob, ReportJob, TrainJob, load_job, study_jobs
+from pipeline.spec.lineup import DatasetConfig, LineUp, LogSource, SimulatedSource, load_lineup
+from pipeline.spec.lineups import ONLINE_DAYS, at_home, is_homemade, lineup_path, yesterday
+from pipeline.spec.settings import CANNOT, Settings, make_folder
+from pipeline.spec.window import Window
 
 
 class _Commands(TyperGroup):
@@ -162,14 +162,14 @@ def _run(job: AnyJob) -> dict[str, Any]:
     settings = Settings()
     _join(settings)
 
-    from pipeline.stages import run
+    from pipeline.reporting.dispatch import run
 
     return run(job, settings)
 
 
 def _join(settings: Settings) -> None:
     """Let this process find and enter the local services; Ray reads its part when it is imported."""
-    from pipeline.services import environment
+    from pipeline.local.services import environment
 
     for name, value in environment(settings).items():
         if name.startswith(("RAY_", "MLFLOW_", "GLOO_")):
@@ -307,8 +307,8 @@ def compare(
         chosen = _lineup(lineup)
         with asked("the options"):
             job = CompareJob(lineup=chosen, variants=tuple(variant or ()), first=Window.of(first), last=Window.of(last))
-        from pipeline.lake import Lake
-        from pipeline.stages import run_compare
+        from pipeline.reporting.dispatch import run_compare
+        from pipeline.storage.lake import Lake
 
         settings = Settings()
         _join(settings)
@@ -336,11 +336,11 @@ def study(
     The file's fields are those of the DAG's form. With --airflow the DAG does the work, else this process.
     """
     with _told():
-        from pipeline.recipes import declared
+        from pipeline.studies.declared import declared
 
         asked = declared(answers)
-        from pipeline.lake import Lake
-        from pipeline.stages import run_report
+        from pipeline.reporting.dispatch import run_report
+        from pipeline.storage.lake import Lake
 
         settings = Settings()
         _join(settings)
@@ -357,9 +357,9 @@ def study(
 
 def _trigger(answers: Path) -> None:
     """Let Airflow run a study."""
-    from pipeline.demo import Airflow
-    from pipeline.recipes import conf
-    from pipeline.services import addresses
+    from pipeline.local.demo import Airflow
+    from pipeline.local.services import addresses
+    from pipeline.studies.declared import conf
 
     kind, given = conf(answers)
     Airflow.login(addresses()).trigger(f"{kind}_study", given, partial(typer.echo, err=True))
@@ -412,9 +412,9 @@ def status(lineup: LineUpFile = None, as_json: AsJson = False) -> None:
     with _told():
         settings = Settings()
         chosen = _lineup(lineup)
-        from pipeline.lake import Lake
-        from pipeline.services import services_status
-        from pipeline.status import chain_statuses, cure
+        from pipeline.local.services import services_status
+        from pipeline.storage.lake import Lake
+        from pipeline.training.chain.status import chain_statuses, cure
 
         lake = Lake(settings.lake)
         chains = chain_statuses(lake, chosen)
@@ -477,8 +477,8 @@ def gc(
 
     What a manifest names is never removed. Outcomes of jobs stay a week at least.
     """
-    from pipeline.gc import leftovers, sweep
-    from pipeline.lake import Lake
+    from pipeline.storage.lake import Lake
+    from pipeline.training.chain.gc import leftovers, sweep
 
     with _told():
         lake = Lake(Settings().lake)
@@ -522,16 +522,16 @@ def verify(
 
     Ends with status 2 if there is one. Reads every byte once: a tenth of a terabyte takes minutes.
     """
-    from pipeline.lake import Lake
-    from pipeline.verify import documents
-    from pipeline.verify import verify as read_again
+    from pipeline.storage.lake import Lake
+    from pipeline.training.chain.verify import documents
+    from pipeline.training.chain.verify import verify as read_again
 
     with _told():
         if lineup is not None and dataset is not None:
             raise BadInput(f"either --lineup or --dataset, got both, {lineup} and {dataset!r}")
         lake = Lake(Settings().lake)
         paths = documents(lake, dataset=dataset, lineup=None if lineup is None else load_lineup(lineup))
-        found = read_again(lake, paths, logging.getLogger("pipeline.verify").info)
+        found = read_again(lake, paths, logging.getLogger("pipeline.training.chain.verify").info)
     faults = list(found.faults.values())
     if as_json:
         counts = {"documents": found.num_documents, "files": found.num_files, "bytes": found.num_bytes}
@@ -552,7 +552,7 @@ def verify(
 @app.command()
 def up(as_json: AsJson = False) -> None:
     """Start Airflow, MLflow and a one-node Ray cluster on loopback."""
-    from pipeline import services
+    from pipeline.local import services
 
     with _told():
         make_folder(Settings().home, "the home of the services", "WINDROW_HOME")
@@ -564,7 +564,7 @@ def up(as_json: AsJson = False) -> None:
 @app.command()
 def down() -> None:
     """End the local services and everything they started."""
-    from pipeline import services
+    from pipeline.local import services
 
     with _told():
         services.down()
@@ -588,11 +588,11 @@ def demo(
     Ends with the comparison of the line-up's variants over the online windows, and the addresses to open. What is done
     already is skipped. From then on the daily runs go on by themselves.
     """
-    from pipeline import services
-    from pipeline.compare import compare as compare_variants
-    from pipeline.demo import Airflow, Span, main_job, pages
-    from pipeline.lake import Lake
-    from pipeline.report import HEADER, caption, columns, table_rows
+    from pipeline.local import services
+    from pipeline.local.demo import Airflow, Span, main_job, pages
+    from pipeline.reporting.comparison import compare as compare_variants
+    from pipeline.reporting.comparison_page import HEADER, caption, columns, table_rows
+    from pipeline.storage.lake import Lake
 
     with _told():
         path, ends_now = _of_the_forms(lineup)
@@ -636,7 +636,7 @@ def _of_the_forms(lineup: Path | None) -> tuple[Path, bool]:
 @app.command()
 def settings(as_json: AsJson = False) -> None:
     """List the environment variables that say where things are."""
-    from pipeline.settings import settings_table
+    from pipeline.spec.settings import settings_table
 
     rows = settings_table()
     table = Table("variable", "default", "meaning")

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import httpx
 
-from pipeline.services import Addresses
+from pipeline.local.services import Addresses
 
 T = TypeVar("T")
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.services import Addresses, environment, running
-from pipeline.settings import Settings
+from pipeline.local.services import Addresses, environment, running
+from pipeline.spec.settings import Settings
 from tests.tracking_server import Wire, serving
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipeline.dataset import WindowManifest
-from pipeline.ingest import LogFile
-from pipeline.ingest import ingest as ingest_files
-from pipeline.lake import Lake
-from pipeline.schema import Schema
-from pipeline.sources import find_sources
+from pipeline.data.dataset import WindowManifest
+from pipeline.data.ingest import LogFile
+from pipeline.data.ingest import ingest as ingest_files
+from pipeline.data.sources import find_sources
+from pipeline.spec.schema import Schema
+from pipeline.storage.lake import Lake
 
 
 def ingest(lake: Lake, dataset: str, schema: Schema, sources: list[str], **options: Any) -> list[WindowManifest]:

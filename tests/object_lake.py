@@ -8,7 +8,7 @@ from obstore.fsspec import FsspecStore
 from obstore.store import MemoryStore
 from pyarrow import fs
 
-from pipeline.lake import Lake
+from pipeline.storage.lake import Lake
 
 
 class _Files(FsspecStore):

@@ -16,20 +16,20 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from pipeline.chain import Diverged
 from pipeline.cli import BAD_INPUT, app
-from pipeline.config import Continuous, ModelConfig, OptimizerConfig
-from pipeline.dataset import MissingWindow, publish_window, require_manifest
-from pipeline.lake import Conflict, Lake, LakeError
-from pipeline.lineup import LogSource
-from pipeline.model import FeatureError
-from pipeline.schema import Schema
-from pipeline.simulator import Simulator, SimulatorConfig
-from pipeline.steps import ContradictoryParent, MissingParent, StepStore
-from pipeline.teacher import MissingScores
-from pipeline.tensors import MissingCheckpoint
-from pipeline.together import is_of_all
-from tests.training import DATASET, DAY, TINY, engine, folders, lineup, listing, publish, steps, train, variant, windows
+from pipeline.data.dataset import MissingWindow, publish_window, require_manifest
+from pipeline.data.simulator import Simulator, SimulatorConfig
+from pipeline.spec.config import Continuous, ModelConfig, OptimizerConfig
+from pipeline.spec.lineup import LogSource
+from pipeline.spec.schema import Schema
+from pipeline.storage.lake import Conflict, Lake, LakeError
+from pipeline.storage.tensors import MissingCheckpoint
+from pipeline.storage.together import is_of_all
+from pipeline.training.chain.engine import Diverged
+from pipeline.training.chain.steps import ContradictoryParent, MissingParent, StepStore
+from pipeline.training.model import FeatureError
+from pipeline.training.teacher import MissingScores
+from tests.trained import DATASET, DAY, TINY, engine, folders, lineup, listing, publish, steps, train, variant, windows
 
 SCHEMA = {
     "label": "click",

@@ -12,10 +12,10 @@ import torch
 
 from benchmarks import reading, report, windrow
 from benchmarks.contest import Rates, Ratio, Result, measure
-from benchmarks.data import BATCH_SIZE, Examples, make_examples
-from pipeline.config import Widths
-from pipeline.examples import whole_rows
-from pipeline.lake import Lake
+from benchmarks.contest_data import BATCH_SIZE, Examples, make_examples
+from pipeline.spec.config import Widths
+from pipeline.storage.lake import Lake
+from pipeline.training.loader import whole_rows
 from tests import training
 
 RATES = Rates(embedding=0.02, dense=0.02)

@@ -17,17 +17,17 @@ import yaml
 from click.testing import Result
 from typer.testing import CliRunner
 
-from pipeline import services
 from pipeline.cli import BAD_INPUT, app
-from pipeline.dataset import require_manifest
-from pipeline.job import IngestJob
-from pipeline.lake import Lake
-from pipeline.lineup import LineUp, Workers
-from pipeline.lineups import ONLINE_DAYS, yesterday
-from pipeline.settings import Settings
-from pipeline.window import Window
+from pipeline.data.dataset import require_manifest
+from pipeline.local import services
+from pipeline.spec.job import IngestJob
+from pipeline.spec.lineup import LineUp, Workers
+from pipeline.spec.lineups import ONLINE_DAYS, yesterday
+from pipeline.spec.settings import Settings
+from pipeline.spec.window import Window
+from pipeline.storage.lake import Lake
 from tests.conftest import free_ports
-from tests.training import DAY, lineup, publish, train, windows
+from tests.trained import DAY, lineup, publish, train, windows
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMANDS = sorted(typer.main.get_command(app).commands)  # type: ignore[attr-defined]

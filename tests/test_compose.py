@@ -66,7 +66,7 @@ def test_the_airflow_image_has_whatever_dags_and_operators_import(root: Path) ->
     graph = grimp.build_graph("dags", "operators", "pipeline", include_external_packages=True)
     ours = {module for module in graph.modules if module.split(".")[0] in {"dags", "operators"}}
     reached = ours.union(*map(graph.find_upstream_modules, ours))
-    assert "pipeline.lake" in reached
+    assert "pipeline.storage.lake" in reached
     imported = {module for module in reached if graph.is_module_squashed(module)} - sys.stdlib_module_names
     distributions = packages_distributions()
     # A module that several distributions share comes with the first as well as with all.

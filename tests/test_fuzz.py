@@ -20,9 +20,9 @@ import yaml
 from typer.testing import CliRunner
 
 from pipeline.cli import BAD_INPUT, app
-from pipeline.job import IngestJob, TrainJob
-from pipeline.lake import Lake
-from tests.training import DAY, lineup, listing, publish, variant
+from pipeline.spec.job import IngestJob, TrainJob
+from pipeline.storage.lake import Lake
+from tests.trained import DAY, lineup, listing, publish, variant
 
 PROGRAM = Path(sys.executable).parent / "windrow"
 LIMIT_S = 10

@@ -11,13 +11,13 @@ import pytest
 
 from operators.answers import Answers
 from operators.inputs import needed_paths, still_missing, told
-from operators.window import resolve_window
-from pipeline.job import TrainJob, head_path, manifest_path
-from pipeline.lake import Lake
-from pipeline.lineup import LineUpError, load_lineup
-from pipeline.lineups import lineup_paths
-from pipeline.simulator import SimulatorConfig
-from pipeline.window import DAY, Window
+from operators.run_window import resolve_window
+from pipeline.data.simulator import SimulatorConfig
+from pipeline.spec.job import TrainJob, head_path, manifest_path
+from pipeline.spec.lineup import LineUpError, load_lineup
+from pipeline.spec.lineups import lineup_paths
+from pipeline.spec.window import DAY, Window
+from pipeline.storage.lake import Lake
 
 START = datetime(2024, 1, 9, tzinfo=UTC)
 FORM = {"lineup": "demo", "variants": [], "window_date": None, "num_workers": None, "hardware": "as the line-up says"}

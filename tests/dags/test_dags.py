@@ -9,7 +9,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from pipeline.recipes.answers import RECIPES
+from pipeline.studies.declared import RECIPES
 
 DAGS = [
     "distillation_study",

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from operators.inputs import AwaitInputs, InputsTrigger, missing_inputs, needed_paths, told
-from pipeline.config import Variant
-from pipeline.job import IngestJob, TrainJob, head_path, manifest_path
-from pipeline.lake import Lake
-from pipeline.lineup import DatasetConfig, LineUp, LogSource, SimulatedSource
-from pipeline.window import Window
+from pipeline.spec.config import Variant
+from pipeline.spec.job import IngestJob, TrainJob, head_path, manifest_path
+from pipeline.spec.lineup import DatasetConfig, LineUp, LogSource, SimulatedSource
+from pipeline.spec.window import Window
+from pipeline.storage.lake import Lake
 
 DAY = Window.of("2024-01-05")
 

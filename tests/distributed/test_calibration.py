@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-import pipeline.examples
-from pipeline.chain import Engine
-from pipeline.config import (
+import pipeline.training.loader
+from pipeline.data.simulator import SimulatorConfig, simulate
+from pipeline.selection.sampling import Selected, select
+from pipeline.spec.config import (
     Continuous,
     EvaluationConfig,
     ModelConfig,
@@ -22,14 +23,13 @@ from pipeline.config import (
     Selection,
     Variant,
 )
-from pipeline.job import TrainJob
-from pipeline.lake import Lake
-from pipeline.lineup import DatasetConfig, LineUp, SimulatedSource
-from pipeline.selection import Selected, select
-from pipeline.simulator import SimulatorConfig, simulate
-from pipeline.steps import StepStore
-from pipeline.window import Window
-from tests.training import alone
+from pipeline.spec.job import TrainJob
+from pipeline.spec.lineup import DatasetConfig, LineUp, SimulatedSource
+from pipeline.spec.window import Window
+from pipeline.storage.lake import Lake
+from pipeline.training.chain.engine import Engine
+from pipeline.training.chain.steps import StepStore
+from tests.trained import alone
 
 SEEDS = range(5)
 TRAINED = list(Window.span(Window.of("2024-01-01"), Window.of("2024-01-10")))
@@ -152,7 +152,7 @@ def test_the_same_check_catches_a_wrong_correction(
     def mistaken(policy: Selection, ids: NDArray[np.uint64], label: NDArray[np.uint8], **key: Any) -> Selected:
         return mistake(select(policy, ids, label, **key), label)  # type: ignore[operator,no-any-return]
 
-    monkeypatch.setattr(pipeline.examples, "select", mistaken)
+    monkeypatch.setattr(pipeline.training.loader, "select", mistaken)
     found = [
         true_calibration(lake, seed, "offset", force=True) for seed, lake in zip(SEEDS[:2], lakes[:2], strict=True)
     ]

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config import (
+from pipeline.data.simulator import SimulatorConfig, simulate
+from pipeline.spec.config import (
     Continuous,
     ModelConfig,
     NegativeDownsampling,
@@ -15,11 +16,10 @@ from pipeline.config import (
     OptimizerConfig,
     Variant,
 )
-from pipeline.job import TrainJob
-from pipeline.lake import Lake
-from pipeline.lineup import DatasetConfig, LineUp, SimulatedSource, Workers
-from pipeline.simulator import SimulatorConfig, simulate
-from pipeline.window import Window
+from pipeline.spec.job import TrainJob
+from pipeline.spec.lineup import DatasetConfig, LineUp, SimulatedSource, Workers
+from pipeline.spec.window import Window
+from pipeline.storage.lake import Lake
 from tests.distributed.worlds import train_in_world
 
 FIRST, LAST = Window.of("2024-01-01"), Window.of("2024-01-04")

@@ -13,17 +13,17 @@ import pytest
 import torch
 from mlflow import MlflowClient
 
-from pipeline.job import TrainJob
-from pipeline.lake import Lake
-from pipeline.simulator import SimulatorConfig, simulate
-from pipeline.steps import StepManifest, StepStore
-from pipeline.tensors import Stored
-from pipeline.window import Window
+from pipeline.data.simulator import SimulatorConfig, simulate
+from pipeline.spec.job import TrainJob
+from pipeline.spec.window import Window
+from pipeline.storage.lake import Lake
+from pipeline.storage.tensors import Stored
+from pipeline.training.chain.steps import StepManifest, StepStore
 from tests.conftest import Stack
 from tests.distributed.test_identity import FIRST, LAST, in_four_jobs, in_one_job, line_up
 from tests.distributed.worlds import train_in_world
-from tests.services.light import LOOPBACK, listening
-from tests.test_checkpoint import Payload, tensor_file
+from tests.local.services.light import LOOPBACK, listening
+from tests.training.test_checkpoint import Payload, tensor_file
 
 WORKERS = 2
 VARIANT = "dcnv2_offset"

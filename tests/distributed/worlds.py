@@ -15,11 +15,11 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch.distributed._shard.sharded_tensor import ShardedTensor
 
-from pipeline.chain import Engine
-from pipeline.job import TrainJob, load_job
-from pipeline.lake import Lake
-from pipeline.steps import StepManifest
-from pipeline.train import Trainer
+from pipeline.spec.job import TrainJob, load_job
+from pipeline.storage.lake import Lake
+from pipeline.training.chain.engine import Engine
+from pipeline.training.chain.steps import StepManifest
+from pipeline.training.train import Trainer
 
 
 def train_in_world(world_size: int, lake: Lake, jobs: Iterable[TrainJob], meeting: Path) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.services import environment, running
+from pipeline.local.services import environment, running
 from tests.conftest import Stack, fresh_settings
 
 

@@ -12,8 +12,8 @@ import httpx
 import psutil
 import pytest
 
-from pipeline.services import MARK, services_status
-from pipeline.services.processes import variable
+from pipeline.local.services import MARK, services_status
+from pipeline.local.services.processes import variable
 from tests.airflow_client import Airflow, eventually
 from tests.conftest import Stack
 

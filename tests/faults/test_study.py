@@ -12,17 +12,17 @@ import psutil
 import pytest
 from mlflow import MlflowClient
 
-from pipeline.job import TrainJob, study_jobs
-from pipeline.lake import Lake
-from pipeline.lineup import Workers
-from pipeline.recipes import distillation_study
-from pipeline.simulator import SimulatorConfig, simulate
-from pipeline.steps import StepManifest
-from pipeline.study import Study
-from pipeline.window import Window
+from pipeline.data.simulator import SimulatorConfig, simulate
+from pipeline.spec.job import TrainJob, study_jobs
+from pipeline.spec.lineup import Workers
+from pipeline.spec.study import Study
+from pipeline.spec.window import Window
+from pipeline.storage.lake import Lake
+from pipeline.studies.distillation.cells import distillation_study
+from pipeline.training.chain.steps import StepManifest
 from tests.airflow_client import eventually
 from tests.conftest import Stack
-from tests.training import DAY, lineup, train, variant
+from tests.trained import DAY, lineup, train, variant
 
 pytestmark = [pytest.mark.faults, pytest.mark.services, pytest.mark.slow]
 

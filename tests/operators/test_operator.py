@@ -12,11 +12,11 @@ from airflow.sdk.definitions.retry_policy import RetryAction
 from airflow.sdk.exceptions import TaskDeferred
 
 from operators.client import RayError
-from operators.errors import RETRY_POLICY, BadInput, DeadlinePassed, JobFailed
+from operators.failures import RETRY_POLICY, BadInput, DeadlinePassed, JobFailed
 from operators.operator import MAX_DOCUMENT_BYTES, RayJobOperator, checked_document, checked_timeout, failure
 from operators.submission import TaskTry
 from operators.trigger import RayJobTrigger
-from pipeline.job import load_job
+from pipeline.spec.job import load_job
 from tests.operators.fakes import FakeMlflow, FakeRay
 
 DOCUMENT = {

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from operators.client import RayError, RayJobs
-from operators.tracking import TrackingServer
+from operators.open_runs import TrackingServer
 from operators.trigger import RayJobTrigger
-from pipeline.job import GAP_VIEW
+from pipeline.spec.job import GAP_VIEW
 from tests.operators.fakes import FakeMlflow, FakeRay
 
 pytestmark = pytest.mark.usefixtures("connections")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from benchmarks.studies import Days
+from benchmarks.study_pages import Days
 from pipeline.statistics.autocorrelation import Noises, regress
 from pipeline.statistics.paired import Paired, Series
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from benchmarks import coverage
-from benchmarks.studies import TRUTHS
+from benchmarks.study_pages import TRUTHS
 
 CONVERGING = [truth for truth in TRUTHS if truth.crossing(30) < 30]
 NEVER = [truth for truth in TRUTHS if truth.crossing(30) > 30]

@@ -7,10 +7,10 @@ import math
 import numpy as np
 import pytest
 
-from benchmarks.studies import Days
+from benchmarks.study_pages import Days
 from pipeline.statistics.effects import recommend, transfer_ratio
-from pipeline.statistics.history import Student, history_needed, history_saved
 from pipeline.statistics.interval import Interval
+from pipeline.statistics.needed import Student, history_needed, history_saved
 from pipeline.statistics.paired import Paired
 from pipeline.statistics.trend import decay, smallest_effect, trend
 from tests.statistics.test_convergence import exactly

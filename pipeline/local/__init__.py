@@ -1,0 +1,1 @@
+"""A laptop's services and the demo."""

@@ -1,0 +1,1 @@
+"""What people see: comparisons, pages and MLflow."""

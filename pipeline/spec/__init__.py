@@ -1,0 +1,1 @@
+"""What can be asked for: windows, configs, line-ups, studies, jobs, settings; light enough for a DAG file."""

@@ -1,0 +1,328 @@
+"""What can be chosen: models, optimizers, selection policies and distillation schedules, checked at birth."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal, NamedTuple
+
+from pydantic import AfterValidator, Field, model_validator
+
+from pipeline.spec.documents import Frozen, Real, Seed, Whole
+from pipeline.spec.errors import shown
+from pipeline.spec.window import MAX_SPAN, Window
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
+
+
+def _is_name(name: str) -> str:
+    if not _NAME.fullmatch(name):
+        raise ValueError(
+            f"a name is 1 to 63 letters (a to z), digits, '.', '_' or '-' and starts with a letter or digit, got {shown(name)}"
+        )
+    return name
+
+
+Name = Annotated[str, AfterValidator(_is_name)]
+"""What users call things; safe in paths, tags and URLs."""
+Width = Annotated[Whole, Field(ge=1, le=65_536)]
+"""Units of a layer."""
+Age = Annotated[Whole, Field(ge=0, le=MAX_SPAN)]
+"""Windows between two."""
+Rate = Annotated[Real, Field(gt=0, le=1)]
+
+LATE_CUTOVER_WINDOWS = 4
+"""A late cutover falls so many windows after the first online window."""
+
+
+class Widths(Frozen):
+    """How wide a model is."""
+
+    embedding_dim: Whole = Field(ge=4, le=8192, multiple_of=4)
+    """Width of every embedding row (D)."""
+    bottom: tuple[Width, ...] = Field(max_length=64)
+    """Hidden layers between the dense features and their D-wide embedding."""
+    over: tuple[Width, ...] = Field(max_length=64)
+    """Hidden layers between the interactions and the logit."""
+    cross_layers: Whole = Field(default=2, ge=1, le=64)
+    """DCNv2 alone: number of low-rank cross layers."""
+    cross_rank: Width = 32
+    """DCNv2 alone: rank of each cross layer."""
+
+
+Size = Literal["tiny", "small", "medium", "large"]
+SIZES: dict[Size, Widths] = {
+    "tiny": Widths(embedding_dim=8, bottom=(16,), over=(16,), cross_rank=8),
+    "small": Widths(embedding_dim=16, bottom=(64,), over=(64, 32), cross_rank=16),
+    "medium": Widths(embedding_dim=32, bottom=(128, 64), over=(128, 64), cross_rank=32),
+    "large": Widths(embedding_dim=64, bottom=(256, 128), over=(256, 128), cross_rank=64, cross_layers=3),
+}
+"""Named sizes: each step is about four times the compute of the one before."""
+
+
+class ModelConfig(Frozen):
+    """A click model."""
+
+    arch: Literal["dlrm", "dcnv2"] = "dlrm"
+    """DLRM (Naumov et al. 2019) or DCNv2 (Wang et al. 2021), both from TorchRec."""
+    size: Size | Widths = "small"
+    """A named size, or widths of one's own."""
+    exclude: tuple[str, ...] = ()
+    """Features of the schema that this model does not see."""
+    prior: Real = Field(default=0.5, gt=0, lt=1)
+    """Probability that an untrained model predicts: the first bias of the logit."""
+    distillation_head: Literal["serving", "auxiliary"] = "serving"
+    """What listens to a teacher: the tower that serves, or a second one on the same backbone while the first sees labels
+    alone (ExFM, Meta 2025; Rec-Distill, ByteDance 2026)."""
+
+    @property
+    def widths(self) -> Widths:
+        """The widths, whichever way they were given."""
+        return SIZES[self.size] if isinstance(self.size, str) else self.size
+
+
+class OptimizerConfig(Frozen):
+    """Row-wise Adagrad for the embeddings, fused in backward, and Adagrad for the rest."""
+
+    batch_size: Whole = Field(default=4096, ge=1, le=2**24)
+    """Most rows per update over all workers together: a window's rows are spread evenly over as few updates as it allows."""
+    embedding_lr: Real = Field(default=0.02, gt=0)
+    """Learning rate of the embedding rows."""
+    dense_lr: Real = Field(default=0.02, gt=0)
+    """Learning rate of the dense layers."""
+    eps: Real = Field(default=1e-8, gt=0)
+    """Added to the root of Adagrad's accumulator."""
+    accumulator_decay: Real = Field(default=1.0, ge=0, le=1)
+    """What all of Adagrad's accumulators are multiplied by before each window but the chain's first: below 1 the learning
+    rate no longer falls to zero, 0 forgets them every day."""
+
+
+class All(Frozen):
+    """Train on every example."""
+
+    kind: Literal["all"] = "all"
+
+
+class NegativeDownsampling(Frozen):
+    """Keep all positives and a fixed fraction of the negatives (McMahan et al. 2013; Jain et al. 2024)."""
+
+    kind: Literal["negatives"] = "negatives"
+    rate: Rate
+    """Fraction of negatives kept, in (0, 1]."""
+    correction: Literal["weight", "offset"] = "offset"
+    """Weight = 1/pi_y(x), or a logit offset log pi_1(x) - log pi_0(x) in training only; exactly one of them."""
+    scope: Literal["continuous", "historical"] = "continuous"
+    """Keep sampling in the online phase too, or train on every example from the first online window."""
+
+
+class OddsProportional(Frozen):
+    """Keep all positives, and negatives in proportion to a pilot's odds of a click (Wang, Zhang & Wang 2021).
+
+    A negative is kept with pi_0(x) = clip(c * odds(x), floor, 1), c such that the expected share of negatives kept is
+    `rate`. Hard negatives are likelier to stay, and the correction undoes exactly that.
+    """
+
+    kind: Literal["odds"] = "odds"
+    rate: Rate
+    """Expected fraction of negatives kept, in (0, 1]."""
+    pilot: Name
+    """The variant of the line-up whose scores tell the odds."""
+    pilot_age: Age = 0
+    """Scores made by the checkpoint that closed so many windows earlier; 0: from the pilot's own training pass."""
+    since: Window | None = None
+    """First window in which the pilot is asked; before it negatives are kept uniformly at the same rate."""
+    floor: Real | None = Field(default=None, gt=0)
+    """Least probability with which any negative is kept; a tenth of the rate when not given."""
+    correction: Literal["weight", "offset"] = "offset"
+    """Weight = 1/pi_y(x), or a logit offset log pi_1(x) - log pi_0(x) in training only; exactly one of them."""
+    scope: Literal["continuous", "historical"] = "continuous"
+    """Keep sampling in the online phase too, or train on every example from the first online window."""
+
+    @property
+    def least(self) -> float:
+        """The floor, given or not."""
+        return self.rate / 10 if self.floor is None else self.floor
+
+    @model_validator(mode="after")
+    def _floor_below_rate(self) -> OddsProportional:
+        if self.least > self.rate:
+            raise ValueError(f"the floor cannot exceed the rate {self.rate}, got {self.floor}")
+        return self
+
+
+Selection = Annotated[All | NegativeDownsampling | OddsProportional, Field(discriminator="kind")]
+
+PILOT = "pilot"
+"""What a resolved policy calls its pilot: the name is no part of a step's identity, the scores are."""
+
+
+class NoTeacher(Frozen):
+    """Learn from the labels alone."""
+
+    kind: Literal["none"] = "none"
+
+
+class _Taught(Frozen):
+    """What every schedule with a teacher says."""
+
+    teacher: Name
+    """The variant whose scores are learned from."""
+    weight: Real = Field(default=1.0, gt=0)
+    """Weight of the soft-label cross-entropy beside the hard loss."""
+    age: Age = 0
+    """Scores made by the checkpoint that closed so many windows earlier; 0: from the teacher's own training pass."""
+    since: Window | None = None
+    """First window in which the teacher is listened to; None: from the start."""
+    ramp: Age = 0
+    """Windows over which the weight grows linearly, counted from `since`; then it is full."""
+
+    @model_validator(mode="after")
+    def _ramp_begins_somewhere(self) -> _Taught:
+        if self.ramp and self.since is None:
+            raise ValueError(f"a ramp is counted from a window: say `since` which, got ramp {self.ramp} without")
+        return self
+
+    def weight_in(self, window: Window) -> float | None:
+        """The soft loss's weight in a window that lies before any cutover; None before `since`.
+
+        In the k-th window from `since` on, counted from 0, k + 1 of ramp + 1 parts.
+        """
+        if self.since is None:
+            return self.weight
+        heard = window.days_since(self.since)
+        return None if heard < 0 else self.weight * min(1.0, (heard + 1) / (self.ramp + 1))
+
+
+class Cutover(_Taught):
+    """Learn from a teacher too, until a window from which the teacher's loss is off."""
+
+    kind: Literal["cutover"] = "cutover"
+    at: Window | Literal["early", "late"] = "early"
+    """First window without the teacher. Early: the first online window; late: four windows later."""
+
+
+class Continuous(_Taught):
+    """Learn from a teacher that keeps training all the while (Jain et al. 2024)."""
+
+    kind: Literal["continuous"] = "continuous"
+
+
+Distillation = Annotated[NoTeacher | Cutover | Continuous, Field(discriminator="kind")]
+
+
+class Read(NamedTuple):
+    """Scores that a variant reads from another of its line-up."""
+
+    source: str
+    """The variant that makes them."""
+    age: int
+    """Windows between the checkpoint that made them and the window; 0: from the source's own training pass."""
+
+
+class Variant(Frozen):
+    """One training recipe: what a study compares."""
+
+    name: Name
+    """What people call it; not part of its identity."""
+    model: ModelConfig = ModelConfig()
+    """Architecture and size."""
+    optimizer: OptimizerConfig = OptimizerConfig()
+    """Learning rates and batch size."""
+    selection: Selection = All()
+    """Which examples are trained on, and with what correction."""
+    distillation: Distillation = NoTeacher()
+    """Whether, until when and from whom it learns soft labels."""
+    start: Window | None = None
+    """First window of its chain, with new weights; None: the first window that it is trained on. No part of a step's
+    identity: where a chain started shows in its parents."""
+
+    @property
+    def teacher(self) -> str | None:
+        """The name of the teacher, if it ever has one."""
+        return None if isinstance(self.distillation, NoTeacher) else self.distillation.teacher
+
+    @property
+    def pilot(self) -> str | None:
+        """The name of the variant whose odds decide what is selected, if there is one."""
+        return self.selection.pilot if isinstance(self.selection, OddsProportional) else None
+
+    @property
+    def reads(self) -> frozenset[Read]:
+        """All scores that it ever reads: its teacher's and its pilot's."""
+        found = set()
+        if not isinstance(self.distillation, NoTeacher):
+            found.add(Read(self.distillation.teacher, self.distillation.age))
+        if isinstance(self.selection, OddsProportional):
+            found.add(Read(self.selection.pilot, self.selection.pilot_age))
+        return frozenset(found)
+
+
+class EvaluationConfig(Frozen):
+    """The evaluation slice: the same rows for every variant, scored before they are trained on."""
+
+    max_rows: Whole = Field(default=100_000, ge=1, le=2**31 - 1)
+    """All rows of a window up to so many, then a hash sample of about so many."""
+
+
+class StepConfig(Frozen):
+    """A variant as it applies to one window: the part of a step's identity that people chose."""
+
+    model: ModelConfig
+    """The size stands as widths, so that renaming a size changes nothing."""
+    optimizer: OptimizerConfig
+    selection: Selection
+    soft_weight: Real | None = Field(default=None, gt=0)
+    """Weight of the teacher's loss in this window; None when no teacher is listened to."""
+    soft_age: Age = 0
+    """Windows between the checkpoint that made the soft labels and this window; 0: from the teacher's training pass."""
+    evaluation: EvaluationConfig
+    seed: Seed
+    """Sets the initial weights and the selection's salt."""
+
+
+def late_cutover(online_start: Window) -> Window:
+    """The first window without the teacher under a late cutover."""
+    return online_start.shift(LATE_CUTOVER_WINDOWS)
+
+
+def cutover_window(distillation: Cutover, online_start: Window) -> Window:
+    """The first window in which a cutover's teacher loss is off."""
+    match distillation.at:
+        case "early":
+            return online_start
+        case "late":
+            return late_cutover(online_start)
+        case Window() as window:
+            return window
+
+
+def resolve(
+    variant: Variant, window: Window, *, online_start: Window, evaluation: EvaluationConfig, seed: int
+) -> StepConfig:
+    """What `variant` does in `window`; two schedules that agree there resolve to equal configs."""
+    taught = variant.distillation
+    soft_weight = None if isinstance(taught, NoTeacher) else taught.weight_in(window)
+    if isinstance(taught, Cutover) and window >= cutover_window(taught, online_start):
+        soft_weight = None
+    model = variant.model.model_copy(update={"size": variant.model.widths})
+    return StepConfig(
+        model=model,
+        optimizer=variant.optimizer,
+        selection=_resolved_selection(variant.selection, window, online=window >= online_start),
+        soft_weight=soft_weight,
+        soft_age=0 if soft_weight is None or isinstance(taught, NoTeacher) else taught.age,
+        evaluation=evaluation,
+        seed=seed,
+    )
+
+
+def _resolved_selection(policy: Selection, window: Window, *, online: bool) -> Selection:
+    """A policy without what does not matter in one window."""
+    if isinstance(policy, All) or policy.rate == 1 or (policy.scope == "historical" and online):
+        return All()
+    if isinstance(policy, NegativeDownsampling):
+        return policy.model_copy(update={"scope": "continuous"})
+    if policy.since is not None and window < policy.since:
+        return NegativeDownsampling(rate=policy.rate, correction=policy.correction)
+    return policy.model_copy(
+        update={"pilot": PILOT, "since": None, "floor": policy.least, "scope": "continuous"},
+    )

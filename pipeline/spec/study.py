@@ -1,0 +1,111 @@
+"""A study: a question, the cells that answer it, and the windows on which they are judged."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from pipeline.spec.config import Name
+from pipeline.spec.documents import Frozen, Real
+from pipeline.spec.errors import BadInput
+from pipeline.spec.lineup import LineUp
+from pipeline.spec.window import Window
+
+Axis = Literal[
+    "schedule",
+    "start",
+    "size",
+    "age",
+    "head",
+    "weight",
+    "rate",
+    "scope",
+    "correction",
+    "policy",
+    "batch",
+    "combined",
+    "theory",
+    "setting",
+]
+"""What tells a cell from the others; each axis has a figure and a table of its own."""
+
+MIN_JUDGED = 3
+"""Fewer windows than this judge nothing: their interval would say so and nothing else."""
+
+
+class StudyError(BadInput):
+    """A study asks for something that its windows or its line-up cannot answer."""
+
+
+class Cell(Frozen):
+    """One variant as a study sees it."""
+
+    variant: Name
+    """Its name in the line-up."""
+    against: Name
+    """The variant it is compared with, on the same rows."""
+    axis: Axis
+    label: str
+    """What pictures and tables call it."""
+    value: Real | None = None
+    """Its place on the axis: rows of history, a size ratio, an age, a rate; None where the axis has no numbers."""
+
+
+class Study(Frozen):
+    """A question with all that is needed to answer it."""
+
+    kind: Literal["distillation", "downsampling", "tuning"]
+    """Which analysis reads the cells."""
+    question: str
+    """In one sentence, as its readers would ask it."""
+    lineup: LineUp
+    """Its name is the study's; its variants are all that is trained."""
+    cells: tuple[Cell, ...] = Field(min_length=1, max_length=10_000)
+    first: Window
+    last: Window
+    judged: Window
+    """First of the windows, up to `last`, on which all are judged."""
+    epsilons: tuple[Real, ...] = Field(default=(0.1, 0.2, 0.5), max_length=20)
+    """Percent of log-loss within which two models count as equal; the first is the headline's."""
+    centre: Name | None = None
+    """The variant that all axes but the rate's vary in one factor, where the study has one."""
+    affordable: Real = Field(default=0.5, gt=0)
+    """Percent of log-loss that the asker can afford to lose."""
+
+    @model_validator(mode="after")
+    def _answerable(self) -> Study:
+        known = {variant.name for variant in self.lineup.variants}
+        for cell in self.cells:
+            if {cell.variant, cell.against} - known:
+                raise ValueError(
+                    f"a cell compares {cell.variant!r} with {cell.against!r}; the line-up has {sorted(known)}"
+                )
+        if not self.first < self.lineup.online_start <= self.judged <= self.last:
+            raise ValueError(
+                "a study's first window lies before its first online window, which is not after the first judged window, "
+                f"which is not after the last; got {self.first}, {self.lineup.online_start}, {self.judged}, {self.last}"
+            )
+        if not self.epsilons or min(self.epsilons) <= 0:
+            raise ValueError(f"epsilons are percents of log-loss above zero, at least one, got {list(self.epsilons)}")
+        return self
+
+    @property
+    def name(self) -> str:
+        """The study's name: that of its MLflow experiment and of its chains in the lake."""
+        return self.lineup.name
+
+    def of(self, *axes: Axis) -> tuple[Cell, ...]:
+        """The cells of some axes, in order."""
+        return tuple(cell for cell in self.cells if cell.axis in axes)
+
+    def cell(self, variant: str) -> Cell:
+        """The first cell of a variant.
+
+        Raises:
+            StudyError: no cell has it.
+        """
+        for cell in self.cells:
+            if cell.variant == variant:
+                return cell
+        raise StudyError(f"study {self.name!r} has no cell {variant!r}; it has {[c.variant for c in self.cells]}")

@@ -1,0 +1,1 @@
+"""The lake: documents, parquet and tensors, published whole and checked when read."""

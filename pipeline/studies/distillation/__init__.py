@@ -1,0 +1,1 @@
+"""The study of knowledge distillation: schedules, history needed, teachers."""

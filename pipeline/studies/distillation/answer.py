@@ -1,0 +1,173 @@
+"""The answer of a study of knowledge distillation: who converges on how much data, and what becomes of a gain once the teacher is gone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from pipeline.spec.config import late_cutover
+from pipeline.spec.study import Axis, Cell
+from pipeline.statistics.effects import transfer_ratio
+from pipeline.statistics.interval import Interval
+from pipeline.statistics.trend import MIN_WINDOWS, decay
+from pipeline.studies import measures as cells
+from pipeline.studies.distillation import history, in_run
+from pipeline.studies.distillation.cells import CONTINUOUS, EARLY, LATE, NO_TEACHER, TEACHER
+from pipeline.studies.drawing import by_number, by_window
+from pipeline.studies.evidence import Evidence
+from pipeline.studies.findings import Check, Findings, Section, Table
+from pipeline.studies.measures import percent
+
+TITLES: dict[Axis, tuple[str, str]] = {
+    "size": ("Size of the teacher", "The same student, continuously taught by teachers of several sizes."),
+    "age": (
+        "Age of the teacher",
+        "Soft labels by the checkpoint that closed the window so many windows before. All listen from the window in which "
+        "the oldest of these exist.",
+    ),
+    "head": (
+        "Which head listens",
+        "The teacher's loss on the logit that is served, or on a head of its own that is never served.",
+    ),
+    "weight": ("Weight of the teacher's loss", "Beside the labels' loss, which has weight 1; constant or ramped in."),
+    "combined": (
+        "Together with downsampling",
+        "A continuous student on few negatives, its teacher on all rows: is it as good as the full-data student alone?",
+    ),
+}
+
+
+def answer(evidence: Evidence) -> Findings:
+    """What the study says."""
+    gain = _against_late(evidence)
+    metrics = {"gain_over_late_cutover_percent": gain.value, **cells.ends("gain_over_late_cutover_percent", gain)}
+    headline = (
+        f"On the judged windows a continuous student's log-loss differs from the late cutover's by {percent(gain)} %."
+    )
+    sections = [_schedules(evidence), _after_cutover(evidence, metrics)]
+    if evidence.study.of("start"):
+        needed, headline = history.section(evidence, metrics)
+        within = in_run.section(evidence, metrics)
+        sections += [needed] if within is None else [needed, within]
+    sections += _axes(evidence, metrics)
+    return Findings(
+        headline=headline,
+        metrics=metrics,
+        sections=tuple(sections),
+        checks=tuple(_checks(evidence, gain)),
+    )
+
+
+def _against_late(evidence: Evidence) -> Interval:
+    return evidence.paired(CONTINUOUS, LATE, evidence.judged).series().mean().interval()
+
+
+def _schedules(evidence: Evidence) -> Section:
+    schedules = evidence.study.of("schedule")
+    online = evidence.study.lineup.online_start
+    marks = {"early cutover": online, "late cutover": late_cutover(online), "judged from here": evidence.study.judged}
+    figure = by_window(
+        "Log-loss relative to the student without a teacher, on the same rows before training on them (95 %)",
+        "percent; below zero is better",
+        cells.curves(evidence, schedules),
+        marks,
+    )
+    reference = Cell(variant=NO_TEACHER, against=NO_TEACHER, axis="schedule", label="no teacher")
+    others = [cell for cell in schedules if cell.variant != NO_TEACHER]
+    text = (
+        "Each schedule over the whole run, and over the judged windows in the table. Compute counts training, evaluation "
+        "and scoring; a teacher's is counted while it is listened to, whole or in equal parts for all who listen."
+    )
+    return Section("Schedules", text, figure, cells.table(evidence, [reference, *others]))
+
+
+def _after_cutover(evidence: Evidence, metrics: dict[str, float]) -> Section:
+    """How the gain over the student without a teacher fades once the teacher is gone."""
+    online = evidence.study.lineup.online_start
+    starts = {EARLY: online, LATE: late_cutover(online)}
+    curves = {}
+    rows = []
+    for name, start in starts.items():
+        if start > evidence.study.last:
+            continue
+        windows = evidence.between(start)
+        cell = evidence.study.cell(name)
+        series = evidence.paired(name, CONTINUOUS, windows).series()
+        points = series.by_window()
+        curves[cell.label] = (list(range(len(points))), cells.band(points))
+        gain = evidence.paired(name, NO_TEACHER, windows).series()
+        fade = "too few windows"
+        if len(points) >= MIN_WINDOWS:
+            half_life = decay(gain, 0).half_life
+            fade = percent(half_life, 1)
+            key = f"{name}_half_life_windows"
+            metrics |= {key: half_life.value} | cells.ends(key, half_life)
+        rows.append((cell.label, percent(points[-1]), percent(gain.by_window()[-1]), fade))
+    figure = by_number(
+        "After the teacher has gone: log-loss relative to the student whose teacher stays (95 %)",
+        "windows since the cutover",
+        "percent; above zero is worse",
+        curves,
+    )
+    header = (
+        "schedule",
+        "in the last window against continuous, percent (95 %)",
+        "against no teacher, percent (95 %)",
+        "half-life of the gain, windows (95 %)",
+    )
+    text = "The transient: a student that loses its teacher drifts back to where it would be without one."
+    return Section("After a cutover", text, figure, Table(header, tuple(rows)))
+
+
+def _axes(evidence: Evidence, metrics: dict[str, float]) -> Iterator[Section]:
+    """A section per axis that was varied beside the schedule."""
+    for axis, (title, text) in TITLES.items():
+        found = evidence.study.of(axis)
+        if not found:
+            continue
+        rows = []
+        for cell in found:
+            gap = cells.judged(evidence, cell)
+            teacher = evidence.study.lineup.variant(cell.variant).teacher or TEACHER
+            ratio = transfer_ratio(
+                evidence.paired(cell.variant, NO_TEACHER, evidence.judged),
+                evidence.paired(teacher, NO_TEACHER, evidence.judged),
+            )
+            rows.append((cell.label, percent(gap), percent(ratio)))
+            metrics |= {f"{cell.variant}_percent": gap.value} | cells.ends(f"{cell.variant}_percent", gap)
+            metrics |= {f"{cell.variant}_transfer_ratio": ratio.value}
+        header = (axis, "log-loss against no teacher, percent (95 %)", "transfer ratio (95 %)")
+        numbers = [cell for cell in found if cell.value is not None]
+        figure = None
+        if len(numbers) == len(found) > 1:
+            band = cells.band([cells.judged(evidence, cell) for cell in numbers])
+            across = [cell.value or 0.0 for cell in numbers]
+            figure = by_number(title, axis, "percent; below zero is better", {"continuous": (across, band)})
+        yield Section(title, text, figure, Table(header, tuple(rows)))
+
+
+def _checks(evidence: Evidence, gain: Interval) -> Iterator[Check]:
+    yield from _stale_teacher(evidence)
+    yield cells.too_much_variance(evidence, CONTINUOUS, LATE, gain)
+    behind = evidence.paired(CONTINUOUS, TEACHER, evidence.judged).series()
+    yield cells.growing("continuous against its teacher", cells.moved(behind))
+    yield cells.jumps(evidence, evidence.study.of("schedule"))
+    yield Check("an iso-compute curve without a minimum", "this study varies no budget", None)
+
+
+def _stale_teacher(evidence: Evidence) -> Iterator[Check]:
+    ahead = evidence.paired(TEACHER, NO_TEACHER, evidence.judged).series().mean().interval()
+    yield Check(
+        "a teacher that is no better than its student",
+        f"the teacher against the student without one: {percent(ahead)} %",
+        cells.surely_not_above(ahead),
+    )
+    aged = sorted(evidence.study.of("age"), key=lambda cell: cell.value or 0.0)
+    if not aged:
+        yield Check("a stale teacher", "the teacher's age was not varied", None)
+        return
+    loss = evidence.paired(aged[-1].variant, aged[0].variant, evidence.judged).series().mean().interval()
+    yield Check(
+        "a stale teacher",
+        f"soft labels {aged[-1].value:g} windows old instead of {aged[0].value:g} cost {percent(loss)} %",
+        cells.surely_not_above(loss),
+    )

@@ -1,0 +1,1 @@
+"""The study of negative downsampling: rates, corrections, policies."""

@@ -1,0 +1,133 @@
+"""A study while it is written down: its variants, its cells, and what becomes of both."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from pipeline.spec.config import Continuous, Cutover, ModelConfig, NegativeDownsampling, Selection, Size, Variant
+from pipeline.spec.lineup import LineUp
+from pipeline.spec.study import Axis, Cell, StudyError
+from pipeline.spec.window import Window
+
+BOTH = "both"
+
+
+@dataclass
+class Draft:
+    """Variants and cells in the order in which a study names them."""
+
+    reference: str
+    """What cells are compared with unless they say otherwise."""
+    variants: list[Variant] = field(default_factory=list)
+    cells: list[Cell] = field(default_factory=list)
+
+    def train(self, variant: Variant) -> None:
+        """Train a variant, once however many cells show it."""
+        if all(known.name != variant.name for known in self.variants):
+            self.variants.append(variant)
+
+    def add(
+        self, axis: Axis, label: str, variant: Variant, value: float | None = None, against: str | None = None
+    ) -> None:
+        """Show a variant on an axis."""
+        self.train(variant)
+        against = against or self.reference
+        self.cells.append(Cell(variant=variant.name, against=against, axis=axis, label=label, value=value))
+
+    def lineup(self, base: LineUp, name: str, online_start: Window, seeds: Sequence[int]) -> LineUp:
+        """The line-up that trains them, with data and workers of another.
+
+        Raises:
+            StudyError: it would go by that one's name.
+        """
+        if name == base.name:
+            raise StudyError(
+                f"a study has a name of its own: {name!r} is the line-up's, whose chains it would take over"
+            )
+        return LineUp(
+            name=name,
+            dataset=base.dataset,
+            variants=tuple(self.variants),
+            reference=self.reference,
+            online_start=online_start,
+            seeds=tuple(seeds),
+            workers=base.workers,
+            evaluation=base.evaluation,
+            checkpoint_every=base.checkpoint_every,
+            tuned=base.tuned,
+        )
+
+
+def plain(base: LineUp, name: str, size: Size) -> Variant:
+    """A line-up's reference at another size, on all rows and without a teacher."""
+    origin = base.variant(base.reference)
+    model = origin.model.model_copy(update={"size": size})
+    return tuned(base, Variant(name=name, model=model, optimizer=origin.optimizer))
+
+
+def tuned(base: LineUp, arm: Variant) -> Variant:
+    """An arm with the optimizer of a line-up's variant of its name and selection; as it is where there is none."""
+    known = {variant.name: variant.optimizer for variant in base.variants if variant.selection == arm.selection}
+    return arm.model_copy(update={"optimizer": known.get(arm.name, arm.optimizer)})
+
+
+def taught(student: Variant, name: str, distillation: Cutover | Continuous) -> Variant:
+    """A student that listens to a teacher."""
+    return student.model_copy(update={"name": name, "distillation": distillation})
+
+
+def both(base: LineUp, sample: Variant, schedule: Continuous) -> Variant:
+    """The arm that trains on a sample and listens to a teacher that stays."""
+    return tuned(base, taught(sample, BOTH, schedule))
+
+
+def kept(base: LineUp, student: Variant, rate: float, centre: float | None = None) -> Variant:
+    """A student on a fraction of the negatives, with a batch that shrinks with its rows.
+
+    Args:
+        base: may have its settings, and those of the centre.
+        student: what trains on all of them.
+        rate: the fraction.
+        centre: a fraction whose learning rates it takes, and whose number of updates; the student's when not given.
+    """
+    origin, share = (student, 1.0) if centre is None else (kept(base, student, centre), centre)
+    batch = shrunk(base, origin, rate, share)
+    return tuned(base, with_batch(sampled(origin, kept_name(rate), NegativeDownsampling(rate=rate)), batch))
+
+
+def shrunk(base: LineUp, variant: Variant, rate: float, share: float = 1.0) -> int:
+    """Rows per update of a sample that takes as many updates as a variant; its model's prior stands for the click rate.
+
+    Args:
+        base: its workers share the batch.
+        variant: what trains on the fraction `share` of the negatives.
+        rate: the fraction that the sample keeps.
+        share: see there.
+
+    Raises:
+        StudyError: the prior is the default, which is no click rate: the batch would shrink less than the rows.
+    """
+    prior, workers = variant.model.prior, base.workers.num_workers
+    if prior == ModelConfig.model_fields["prior"].default:
+        raise StudyError(
+            f"a sample's batch shrinks with its rows, for which the click rate must be known; {variant.name!r} has the "
+            f"default prior {prior}: write the log's share of positives as `model: {{prior: ...}}` into line-up {base.name!r}"
+        )
+    fewer = (prior + (1 - prior) * rate) / (prior + (1 - prior) * share)
+    return workers * max(1, round(variant.optimizer.batch_size * fewer / workers))
+
+
+def kept_name(rate: float) -> str:
+    """What a model on a fraction of the negatives is called."""
+    return f"kept_{100 * rate:g}"
+
+
+def with_batch(variant: Variant, batch_size: int) -> Variant:
+    """The variant with another batch."""
+    return variant.model_copy(update={"optimizer": variant.optimizer.model_copy(update={"batch_size": batch_size})})
+
+
+def sampled(student: Variant, name: str, selection: Selection) -> Variant:
+    """A student that trains on a selection."""
+    return student.model_copy(update={"name": name, "selection": selection})

@@ -1,0 +1,183 @@
+"""What all studies show of their cells: loss against the reference by window and over all judged ones, and what it cost."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+from scipy.stats import norm
+
+from pipeline.spec.config import OddsProportional
+from pipeline.spec.study import Cell
+from pipeline.spec.window import Window
+from pipeline.statistics.interval import Interval
+from pipeline.statistics.paired import Series
+from pipeline.statistics.trend import MIN_WINDOWS, Trend, trend
+from pipeline.studies.drawing import Band
+from pipeline.studies.evidence import Evidence
+from pipeline.studies.findings import Check, Table
+
+JUMP = 5.0
+"""Percent of log-loss more than the reference, on one day under one seed, that nobody would let pass online."""
+METRICS = {"log_loss": "{:.5f}", "normalized_entropy": "{:.4f}", "auc": "{:.4f}", "calibration": "{:.3f}"}
+
+
+def percent(interval: Interval, digits: int = 2) -> str:
+    """An interval as people read it; an end without a bound stays open."""
+    value, low, high = (
+        f"{number:+.{digits}f}" if math.isfinite(number) else "?"
+        for number in (interval.value, interval.low, interval.high)
+    )
+    return f"{value} ({low} to {high})"
+
+
+def curves(evidence: Evidence, cells: Iterable[Cell]) -> dict[str, tuple[Sequence[Window], Band]]:
+    """Each cell's loss by window relative to what it is compared with, by label; a reference is not shown beside itself."""
+    found: dict[str, tuple[Sequence[Window], Band]] = {}
+    for cell in cells:
+        if cell.variant != cell.against:
+            paired = evidence.paired(cell.variant, cell.against)
+            points = paired.series().by_window()
+            found[cell.label] = (evidence.windows[-len(points) :], band(points))
+    return found
+
+
+def band(intervals: Sequence[Interval]) -> Band:
+    """Intervals as a figure takes them."""
+    return [i.value for i in intervals], [i.low for i in intervals], [i.high for i in intervals]
+
+
+def judged(evidence: Evidence, cell: Cell, seeds: slice = slice(None)) -> Interval:
+    """A cell's loss over the judged windows relative to what it is compared with, percent."""
+    if cell.variant == cell.against:
+        return Interval(0.0, 0.0, 0.0)
+    return evidence.paired(cell.variant, cell.against, evidence.judged, seeds).series().mean().interval()
+
+
+def smallest_visible(interval: Interval) -> float:
+    """The effect that would have left zero outside an interval of this width in 80 of 100 studies, the normal law given."""
+    return (interval.high - interval.low) / 2 * float(1 + norm.ppf(0.8) / norm.ppf(0.975))
+
+
+def ends(name: str, interval: Interval) -> dict[str, float]:
+    """The ends of an interval as two figures."""
+    return {f"{name}_low": interval.low, f"{name}_high": interval.high}
+
+
+def table(evidence: Evidence, cells: Sequence[Cell]) -> Table:
+    """What each cell lost on the judged windows, what it could have lost unseen, and what it cost until the last."""
+    header = (
+        "variant",
+        "log-loss against the reference, percent (95 %)",
+        "smallest that would show",
+        "log-loss",
+        "NE",
+        "AUC",
+        "calibration",
+        "examples",
+        "own training, TFLOP",
+        "with its teacher's training and scoring",
+        "teacher shared",
+    )
+    rows = []
+    for cell in cells:
+        track, against = evidence.tracks[cell.variant], judged(evidence, cell)
+        own = cell.variant == cell.against
+        means = [form.format(np.nanmean(track.metric(name)[:, evidence.judged])) for name, form in METRICS.items()]
+        costs = compute(evidence, cell.variant)
+        rows.append(
+            (
+                cell.label,
+                "reference" if own else percent(against),
+                "" if own else f"{smallest_visible(against):.2f}",
+                *means,
+                f"{track.total_examples:,.0f}",
+                *(f"{flops / 1e12:,.2f}" for flops in costs),
+            )
+        )
+    return Table(header, tuple(rows))
+
+
+def compute(evidence: Evidence, variant: str) -> tuple[float, float, float]:
+    """FLOPs of a variant until its last window: its training's, with what it read from others, with its part of that.
+
+    What teacher and pilot spent is their training and their scoring while it read them.
+    Who is read from is shared by all variants of the study that read from it. Evaluation is no part of any: it is the same
+    for all, and serves the study alone.
+    """
+    lineup = evidence.study.lineup
+    own = evidence.tracks[variant].training_flops
+    whole = shared = own
+    for source in {read.source for read in lineup.variant(variant).reads}:
+        places = {evidence.index(window) for window in _read_in(evidence, variant, source)}
+        steps = evidence.tracks[source].steps
+        spent = [step.flops for (_, place), step in steps.items() if place in places]
+        flops = sum(each.training + each.scoring for each in spent) / len(lineup.seeds)
+        whole += flops
+        shared += flops / sum(source in {read.source for read in v.reads} for v in lineup.variants)
+    return own, whole, shared
+
+
+def _read_in(evidence: Evidence, variant: str, source: str) -> Iterator[Window]:
+    """The windows in which a variant reads what a teacher or pilot says."""
+    lineup = evidence.study.lineup
+    recipe = lineup.variant(variant)
+    for window in evidence.windows[evidence.since(variant) :]:
+        config = lineup.resolved(recipe, window, seed=0)
+        if recipe.teacher == source and config.soft_weight is not None:
+            yield window
+        elif recipe.pilot == source and isinstance(config.selection, OddsProportional):
+            yield window
+
+
+def too_much_variance(evidence: Evidence, variant: str, against: str, effect: Interval) -> Check:
+    """Whether runs differ among themselves by more than the effect that is claimed."""
+    signature = "too much run-to-run variance to see the effect"
+    if len(evidence.study.lineup.seeds) < 2:
+        return Check(signature, "one seed only: spread between runs is not known", None)
+    paired = evidence.paired(variant, against, evidence.judged)
+    by_seed = 100 * (paired.loss.sum(axis=(1, 2)) / paired.base.sum(axis=(1, 2)) - 1)
+    spread = float(by_seed.std(ddof=1))
+    found = f"standard deviation between {len(by_seed)} seeds {spread:.3f} %, effect {percent(effect)} %"
+    return Check(signature, found, not effect.low <= 0 <= effect.high)
+
+
+def jumps(evidence: Evidence, cells: Iterable[Cell]) -> Check:
+    """Whether some run lost far more on a single day than any mean over days tells."""
+    worst, where = -math.inf, ""
+    for cell in cells:
+        if cell.variant == cell.against:
+            continue
+        paired = evidence.paired(cell.variant, cell.against, evidence.judged)
+        gaps = 100 * (paired.loss.sum(axis=2) / paired.base.sum(axis=2) - 1)
+        if gaps.max() > worst:
+            seed, window = np.unravel_index(int(gaps.argmax()), gaps.shape)
+            worst = float(gaps.max())
+            where = (
+                f"{cell.label}, seed {evidence.study.lineup.seeds[seed]}, {evidence.windows[evidence.judged][window]}"
+            )
+    return Check(
+        "a day on which the loss jumps", f"worst judged window of any run: {worst:+.1f} % ({where})", worst < JUMP
+    )
+
+
+def moved(series: Series) -> Trend | None:
+    """How a penalty moved over its windows; None where they are too few to tell."""
+    return trend(series) if len(series.values) >= MIN_WINDOWS else None
+
+
+def surely_not_above(interval: Interval, bound: float = 0.0) -> bool | None:
+    """Whether all of an interval lies at or below a bound; None where it holds both sides."""
+    if interval.high <= bound:
+        return True
+    return False if interval.low > bound else None
+
+
+def growing(label: str, penalty: Trend | None) -> Check:
+    """Whether what a variant loses grows as time goes by."""
+    signature = "a penalty that grows over time"
+    if penalty is None:
+        return Check(signature, f"fewer than {MIN_WINDOWS} judged windows show no slope", None)
+    found = f"slope of {label}: {percent(penalty.slope, 4)} percentage points a window"
+    return Check(signature, found, surely_not_above(penalty.slope))

@@ -1,0 +1,1 @@
+"""The study that tunes batch size and learning rate of every arm."""

@@ -1,0 +1,1 @@
+"""The chain of steps of a variant: planned, trained, published, looked after."""

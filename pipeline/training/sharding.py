@@ -1,0 +1,94 @@
+"""Where the embedding tables lie: planned and sharded by TorchRec, updated inside the backward pass."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed._shard.sharded_tensor import ShardedTensor
+from torchrec.distributed import DistributedModelParallel
+from torchrec.distributed.embedding_types import EmbeddingComputeKernel
+from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
+from torchrec.distributed.planner import EmbeddingShardingPlanner
+from torchrec.distributed.planner.types import (
+    HardwareConfig,
+    KernelConfig,
+    ParameterConstraints,
+    TopologyFactory,
+    TrainerConfig,
+)
+from torchrec.distributed.types import ModuleSharder, ShardingType
+from torchrec.modules.embedding_modules import EmbeddingBagCollection
+from torchrec.optim.apply_optimizer_in_backward import apply_optimizer_in_backward
+from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizerWrapper
+from torchrec.optim.optimizers import in_backward_optimizer_filter
+from torchrec.optim.rowwise_adagrad import RowWiseAdagrad
+
+from pipeline.spec.config import OptimizerConfig
+
+SHARDING_TYPES = {
+    "cpu": (ShardingType.TABLE_WISE,),
+    "cuda": (ShardingType.TABLE_WISE, ShardingType.ROW_WISE, ShardingType.TABLE_ROW_WISE),
+}
+"""How tables may lie. FBGEMM's CPU kernels know no sharding by rows. By columns, row-wise Adagrad would keep an
+accumulator per row *and shard*: another optimizer for each number of workers, whose checkpoints no other could read."""
+
+
+def shard(
+    model: nn.Module, config: OptimizerConfig, device: torch.device
+) -> tuple[DistributedModelParallel, CombinedOptimizer]:
+    """Spread a model over the workers of the default process group.
+
+    Tables lie whole, on GPUs by rows too, as the planner chooses; dense layers are replicated and
+    their gradients averaged. Row-wise Adagrad runs inside the embeddings' backward pass (one accumulator per row).
+
+    Returns:
+        The sharded model and the optimizer that holds all of its state.
+    """
+    constraints: dict[str, ParameterConstraints] = {}
+    for module in model.modules():
+        if isinstance(module, EmbeddingBagCollection):
+            apply_optimizer_in_backward(
+                RowWiseAdagrad, module.parameters(), {"lr": config.embedding_lr, "eps": config.eps}
+            )
+            # Never replicated: a data-parallel table is not updated in backward, and its state lies elsewhere.
+            allowed = [kind.value for kind in SHARDING_TYPES[device.type]]
+            constraints |= {
+                table.name: ParameterConstraints(
+                    sharding_types=allowed, compute_kernels=[EmbeddingComputeKernel.FUSED.value]
+                )
+                for table in module.embedding_bag_configs()
+            }
+    sharders = [cast("ModuleSharder[nn.Module]", EmbeddingBagCollectionSharder())]
+    topology = TopologyFactory.create_topology(
+        TrainerConfig(world_size=dist.get_world_size()),
+        HardwareConfig(hbm_cap_bytes=_gpu_bytes(device)),
+        KernelConfig(compute_device=device.type),
+    )
+    planner = EmbeddingShardingPlanner(topology=topology, constraints=constraints)
+    plan = planner.collective_plan(model, sharders, dist.GroupMember.WORLD)
+    weights = {name: value.detach().clone() for name, value in model.state_dict().items()}
+    sharded = DistributedModelParallel(module=model, device=device, plan=plan, sharders=sharders)
+    _set_tables(sharded, weights)
+    dense = KeyedOptimizerWrapper(
+        dict(in_backward_optimizer_filter(sharded.named_parameters())),
+        lambda params: torch.optim.Adagrad(params, lr=config.dense_lr, eps=config.eps),
+    )
+    return sharded, CombinedOptimizer([sharded.fused_optimizer, dense])
+
+
+def _gpu_bytes(device: torch.device) -> int | None:
+    """The memory of this worker's GPU; the planner would take any for a small one."""
+    return torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None
+
+
+@torch.no_grad()
+def _set_tables(sharded: DistributedModelParallel, weights: dict[str, torch.Tensor]) -> None:
+    """Give each shard its part of the whole table: TorchRec draws sharded tables anew, differently in each world."""
+    for name, value in sharded.state_dict().items():
+        if isinstance(value, ShardedTensor):
+            for piece in value.local_shards():
+                (row, column), (rows, columns) = piece.metadata.shard_offsets, piece.metadata.shard_sizes
+                piece.tensor.copy_(weights[name][row : row + rows, column : column + columns])

@@ -1,0 +1,238 @@
+"""Training: one chronological pass over a window, scoring each batch before learning from it."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from numpy.typing import NDArray
+from torch.distributed._shard.sharded_tensor import ShardedTensor
+from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
+
+from pipeline.spec.config import All, ModelConfig, OddsProportional, OptimizerConfig, StepConfig
+from pipeline.training.batch import ClickBatch, Rows
+from pipeline.training.loader import (
+    Join,
+    PilotScores,
+    Share,
+    agree,
+    batches,
+    count_selected,
+    passed_over_rows,
+    prefetch,
+    selected_rows,
+    whole_rows,
+)
+from pipeline.training.metrics import ClickSums
+from pipeline.training.model import Features, build_model, forward_flops
+from pipeline.training.sharding import shard
+
+Progress = Callable[[int, int], None]
+
+SCORED_AT_ONCE = 8192
+"""Rows per worker and step where nothing is learned: what the optimizer's batch is for does not matter there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """What one pass over a window gave."""
+
+    sums: ClickSums
+    """Progressive sums over the trained rows of all workers, each weighted by 1 / pi_y(x)."""
+    num_rows: int
+    """Rows trained on, over all workers."""
+    num_scored: int
+    """Rows scored and not trained on, over all workers."""
+    num_updates: int
+    """Optimizer steps."""
+    positions: NDArray[np.int64]
+    """(N,) places of this worker's rows in the window's order; empty unless scores were asked for."""
+    logits: NDArray[np.float32]
+    """(N,) logits of those rows before the update on their batch."""
+    seconds: float
+    """Wall time of the pass."""
+
+
+class Trainer:
+    """A sharded model with its optimizer and the pipeline that feeds it, on this worker's device."""
+
+    def __init__(
+        self, features: Features, model: ModelConfig, optimizer: OptimizerConfig, *, seed: int, device: torch.device
+    ) -> None:
+        fresh = build_model(features, model, seed=seed)
+        self.forward_flops = forward_flops(fresh, features)
+        """Floating-point operations of one example's forward pass when it serves."""
+        self.training_flops = 3 * forward_flops(fresh, features, training=True)
+        """Of one example's training step: a forward pass, the auxiliary tower's included, and a backward pass of two."""
+        self.num_dense_parameters = sum(p.numel() for n, p in fresh.named_parameters() if "embedding_bags" not in n)
+        self.num_embedding_parameters = sum(p.numel() for n, p in fresh.named_parameters() if "embedding_bags" in n)
+        self.features = features
+        self.device = device
+        self.model, self.optimizer = shard(fresh, optimizer, device)
+        self._pipeline: TrainPipelineSparseDist[ClickBatch, torch.Tensor] = TrainPipelineSparseDist(
+            self.model, self.optimizer, device
+        )
+
+    def train(
+        self,
+        share: Share,
+        config: StepConfig,
+        *,
+        salt: int,
+        scores: Join | None = None,
+        pilot: Join | None = None,
+        score_all: bool = False,
+        progress: Progress | None = None,
+    ) -> Trained:
+        """Train on the selected rows of a window, in order, once; every worker calls this.
+
+        Args:
+            share: the worker's part of the window.
+            config: selection, batch size and the weight of the soft loss.
+            salt: key of the selection's hash.
+            scores: the teacher's logits by row group, when there is a soft loss.
+            pilot: the pilot's logits by row group, when the selection asks one.
+            score_all: keep this model's own logit for every row of the window: those trained on from the training pass,
+                the others from batches of weight zero in between, which move nothing.
+            progress: told the steps done and the steps in all, after each.
+        """
+        policy, odds = config.selection, None
+        if isinstance(policy, OddsProportional) and pilot is not None:
+            odds = PilotScores.of(share, policy, pilot)
+        count = count_selected(share, policy, salt=salt, pilot=odds)
+        schedule = agree(count, config.optimizer.batch_size, share.world_size)
+        source = batches(
+            selected_rows(share, policy, salt=salt, scores=scores, pilot=odds),
+            schedule,
+            share,
+            soft_weight=config.soft_weight or 0.0,
+        )
+        num_scored = 0
+        if score_all and not isinstance(policy, All):
+            rest = share.num_rows - count
+            passed = agree(rest, config.optimizer.batch_size, share.world_size)
+            num_scored = sum(passed.counts)
+            scoring = batches(passed_over_rows(share, policy, salt=salt, pilot=odds), passed, share)
+            source = interleave(source, schedule.num_steps, scoring, passed.num_steps)
+        self.model.train()
+        started = time.perf_counter()
+        sums = ClickSums()
+        kept: list[tuple[NDArray[np.int64], NDArray[np.float32]]] = []
+        done = 0
+        for rows, logits in self._run(source):
+            done += 1
+            if rows is not None:
+                sums += ClickSums.of(rows.label, logits, weight=rows.importance * (rows.weight > 0))
+                if score_all:
+                    kept.append((rows.position, logits))
+            if progress is not None:
+                progress(done, schedule.num_steps)
+        seconds = time.perf_counter() - started
+        return Trained(
+            sums=all_sums(sums),
+            num_rows=sum(schedule.counts),
+            num_scored=num_scored,
+            num_updates=schedule.num_steps,
+            positions=np.concatenate([p for p, _ in kept]) if kept else np.empty(0, np.int64),
+            logits=np.concatenate([z for _, z in kept]) if kept else np.empty(0, np.float32),
+            seconds=seconds,
+        )
+
+    def decay_accumulators(self, factor: float) -> None:
+        """Multiply every accumulator of Adagrad by `factor`: the embeddings' fused ones and the dense layers'."""
+        for state in self.optimizer.state_dict()["state"].values():
+            for name, value in state.items():
+                if isinstance(value, ShardedTensor):
+                    for piece in value.local_shards():
+                        piece.tensor.mul_(factor)
+                elif name != "step":  # Adagrad's count of its calls
+                    value.mul_(factor)
+
+    def score(self, share: Share) -> tuple[NDArray[np.int64], Logits]:
+        """Score every row of a window forward-only; every worker calls this.
+
+        Returns:
+            (N,) places of this worker's rows in the window's order, and (N,) their logits.
+        """
+        predicted = self.predict(share, whole_rows(share), share.num_rows)
+        scored = [(rows.position.copy(), logits) for rows, logits in predicted]
+        positions = np.concatenate([p for p, _ in scored]) if scored else np.empty(0, np.int64)
+        logits = np.concatenate([z for _, z in scored]) if scored else np.empty(0, np.float32)
+        return positions, logits
+
+    def predict(self, share: Share, rows: Iterator[Rows], num_rows: int) -> Iterator[tuple[Rows, Logits]]:
+        """Score rows forward-only, in order; every worker calls this and exhausts it.
+
+        Args:
+            share: the worker's part of the window.
+            rows: what to score.
+            num_rows: how many rows that is on this worker.
+        """
+        self.model.eval()
+        schedule = agree(num_rows, SCORED_AT_ONCE * share.world_size, share.world_size)
+        scored = self._run(batches(rows, schedule, share))
+        while True:
+            with torch.no_grad():  # entered anew for each batch: the caller's own work between two is none of ours
+                found = next(scored, None)
+            if found is None:
+                return
+            place, logits = found
+            if place is not None:
+                yield place, logits
+
+    def _run(self, source: Iterator[tuple[ClickBatch, Rows | None]]) -> Iterator[tuple[Rows | None, Logits]]:
+        """Feed the pipeline to its end, so that it is drained before the model is put to another use."""
+        sent: deque[Rows | None] = deque()
+
+        def fed() -> Iterator[ClickBatch]:
+            # On CPUs the model's threads hold every core: a thread that reads ahead takes more from them than it saves.
+            on_gpu = self.device.type == "cuda"
+            for batch, rows in prefetch(source) if on_gpu else source:
+                sent.append(rows)
+                yield batch.pin_memory() if on_gpu else batch
+
+        stream = fed()
+        while True:
+            try:
+                logits = self._pipeline.progress(stream)
+            except StopIteration:
+                return
+            rows = sent.popleft()
+            yield rows, logits[: 0 if rows is None else len(rows)].cpu().numpy()
+
+
+Logits = NDArray[np.float32]
+
+
+def interleave(
+    first: Iterator[tuple[ClickBatch, Rows | None]],
+    num_first: int,
+    second: Iterator[tuple[ClickBatch, Rows | None]],
+    num_second: int,
+) -> Iterator[tuple[ClickBatch, Rows | None]]:
+    """Both streams, the second spread evenly over the first: the same order on every worker.
+
+    A batch whose weights are all zero has a zero gradient, under which Adagrad moves nothing.
+    """
+    given = 0
+    for step in range(num_first):
+        yield next(first)
+        while given < num_second * (step + 1) // num_first:
+            given += 1
+            yield next(second)
+    yield from first
+    yield from second
+
+
+def all_sums(sums: ClickSums) -> ClickSums:
+    """The sums over all workers' rows."""
+    if dist.get_world_size() == 1:
+        return sums
+    gathered: list[ClickSums | None] = [None] * dist.get_world_size()
+    dist.all_gather_object(gathered, sums)
+    return sum((s for s in gathered if s is not None), ClickSums())

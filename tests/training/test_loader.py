@@ -1,0 +1,306 @@
+"""From a window to batches: every row exactly once whatever the number of workers, in time order, to the window's end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.data.dataset import WindowManifest
+from pipeline.data.simulator import Simulator, SimulatorConfig
+from pipeline.selection.sampling import LOGIT_BINS, keyed_uniform, logit_counts, selection_salt
+from pipeline.spec.config import All, NegativeDownsampling, OddsProportional, Selection
+from pipeline.storage.lake import Lake
+from pipeline.training.batch import Bags, Rows
+from pipeline.training.loader import (
+    BatchSizeError,
+    PilotScores,
+    Schedule,
+    Share,
+    agree,
+    batches,
+    count_evaluated,
+    count_selected,
+    evaluation_rows,
+    passed_over_rows,
+    prefetch,
+    selected_rows,
+)
+from pipeline.training.model import Features
+from pipeline.training.train import interleave
+from tests.trained import DAY, publish
+
+SALT = selection_salt(0)
+POLICIES: list[Selection] = [
+    All(),
+    NegativeDownsampling(rate=0.3, correction="weight"),
+    NegativeDownsampling(rate=0.02, correction="offset"),
+]
+policies = pytest.mark.parametrize("policy", POLICIES, ids=str)
+worlds = pytest.mark.parametrize("world_size", [1, 2, 3, 7])
+FEATURES = Features(Simulator(SimulatorConfig.tiny(num_lists=1, cluster=True)).schema)
+Made = tuple[Lake, WindowManifest]
+
+
+@pytest.fixture(scope="module")
+def window(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    """A window of 517 rows: several row groups, the last of them short."""
+    lake = Lake(str(tmp_path_factory.mktemp("lake")))
+    return lake, publish(lake, [DAY], group=60, rows_per_window=517)[0]
+
+
+def shares(window: Made, world_size: int) -> list[Share]:
+    return [Share(*window, FEATURES, rank, world_size) for rank in range(world_size)]
+
+
+def joined(parts: Iterator[Rows]) -> Rows:
+    return Rows.concat(list(parts))
+
+
+def as_python(rows: Rows) -> list[tuple[Any, ...]]:
+    """Rows as plain values, one tuple each."""
+    lists = [
+        [bag.values[a:b].tolist() for a, b in zip(bag.offsets, bag.offsets[1:], strict=False)] for bag in rows.bags
+    ]
+    names = ("example_id", "position", "label", "importance", "weight", "offset", "soft_logit")
+    columns = [getattr(rows, name).tolist() for name in names]
+    return list(zip(*columns, map(tuple, rows.dense.tolist()), *rows.ids.tolist(), *lists, strict=True))
+
+
+@policies
+@worlds
+def test_workers_together_have_the_selected_rows_once(window: Made, policy: Selection, world_size: int) -> None:
+    whole = joined(selected_rows(shares(window, 1)[0], policy, salt=SALT))
+    parts = [joined(selected_rows(each, policy, salt=SALT)) for each in shares(window, world_size)]
+    together = sorted((row for part in parts for row in as_python(part)), key=lambda row: row[1])
+    assert together == as_python(whole)
+    counts = [count_selected(each, policy, salt=SALT) for each in shares(window, world_size)]
+    assert counts == [len(part) for part in parts]
+    assert all((np.diff(part.position) > 0).all() for part in parts), "in time order on every worker"
+
+
+@policies
+@worlds
+def test_what_is_not_selected_is_passed_over(window: Made, policy: Selection, world_size: int) -> None:
+    seen = []
+    for each in shares(window, world_size):
+        rest = joined(passed_over_rows(each, policy, salt=SALT))
+        assert (rest.weight == 0).all()
+        seen += [*rest.position.tolist(), *joined(selected_rows(each, policy, salt=SALT)).position.tolist()]
+    assert sorted(seen) == list(range(517))
+
+
+def pilot_logits(group: int, ids: Any) -> Any:
+    """What a pilot says, by the examples' ids alone."""
+    return (10 * keyed_uniform(ids, salt=7) - 7).astype(np.float32)
+
+
+@worlds
+@pytest.mark.parametrize("correction", ["weight", "offset"])
+def test_a_pilots_odds_select_the_same_rows_for_any_number_of_workers(
+    window: Made, world_size: int, correction: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy = OddsProportional(rate=0.3, pilot="pilot", correction=correction)
+
+    def gather(out: list[Any], mine: Any) -> None:
+        """The counts of all workers, as if they ran at once."""
+        out[:] = [counted(each) for each in shares(window, world_size)]
+
+    def counted(share: Share) -> Any:
+        ids = (share.read(group, ["example_id"]).column(0).to_numpy() for group in share.row_groups)
+        return sum((logit_counts(pilot_logits(0, each)) for each in ids), np.zeros(LOGIT_BINS, np.int64))
+
+    monkeypatch.setattr("pipeline.training.loader.dist.all_gather_object", gather)
+    alone = PilotScores.of(shares(window, 1)[0], policy, pilot_logits)
+    whole = joined(selected_rows(shares(window, 1)[0], policy, salt=SALT, pilot=alone))
+    together, passed = [], 0
+    for each in shares(window, world_size):
+        pilot = PilotScores.of(each, policy, pilot_logits)
+        assert pilot.log_scale == alone.log_scale, "bit for bit"
+        part = joined(selected_rows(each, policy, salt=SALT, pilot=pilot))
+        assert count_selected(each, policy, salt=SALT, pilot=pilot) == len(part)
+        passed += len(joined(passed_over_rows(each, policy, salt=SALT, pilot=pilot)))
+        together += as_python(part)
+    assert sorted(together, key=lambda row: row[1]) == as_python(whole)
+    assert passed + len(whole) == 517
+
+
+@policies
+@worlds
+@pytest.mark.parametrize("batch_size", [42, 420])
+def test_batches_conserve_rows_and_every_row_weighs_alike(
+    window: Made, policy: Selection, world_size: int, batch_size: int
+) -> None:
+    """The mean over workers of their gradients is the mean over the step's rows: no row counts more on a busy worker."""
+    parts = shares(window, world_size)
+    counts = tuple(count_selected(each, policy, salt=SALT) for each in parts)
+    schedule = Schedule(counts, batch_size // world_size)
+    made = [list(batches(selected_rows(each, policy, salt=SALT), schedule, each)) for each in parts]
+    assert {len(each) for each in made} == {schedule.num_steps}, "a missing batch would hang the others"
+    found = []
+    for step in zip(*made, strict=True):
+        sizes = {len(batch.label) for batch, _ in step}
+        assert len(sizes) == 1
+        assert sizes.pop() <= batch_size // world_size
+        own = [rows for _, rows in step if rows is not None]
+        num_rows = sum(map(len, own))
+        assert 0 < num_rows <= batch_size
+        total = sum(float(batch.weight.sum()) for batch, _ in step) / world_size
+        assert total == pytest.approx(sum(float(rows.weight.sum()) for rows in own) / num_rows, rel=1e-5)
+        found += [p for rows in own for p in rows.position.tolist()]
+        for batch, rows in step:
+            count = 0 if rows is None else len(rows)
+            assert not batch.weight[count:].any(), "padding has no weight"
+    assert sorted(found) == joined(selected_rows(shares(window, 1)[0], policy, salt=SALT)).position.tolist()
+
+
+def test_a_worker_with_too_few_or_too_many_rows_ends_the_pass(window: Made) -> None:
+    share = shares(window, 1)[0]
+    for claimed, message in ((518, "fewer rows than were agreed"), (516, "more rows than the .516,. that were agreed")):
+        with pytest.raises(RuntimeError, match=message):
+            list(batches(selected_rows(share, All(), salt=SALT), Schedule((claimed,), 100), share))
+
+
+def test_an_empty_selection_makes_no_batch(window: Made) -> None:
+    share = shares(window, 1)[0]
+    assert list(batches(iter(()), Schedule((0,), 100), share)) == []
+    assert list(batches(iter(()), Schedule((0, 3), 2), share))[0][1] is None
+
+
+@given(st.integers(1, 500), st.integers(1, 20))
+def test_a_batch_that_cannot_be_dealt_is_refused(batch_size: int, world_size: int) -> None:
+    if batch_size % world_size:
+        with pytest.raises(BatchSizeError, match=f"to {world_size} workers: choose a multiple of {world_size}"):
+            agree(7, batch_size, world_size)
+    elif world_size == 1:
+        assert agree(7, batch_size, 1) == Schedule((7,), batch_size)
+
+
+@given(st.lists(st.integers(0, 99), min_size=1, max_size=6), st.integers(1, 30))
+def test_a_schedule_deals_exactly_what_each_worker_has(counts: list[int], per_worker: int) -> None:
+    schedule = Schedule(tuple(counts), per_worker)
+    dealt = [schedule.real_rows(step) for step in range(schedule.num_steps)]
+    assert [sum(column) for column in zip(*dealt, strict=True)] == (counts if dealt else [])
+    assert all(max(step) > 0 for step in dealt)
+    for column in zip(*dealt, strict=True):
+        assert max(column) <= per_worker
+        assert max(column) - min(column) <= 1, "no window ends on a batch of a few rows, whose gradient is all noise"
+
+
+@worlds
+def test_the_evaluation_slice_is_the_same_whatever_else_is_chosen(window: Made, world_size: int) -> None:
+    for max_rows in (100, 516, 517, 10_000):
+        whole = joined(evaluation_rows(shares(window, 1)[0], max_rows=max_rows, seed=0))
+        parts = [joined(evaluation_rows(each, max_rows=max_rows, seed=0)) for each in shares(window, world_size)]
+        counts = [count_evaluated(each, max_rows=max_rows, seed=0) for each in shares(window, world_size)]
+        assert counts == [len(part) for part in parts]
+        assert sorted(p for part in parts for p in part.position.tolist()) == whole.position.tolist()
+        assert len(whole) == 517 if max_rows >= 517 else abs(len(whole) - max_rows) < 4.5 * np.sqrt(max_rows)
+        assert (whole.weight == 1).all()
+        assert (whole.importance == 1).all()
+
+
+def test_evaluation_slices_nest_and_are_independent_of_what_is_trained_on(window: Made) -> None:
+    share = shares(window, 1)[0]
+    few, many = (set(joined(evaluation_rows(share, max_rows=n, seed=0)).position) for n in (150, 300))
+    assert few < many
+    other = set(joined(evaluation_rows(share, max_rows=150, seed=1)).position)
+    assert other != few
+    negatives = joined(selected_rows(share, All(), salt=SALT)).label == 0
+    trained = set(joined(selected_rows(share, NegativeDownsampling(rate=0.3), salt=SALT)).position)
+    share_of = [np.mean([p in trained for p in slice_ if negatives[p]]) for slice_ in (few, set(range(517)))]
+    assert share_of[0] == pytest.approx(share_of[1], abs=0.15)
+
+
+def test_a_teachers_logits_stay_with_their_rows(window: Made) -> None:
+    share = shares(window, 1)[0]
+    made = joined(
+        selected_rows(share, POLICIES[1], salt=SALT, scores=lambda group, ids: (ids % 1000).astype(np.float32))
+    )
+    assert made.soft_logit.tolist() == (made.example_id % 1000).tolist()
+
+
+def test_row_groups_are_dealt_over_several_parts(tmp_path: Path) -> None:
+    from pipeline.data.dataset import publish_window
+
+    simulator = Simulator(SimulatorConfig.tiny(rows_per_window=130, num_lists=1, cluster=True))
+    lake = Lake(str(tmp_path))
+    manifest = publish_window(
+        lake, "sim", DAY, simulator.schema, simulator.window(DAY), row_group_size=20, part_rows=40
+    )
+    assert len(manifest.parts) == 4
+    starts = Share(lake, manifest, FEATURES).starts().tolist()
+    assert starts == [0, 20, 40, 60, 80, 100, 120, 130]
+    whole = joined(selected_rows(Share(lake, manifest, FEATURES), All(), salt=SALT))
+    assert whole.position.tolist() == list(range(130))
+
+
+lists = st.lists(st.lists(st.integers(0, 9), max_size=4), max_size=12)
+
+
+def bags(of: list[list[int]]) -> Bags:
+    flat = np.array([entry for each in of for entry in each], np.int32)
+    return Bags(flat, np.cumsum([0, *map(len, of)]).astype(np.int64))
+
+
+def as_lists(of: Bags) -> list[list[int]]:
+    return [of.values[a:b].tolist() for a, b in zip(of.offsets, of.offsets[1:], strict=False)]
+
+
+@settings(max_examples=60, deadline=None)
+@given(of=lists, data=st.data())
+def test_bags_are_cut_as_lists_are(of: list[list[int]], data: st.DataObject) -> None:
+    index = data.draw(st.lists(st.integers(0, len(of) - 1), max_size=9)) if of else []
+    start, stop = sorted(data.draw(st.tuples(*[st.integers(0, len(of))] * 2)))
+    taken = bags(of).take(np.array(index, np.int64))
+    assert as_lists(taken) == [of[i] for i in index]
+    assert as_lists(bags(of).slice(start, stop)) == of[start:stop]
+    assert as_lists(Bags.concat([bags(of[:start]), bags(of[start:stop]), bags(of[stop:])])) == of
+    for made in (taken, bags(of).slice(start, stop)):
+        assert (made.offsets[0], made.offsets[-1]) == (0, len(made.values))
+        assert (made.values.dtype, made.offsets.dtype) == (np.int32, np.int64)
+
+
+@settings(max_examples=25, deadline=None)
+@given(data=st.data())
+def test_rows_are_cut_as_tuples_are(window: Made, data: st.DataObject) -> None:
+    rows = next(selected_rows(shares(window, 1)[0], All(), salt=SALT))
+    plain = as_python(rows)
+    index = data.draw(st.lists(st.integers(0, len(rows) - 1), max_size=20))
+    start, stop = sorted(data.draw(st.tuples(*[st.integers(0, len(rows))] * 2)))
+    assert as_python(rows.take(np.array(index, np.int64))) == [plain[i] for i in index]
+    assert as_python(rows.slice(start, stop)) == plain[start:stop]
+    cut = [rows.slice(0, start), rows.slice(start, stop), rows.slice(stop, len(rows))]
+    assert as_python(Rows.concat(cut)) == plain
+
+
+@given(st.integers(0, 12), st.integers(0, 12))
+def test_interleaving_loses_nothing_keeps_order_and_spreads(num_first: int, num_second: int) -> None:
+    first: Any = [("a", n) for n in range(num_first)]
+    second: Any = [("b", n) for n in range(num_second)]
+    mixed: Any = list(interleave(iter(first), num_first, iter(second), num_second))
+    assert [each for each in mixed if each[0] == "a"] == first
+    assert [each for each in mixed if each[0] == "b"] == second
+    for place, (kind, n) in enumerate(mixed):
+        if kind == "a" and num_second:
+            before = sum(1 for other, _ in mixed[:place] if other == "b")
+            assert abs(before - num_second * n / num_first) <= 1
+
+
+def test_prefetched_items_are_the_same_and_so_are_their_errors() -> None:
+    assert list(prefetch(range(20), depth=3)) == list(range(20))
+    assert list(prefetch([], depth=3)) == []
+
+    def broken() -> Iterator[int]:
+        yield 1
+        raise OSError("the disk went away")
+
+    items = prefetch(broken(), depth=2)
+    assert next(items) == 1
+    with pytest.raises(OSError, match="the disk went away"):
+        next(items)
