@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 import typer
 
-from benchmarks import contest, deepctr, report, windrow
+from benchmarks import contest, contest_page, contestants, deepctr
 from benchmarks.contest import SHAPES, Contestant, Rates
 from benchmarks.contest_data import BATCH_SIZE, Examples, make_examples
 from pipeline.spec.config import Widths
@@ -77,7 +77,7 @@ def benchmark(
                 (name, _measure(name, examples, process, rounds=rounds, tune=tune, judge=not quick))
                 for name in shape or SHAPES
             ]
-            run = report.Run(
+            run = contest_page.Run(
                 command=" ".join(["python -m benchmarks", *sys.argv[1:]]),
                 threads=threads,
                 rows=rows,
@@ -88,7 +88,7 @@ def benchmark(
                 load=load,
                 versions={} if process is None else process.versions(),
             )
-    page = report.page(run, measured)
+    page = contest_page.page(run, measured)
     typer.echo(page)
     if write:
         RESULTS.parent.mkdir(parents=True, exist_ok=True)
@@ -97,21 +97,21 @@ def benchmark(
 
 def _measure(
     shape: str, examples: Examples, process: deepctr.Process | None, *, rounds: int, tune: bool, judge: bool
-) -> list[report.Row]:
+) -> list[contest_page.Row]:
     """All contestants at one shape, Windrow first."""
     widths = SHAPES[shape]
     rates = dict(RATES)
     if tune:
         rates |= _tuned(examples, widths, process)
-    kept = {window: windrow.in_memory(examples, window) for window in ("warm_up", "train")}
+    kept = {window: contestants.in_memory(examples, window) for window in ("warm_up", "train")}
     ours = rates[OURS]
     entries: list[tuple[Contestant, Rates, float | None]] = [
-        (windrow.FromParquet(examples, widths, ours), ours, None),
-        (windrow.FromMemory(examples, widths, ours, kept), ours, report.MEMORY_GOAL),
-        (windrow.StockFromMemory(examples, widths, ours, kept), ours, None),
+        (contestants.FromParquet(examples, widths, ours), ours, None),
+        (contestants.FromMemory(examples, widths, ours, kept), ours, contest_page.MEMORY_GOAL),
+        (contestants.StockFromMemory(examples, widths, ours, kept), ours, None),
     ]
     if process is not None:
-        goal = report.RIVAL_GOAL if shape == next(iter(SHAPES)) else None
+        goal = contest_page.RIVAL_GOAL if shape == next(iter(SHAPES)) else None
         for model in deepctr.MODELS:
             entries.append((deepctr.Rival(process, model, widths, rates[model]), rates[model], goal))
             entries.append((deepctr.Rival(process, model, widths, rates[model], "loop"), rates[model], None))
@@ -120,14 +120,14 @@ def _measure(
     if process is not None:
         process.ask("drop")
     return [
-        report.Row(result, used, goal if judge else None, report.LOSS_GOAL if judge else None)
+        contest_page.Row(result, used, goal if judge else None, contest_page.LOSS_GOAL if judge else None)
         for result, (_, used, goal) in zip(results, entries, strict=True)
     ]
 
 
 def _tuned(examples: Examples, widths: Widths, process: deepctr.Process | None) -> dict[str, Rates]:
     """The best learning rates of each model, on windows that nothing else uses."""
-    makers: dict[str, Callable[[Rates], Contestant]] = {OURS: partial(windrow.FromParquet, examples, widths)}
+    makers: dict[str, Callable[[Rates], Contestant]] = {OURS: partial(contestants.FromParquet, examples, widths)}
     if process is not None:
         makers |= {model: partial(deepctr.Rival, process, model, widths) for model in deepctr.MODELS}
     return {name: contest.best_rates(make, GRID, tell)[0] for name, make in makers.items()}
@@ -150,7 +150,7 @@ def _alone() -> Iterator[None]:
     """A process group of one, and libraries that keep to themselves."""
     logging.getLogger().setLevel(logging.ERROR)  # TorchRec and FBGEMM tell every batch and table
     warnings.simplefilter("ignore")
-    windrow.join_alone()
+    contestants.join_alone()
     try:
         yield
     finally:

@@ -20,7 +20,7 @@ import typer
 from scipy import stats
 
 from benchmarks.contest_data import make_examples
-from benchmarks.results import processor
+from benchmarks.contest_page import processor
 from pipeline.spec.config import NegativeDownsampling
 from pipeline.statistics.interval import Interval
 from pipeline.storage.lake import Lake

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import reading, report, windrow
+from benchmarks import contest_page, contestants, reading
 from benchmarks.contest import Rates, Ratio, Result, measure
 from benchmarks.contest_data import BATCH_SIZE, Examples, make_examples
 from pipeline.spec.config import Widths
 from pipeline.storage.lake import Lake
 from pipeline.training.loader import whole_rows
-from tests import training
+from tests import trained
 
 RATES = Rates(embedding=0.02, dense=0.02)
 
@@ -29,7 +29,7 @@ def examples(tmp_path_factory: pytest.TempPathFactory) -> Examples:
 
 @pytest.fixture
 def alone() -> None:
-    training.alone()
+    trained.alone()
 
 
 def test_quick_run_prints_windrow_s_rows(root: Path) -> None:
@@ -40,7 +40,7 @@ def test_quick_run_prints_windrow_s_rows(root: Path) -> None:
         capture_output=True,
         text=True,
     )
-    for name in (windrow.FromParquet.name, windrow.FromMemory.name, windrow.StockFromMemory.name):
+    for name in (contestants.FromParquet.name, contestants.FromMemory.name, contestants.StockFromMemory.name):
         assert f"| {name} |" in done.stdout
     assert "met" not in done.stdout.split("## The run")[1]
 
@@ -49,7 +49,7 @@ def test_the_rival_trains_on_the_rows_of_the_window(examples: Examples, tmp_path
     examples.export(tmp_path)
     for name in examples.manifests:
         x, y = np.load(tmp_path / f"{name}.x.npy"), np.load(tmp_path / f"{name}.y.npy")
-        batches = windrow.in_memory(examples, name)
+        batches = contestants.in_memory(examples, name)
         assert np.array_equal(y, torch.cat([batch.label for batch in batches]).numpy())
         assert np.array_equal(x[:, :13], torch.cat([batch.dense for batch in batches]).numpy())
         ids = torch.cat([batch.sparse.values().view(26, -1) for batch in batches], dim=1)
@@ -58,9 +58,9 @@ def test_the_rival_trains_on_the_rows_of_the_window(examples: Examples, tmp_path
 
 def test_memory_and_parquet_give_the_same_weights(examples: Examples, alone: None) -> None:
     widths = Widths(embedding_dim=4, bottom=(8,), over=(8,))
-    kept = {"train": windrow.in_memory(examples, "train")}
-    parquet = windrow.FromParquet(examples, widths, RATES)
-    memory = windrow.FromMemory(examples, widths, RATES, kept)
+    kept = {"train": contestants.in_memory(examples, "train")}
+    parquet = contestants.FromParquet(examples, widths, RATES)
+    memory = contestants.FromMemory(examples, widths, RATES, kept)
     parquet.train("train")
     memory.train("train")
     states = [dict(each.model.named_parameters()) for each in (parquet.trainer, memory.trainer)]
@@ -96,9 +96,9 @@ def test_ratios_are_taken_within_rounds_and_losses_after_equal_rows() -> None:
 
 @pytest.mark.parametrize(("slower", "loss", "unmet"), [(2.5, 0.5, 0), (1.5, 0.5, 1), (1.5, 0.51, 2), (2.5, 0.49, 1)])
 def test_an_unmet_goal_is_shown(slower: float, loss: float, unmet: int) -> None:
-    ours = report.Row(Result("ours", [100.0], 0.5), RATES, None, 0.005)
-    rival = report.Row(Result("rival", [100.0 / slower], loss), RATES, 2.0, 0.005)
-    run = report.Run(
+    ours = contest_page.Row(Result("ours", [100.0], 0.5), RATES, None, 0.005)
+    rival = contest_page.Row(Result("rival", [100.0 / slower], loss), RATES, 2.0, 0.005)
+    run = contest_page.Run(
         command="",
         threads=1,
         rows=1,
@@ -109,7 +109,7 @@ def test_an_unmet_goal_is_shown(slower: float, loss: float, unmet: int) -> None:
         load=0.0,
         versions={"torch": "2"},
     )
-    page = report.page(run, [("widths", [ours, rival])])
+    page = contest_page.page(run, [("widths", [ours, rival])])
     assert page.count("**not met**") == unmet
     assert page.count(": met") == 2 - unmet
 

@@ -253,7 +253,7 @@ def _through_conflicts(engine: Engine) -> list[StepManifest]:
 
 def run_compare(job: CompareJob, lake: Lake, settings: Settings, folder: Path | None = None) -> dict[str, Any]:
     """Compare variants, and log table, figures and a summary run per variant; leave a copy in `folder` if one is given."""
-    from pipeline.reporting import comparison_page as report
+    from pipeline.reporting import comparison_page
     from pipeline.reporting.comparison import compare, not_started
     from pipeline.reporting.tracking import record_comparison
     from pipeline.training.chain.status import cure, told
@@ -265,8 +265,8 @@ def run_compare(job: CompareJob, lake: Lake, settings: Settings, folder: Path | 
     notes += [*told(stale), cure(lake, job.lineup, stale)] if stale else []
     run_id = None
     if compared:
-        text = report.markdown(compared, notes)
-        figures = report.figures(compared, job.lineup.online_start)
+        text = comparison_page.markdown(compared, notes)
+        figures = comparison_page.figures(compared, job.lineup.online_start)
         _leave(folder, job.lineup.name, {"_comparison.md": text}, figures)
         told_stale = {c.variant: "\n".join(told(s for s in stale if s.variant == c.variant)) for c in compared}
         run_id = _recorded(
@@ -278,7 +278,7 @@ def run_compare(job: CompareJob, lake: Lake, settings: Settings, folder: Path | 
                 headline={
                     c.variant: {**c.metrics, "gap_percent": c.gap.value, "examples": c.examples} for c in compared
                 },
-                table=report.columns(compared),
+                table=comparison_page.columns(compared),
                 figures=figures,
                 text=text,
                 stale={variant: lines for variant, lines in told_stale.items() if lines},
@@ -291,10 +291,10 @@ def run_compare(job: CompareJob, lake: Lake, settings: Settings, folder: Path | 
         "first": job.first.name,
         "last": job.last.name,
         "mlflow_run": run_id,
-        "header": list(report.HEADER),
-        "caption": report.caption(len(job.lineup.seeds)),
-        "rows": [list(row) for row in report.table_rows(compared)],
-        "columns": report.columns(compared),
+        "header": list(comparison_page.HEADER),
+        "caption": comparison_page.caption(len(job.lineup.seeds)),
+        "rows": [list(row) for row in comparison_page.table_rows(compared)],
+        "columns": comparison_page.columns(compared),
         "stale": {f"{s.variant} seed {s.seed}": {window.name: why for window, why in s.stale.items()} for s in stale},
         "warnings": notes,
     }
@@ -347,7 +347,7 @@ def _summary(compared: VariantComparison) -> dict[Window, dict[str, float]]:
 
 def run_report(job: ReportJob, lake: Lake, settings: Settings, folder: Path | None = None) -> dict[str, Any]:
     """Answer a study on one page, in the lake and in MLflow; leave a copy with the figures in `folder` if one is given."""
-    from pipeline.reporting import study_page as page
+    from pipeline.reporting import study_page
     from pipeline.reporting.tracking import record_report
     from pipeline.spec.study import StudyError
     from pipeline.studies.evidence import gather, wall_times
@@ -362,7 +362,7 @@ def run_report(job: ReportJob, lake: Lake, settings: Settings, folder: Path | No
         raise StudyError(f"study {study.name!r} cannot be answered yet: {error}") from error
     notes = told(_stale(lake, study.lineup, tuple(evidence.tracks), study.first, study.last))
     facts = evidence.facts() | ({"stale": "; ".join(notes)} if notes else {})
-    html = page.render(study, findings, facts=facts, times=wall_times(lake, evidence))
+    html = study_page.render(study, findings, facts=facts, times=wall_times(lake, evidence))
     lake.put_text(page_path(study.name), html)
     figures = {f"{s.slug}.png": s.figure for s in findings.sections if s.figure is not None}
     _leave(folder, study.name, {".html": html, ".md": findings.markdown(study.question, study.name)}, figures)

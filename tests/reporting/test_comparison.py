@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 from numpy.typing import NDArray
 
-from pipeline.reporting import comparison_page as report
+from pipeline.reporting import comparison_page
 from pipeline.reporting.comparison import NothingToCompare, VariantComparison, _gap, compare
 from pipeline.spec.canonical import content_key
 from pipeline.spec.config import EvaluationConfig, NegativeDownsampling, resolve
@@ -268,16 +268,20 @@ def compared(lake: Lake) -> list[VariantComparison]:
 
 
 def test_table_markdown_and_columns_tell_the_same(compared: list[VariantComparison]) -> None:
-    rows, columns, text = report.table_rows(compared), report.columns(compared), report.markdown(compared)
-    assert {len(row) for row in rows} == {len(report.HEADER)}
+    rows, columns, text = (
+        comparison_page.table_rows(compared),
+        comparison_page.columns(compared),
+        comparison_page.markdown(compared),
+    )
+    assert {len(row) for row in rows} == {len(comparison_page.HEADER)}
     assert {len(column) for column in columns.values()} == {2}
     assert rows[0][-1] == "reference"
     assert rows[1][-1].startswith("+1.000 (+1.000 to +1.000")
     assert columns["gap_percent"] == pytest.approx([0, 1], abs=1e-4)
     assert all(cell in text for row in rows for cell in row)
     table, caption = text.split("\n\n")
-    assert {line.count("|") for line in table.splitlines()} == {len(report.HEADER) + 1}
-    assert caption == report.caption(compared[0].num_seeds) + "\n"
+    assert {line.count("|") for line in table.splitlines()} == {len(comparison_page.HEADER) + 1}
+    assert caption == comparison_page.caption(compared[0].num_seeds) + "\n"
 
 
 @pytest.mark.parametrize(
@@ -289,11 +293,11 @@ def test_table_markdown_and_columns_tell_the_same(compared: list[VariantComparis
     ],
 )
 def test_an_interval_says_what_it_knows_nothing_of(num_seeds: int, words: str) -> None:
-    assert words in report.caption(num_seeds)
+    assert words in comparison_page.caption(num_seeds)
 
 
 def test_figures_show_every_variant(compared: list[VariantComparison]) -> None:
-    figures = report.figures(compared, DAY.shift(2))
+    figures = comparison_page.figures(compared, DAY.shift(2))
     assert set(figures) == {"gap_by_window.png", "loss_against_examples.png"}
     for figure in figures.values():
         axes = figure.axes[0]

@@ -9,14 +9,13 @@ import pytest
 from numpy.typing import NDArray
 from scipy.special import expit
 
-from pipeline.statistics import kappa as theory
-from pipeline.statistics import trend
+from pipeline.statistics import kappa, trend
 from pipeline.training.metrics import entropy, log_losses
 
 Array = NDArray[np.float64]
 
 
-@pytest.mark.parametrize("module", [theory, trend])
+@pytest.mark.parametrize("module", [kappa, trend])
 def test_the_examples_in_the_docstrings_are_true(module: object) -> None:
     failed, tried = doctest.testmod(module)  # type: ignore[arg-type]
     assert failed == 0
@@ -29,23 +28,23 @@ def test_a_sample_of_rare_gaussian_logits_gives_what_the_formulas_say(s: float, 
     logits = np.random.default_rng(0).normal(-8, s, 1_000_000)
     p = expit(logits)
     k = rate * (1 - p).sum() / p.sum()
-    assert theory.kappa_weight_of(logits, rate) == pytest.approx(theory.kappa_weight(k, s), rel=0.03)
-    assert theory.kappa_offset_of(logits, rate) == pytest.approx(theory.kappa_offset(k, s), rel=0.03)
-    assert theory.kappa_odds_of(logits, k) == pytest.approx(theory.kappa_odds(k), rel=0.03)
+    assert kappa.kappa_weight_of(logits, rate) == pytest.approx(kappa.kappa_weight(k, s), rel=0.03)
+    assert kappa.kappa_offset_of(logits, rate) == pytest.approx(kappa.kappa_offset(k, s), rel=0.03)
+    assert kappa.kappa_odds_of(logits, k) == pytest.approx(kappa.kappa_odds(k), rel=0.03)
 
 
 @pytest.mark.parametrize("s", [0.3, 1.0, 1.5])
 def test_the_offset_is_never_worse_than_weights_and_odds_are_best(s: float) -> None:
     for k in (0.5, 5.0, 100.0):
-        assert theory.kappa_odds(k) <= theory.kappa_offset(k, s) <= theory.kappa_weight(k, s)
-    assert theory.kappa_weight(1e9, s) == pytest.approx(1)
-    assert theory.kappa_offset(1e9, s) == pytest.approx(1)
+        assert kappa.kappa_odds(k) <= kappa.kappa_offset(k, s) <= kappa.kappa_weight(k, s)
+    assert kappa.kappa_weight(1e9, s) == pytest.approx(1)
+    assert kappa.kappa_offset(1e9, s) == pytest.approx(1)
 
 
 def test_all_negatives_cost_nothing() -> None:
     logits = np.random.default_rng(0).normal(-2, 1, 1000)
-    assert theory.kappa_weight_of(logits, 1.0) == pytest.approx(1)
-    assert theory.kappa_offset_of(logits, 1.0) == pytest.approx(1)
+    assert kappa.kappa_weight_of(logits, 1.0) == pytest.approx(1)
+    assert kappa.kappa_offset_of(logits, 1.0) == pytest.approx(1)
 
 
 def fitted(x: Array, y: Array, weight: Array, offset: float) -> Array:
@@ -77,21 +76,21 @@ def test_logistic_regressions_lose_what_is_predicted() -> None:
         for name, b in found.items():
             excess[name].append(float((log_losses(fresh @ b, truth) - entropy(truth)).mean()))
     logits = fresh @ beta
-    kappa = {
+    predicted = {
         "full": 1.0,
-        "weight": theory.kappa_weight_of(logits, rate),
-        "offset": theory.kappa_offset_of(logits, rate),
+        "weight": kappa.kappa_weight_of(logits, rate),
+        "offset": kappa.kappa_offset_of(logits, rate),
     }
     for name, lost in excess.items():
-        assert np.mean(lost) == pytest.approx(theory.predicted_excess(kappa[name], d, num), rel=0.12)
+        assert np.mean(lost) == pytest.approx(kappa.predicted_excess(predicted[name], d, num), rel=0.12)
     assert np.mean(excess["offset"]) < np.mean(excess["weight"])
 
 
 @pytest.mark.parametrize("k", [0.0, -1.0, float("nan")])
 def test_nothing_is_predicted_without_negatives(k: float) -> None:
     with pytest.raises(ValueError, match="k must be positive, got .*say how many"):
-        theory.kappa_weight(k, 1.0)
+        kappa.kappa_weight(k, 1.0)
     with pytest.raises(ValueError, match=r"rate must be in \(0, 1\], got"):
-        theory.kappa_offset_of(np.zeros(3), k)
+        kappa.kappa_offset_of(np.zeros(3), k)
     with pytest.raises(ValueError, match="logits must be finite, got 2 of which 1 are"):
-        theory.kappa_offset_of(np.array([np.nan, 1]), 0.5)
+        kappa.kappa_offset_of(np.array([np.nan, 1]), 0.5)

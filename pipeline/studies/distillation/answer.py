@@ -9,7 +9,7 @@ from pipeline.spec.study import Axis, Cell
 from pipeline.statistics.effects import transfer_ratio
 from pipeline.statistics.interval import Interval
 from pipeline.statistics.trend import MIN_WINDOWS, decay
-from pipeline.studies import measures as cells
+from pipeline.studies import measures
 from pipeline.studies.distillation import history, in_run
 from pipeline.studies.distillation.cells import CONTINUOUS, EARLY, LATE, NO_TEACHER, TEACHER
 from pipeline.studies.drawing import by_number, by_window
@@ -39,7 +39,7 @@ TITLES: dict[Axis, tuple[str, str]] = {
 def answer(evidence: Evidence) -> Findings:
     """What the study says."""
     gain = _against_late(evidence)
-    metrics = {"gain_over_late_cutover_percent": gain.value, **cells.ends("gain_over_late_cutover_percent", gain)}
+    metrics = {"gain_over_late_cutover_percent": gain.value, **measures.ends("gain_over_late_cutover_percent", gain)}
     headline = (
         f"On the judged windows a continuous student's log-loss differs from the late cutover's by {percent(gain)} %."
     )
@@ -68,7 +68,7 @@ def _schedules(evidence: Evidence) -> Section:
     figure = by_window(
         "Log-loss relative to the student without a teacher, on the same rows before training on them (95 %)",
         "percent; below zero is better",
-        cells.curves(evidence, schedules),
+        measures.curves(evidence, schedules),
         marks,
     )
     reference = Cell(variant=NO_TEACHER, against=NO_TEACHER, axis="schedule", label="no teacher")
@@ -77,7 +77,7 @@ def _schedules(evidence: Evidence) -> Section:
         "Each schedule over the whole run, and over the judged windows in the table. Compute counts training, evaluation "
         "and scoring; a teacher's is counted while it is listened to, whole or in equal parts for all who listen."
     )
-    return Section("Schedules", text, figure, cells.table(evidence, [reference, *others]))
+    return Section("Schedules", text, figure, measures.table(evidence, [reference, *others]))
 
 
 def _after_cutover(evidence: Evidence, metrics: dict[str, float]) -> Section:
@@ -93,14 +93,14 @@ def _after_cutover(evidence: Evidence, metrics: dict[str, float]) -> Section:
         cell = evidence.study.cell(name)
         series = evidence.paired(name, CONTINUOUS, windows).series()
         points = series.by_window()
-        curves[cell.label] = (list(range(len(points))), cells.band(points))
+        curves[cell.label] = (list(range(len(points))), measures.band(points))
         gain = evidence.paired(name, NO_TEACHER, windows).series()
         fade = "too few windows"
         if len(points) >= MIN_WINDOWS:
             half_life = decay(gain, 0).half_life
             fade = percent(half_life, 1)
             key = f"{name}_half_life_windows"
-            metrics |= {key: half_life.value} | cells.ends(key, half_life)
+            metrics |= {key: half_life.value} | measures.ends(key, half_life)
         rows.append((cell.label, percent(points[-1]), percent(gain.by_window()[-1]), fade))
     figure = by_number(
         "After the teacher has gone: log-loss relative to the student whose teacher stays (95 %)",
@@ -126,20 +126,20 @@ def _axes(evidence: Evidence, metrics: dict[str, float]) -> Iterator[Section]:
             continue
         rows = []
         for cell in found:
-            gap = cells.judged(evidence, cell)
+            gap = measures.judged(evidence, cell)
             teacher = evidence.study.lineup.variant(cell.variant).teacher or TEACHER
             ratio = transfer_ratio(
                 evidence.paired(cell.variant, NO_TEACHER, evidence.judged),
                 evidence.paired(teacher, NO_TEACHER, evidence.judged),
             )
             rows.append((cell.label, percent(gap), percent(ratio)))
-            metrics |= {f"{cell.variant}_percent": gap.value} | cells.ends(f"{cell.variant}_percent", gap)
+            metrics |= {f"{cell.variant}_percent": gap.value} | measures.ends(f"{cell.variant}_percent", gap)
             metrics |= {f"{cell.variant}_transfer_ratio": ratio.value}
         header = (axis, "log-loss against no teacher, percent (95 %)", "transfer ratio (95 %)")
         numbers = [cell for cell in found if cell.value is not None]
         figure = None
         if len(numbers) == len(found) > 1:
-            band = cells.band([cells.judged(evidence, cell) for cell in numbers])
+            band = measures.band([measures.judged(evidence, cell) for cell in numbers])
             across = [cell.value or 0.0 for cell in numbers]
             figure = by_number(title, axis, "percent; below zero is better", {"continuous": (across, band)})
         yield Section(title, text, figure, Table(header, tuple(rows)))
@@ -147,10 +147,10 @@ def _axes(evidence: Evidence, metrics: dict[str, float]) -> Iterator[Section]:
 
 def _checks(evidence: Evidence, gain: Interval) -> Iterator[Check]:
     yield from _stale_teacher(evidence)
-    yield cells.too_much_variance(evidence, CONTINUOUS, LATE, gain)
+    yield measures.too_much_variance(evidence, CONTINUOUS, LATE, gain)
     behind = evidence.paired(CONTINUOUS, TEACHER, evidence.judged).series()
-    yield cells.growing("continuous against its teacher", cells.moved(behind))
-    yield cells.jumps(evidence, evidence.study.of("schedule"))
+    yield measures.growing("continuous against its teacher", measures.moved(behind))
+    yield measures.jumps(evidence, evidence.study.of("schedule"))
     yield Check("an iso-compute curve without a minimum", "this study varies no budget", None)
 
 
@@ -159,7 +159,7 @@ def _stale_teacher(evidence: Evidence) -> Iterator[Check]:
     yield Check(
         "a teacher that is no better than its student",
         f"the teacher against the student without one: {percent(ahead)} %",
-        cells.surely_not_above(ahead),
+        measures.surely_not_above(ahead),
     )
     aged = sorted(evidence.study.of("age"), key=lambda cell: cell.value or 0.0)
     if not aged:
@@ -169,5 +169,5 @@ def _stale_teacher(evidence: Evidence) -> Iterator[Check]:
     yield Check(
         "a stale teacher",
         f"soft labels {aged[-1].value:g} windows old instead of {aged[0].value:g} cost {percent(loss)} %",
-        cells.surely_not_above(loss),
+        measures.surely_not_above(loss),
     )

@@ -7,7 +7,7 @@ import math
 from matplotlib.figure import Figure
 
 from pipeline.statistics.needed import HistoryNeeded, Student, history_needed, history_saved
-from pipeline.studies import measures as cells
+from pipeline.studies import measures
 from pipeline.studies.distillation.cells import CONTINUOUS, EARLY, LATE, NO_TEACHER
 from pipeline.studies.distillation.in_run import percent_saved
 from pipeline.studies.drawing import by_number
@@ -75,7 +75,7 @@ def _figure(evidence: Evidence) -> Figure:
     for name in SCHEDULES:
         found = sorted(_students(evidence, name, CONTINUOUS), key=lambda student: student.history)
         gaps = [student.judged.series().mean().interval() for student in found]
-        curves[name.replace("_", " ")] = ([student.history for student in found], cells.band(gaps))
+        curves[name.replace("_", " ")] = ([student.history for student in found], measures.band(gaps))
     return by_number(
         "Loss on the judged windows by how much data a student had seen before them (95 %)",
         "examples from its start to the first judged window",
@@ -91,7 +91,7 @@ def _saved(students: dict[str, list[Student]], name: str, epsilon: float, metric
         return ""
     share = history_saved(students[CONTINUOUS], students[name], epsilon)
     key = f"{key}_against_{name}_at_{epsilon:g}"
-    metrics |= {key: share.value} | cells.ends(key, share)
+    metrics |= {key: share.value} | measures.ends(key, share)
     return percent_saved(share)
 
 

@@ -10,7 +10,7 @@ from pipeline.statistics.convergence import Convergence, convergence, saved
 from pipeline.statistics.falling import MIN_WINDOWS
 from pipeline.statistics.interval import Interval
 from pipeline.statistics.paired import Paired
-from pipeline.studies import measures as cells
+from pipeline.studies import measures
 from pipeline.studies.distillation.cells import CONTINUOUS, EARLY, LATE, NO_TEACHER
 from pipeline.studies.drawing import Band, by_window
 from pipeline.studies.evidence import Evidence
@@ -33,7 +33,7 @@ def section(evidence: Evidence, metrics: dict[str, float]) -> Section | None:
         "percent of log-loss",
         {
             label: (windows[1:], _tail(shown))
-            for label, (windows, shown) in cells.curves(evidence, starters.values()).items()
+            for label, (windows, shown) in measures.curves(evidence, starters.values()).items()
         },
         {"early cutover": online, "late cutover": late_cutover(online)},
     )
@@ -101,7 +101,7 @@ def _savings(pairs: dict[str, Paired], name: str, epsilon: float, metrics: dict[
         return ("",)
     share = saved(pairs[CONTINUOUS], pairs[name], epsilon)
     key = f"in_run_data_saved_against_{name}_at_{epsilon:g}"
-    metrics |= {key: share.value} | cells.ends(key, share)
+    metrics |= {key: share.value} | measures.ends(key, share)
     return (percent_saved(share),)
 
 

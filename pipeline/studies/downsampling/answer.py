@@ -11,7 +11,7 @@ from pipeline.spec.study import Axis, Cell
 from pipeline.statistics.effects import recommend
 from pipeline.statistics.interval import Interval
 from pipeline.statistics.trend import Trend
-from pipeline.studies import measures as cells
+from pipeline.studies import measures
 from pipeline.studies.downsampling import theory
 from pipeline.studies.downsampling.cells import ALL_ROWS
 from pipeline.studies.drawing import by_number, by_window
@@ -42,9 +42,9 @@ def answer(evidence: Evidence) -> Findings:
     study = evidence.study
     rates = [cell for cell in study.of("rate") if cell.variant != ALL_ROWS]
     metrics: dict[str, float] = {}
-    penalties = {cell.variant: cells.judged(evidence, cell) for cell in study.cells}
+    penalties = {cell.variant: measures.judged(evidence, cell) for cell in study.cells}
     for name, penalty in penalties.items():
-        metrics |= {f"{name}_percent": penalty.value} | cells.ends(f"{name}_percent", penalty)
+        metrics |= {f"{name}_percent": penalty.value} | measures.ends(f"{name}_percent", penalty)
     lowest = recommended(evidence, rates, slice(0, _num_choosing(evidence)))
     sections = [
         _over_time(evidence, rates, metrics),
@@ -57,7 +57,7 @@ def answer(evidence: Evidence) -> Findings:
     if beside_theory is not None:
         sections.append(beside_theory)
     centre = study.cell(study.centre or rates[0].variant)
-    slope = cells.moved(evidence.paired(centre.variant, ALL_ROWS, evidence.judged).series())
+    slope = measures.moved(evidence.paired(centre.variant, ALL_ROWS, evidence.judged).series())
     moves = "" if slope is None else f", moving by {percent(slope.slope, 4)} percentage points a window"
     advice = (
         "no rate is surely affordable" if lowest is None else f"{lowest.label} is the lowest rate surely affordable"
@@ -78,17 +78,17 @@ def _over_time(evidence: Evidence, rates: Sequence[Cell], metrics: dict[str, flo
     figure = by_window(
         "Penalty by window: log-loss relative to the model on all rows, before training on them (95 %)",
         "percent; above zero is worse",
-        cells.curves(evidence, rates),
+        measures.curves(evidence, rates),
         {"online phase": study.lineup.online_start, "judged from here": study.judged},
     )
     rows = []
     for cell in rates:
         series = evidence.paired(cell.variant, ALL_ROWS, evidence.judged).series()
-        penalty, found = percent(cells.judged(evidence, cell)), cells.moved(series)
+        penalty, found = percent(measures.judged(evidence, cell)), measures.moved(series)
         if found is None:
             rows.append((cell.label, penalty, "too few windows", "", ""))
             continue
-        metrics |= {f"{cell.variant}_slope": found.slope.value} | cells.ends(f"{cell.variant}_slope", found.slope)
+        metrics |= {f"{cell.variant}_slope": found.slope.value} | measures.ends(f"{cell.variant}_slope", found.slope)
         share = Interval(*(100 * end for end in (found.change.value, found.change.low, found.change.high)))
         verdict = "yes" if found.constant else "not shown"
         rows.append((cell.label, penalty, percent(found.slope, 4), percent(share, 0), verdict))
@@ -136,7 +136,7 @@ def _by_rate(
         {
             "uniform, offset, batch scaled": (
                 [cell.value or 0.0 for cell in rates],
-                cells.band([penalties[cell.variant] for cell in rates]),
+                measures.band([penalties[cell.variant] for cell in rates]),
             )
         },
         levels={"affordable": evidence.study.affordable},
@@ -171,7 +171,7 @@ def _num_choosing(evidence: Evidence) -> int:
 
 def recommended(evidence: Evidence, rates: Sequence[Cell], seeds: slice) -> Cell | None:
     """The lowest rate that is surely affordable, as some of the seeds tell."""
-    penalties = {cell.value or 1.0: cells.judged(evidence, cell, seeds) for cell in rates}
+    penalties = {cell.value or 1.0: measures.judged(evidence, cell, seeds) for cell in rates}
     lowest = recommend(penalties, evidence.study.affordable).rate
     return next((cell for cell in rates if cell.value == lowest), None)
 
@@ -184,8 +184,8 @@ def _recommendation(
     fresh = slice(choosing, len(seeds))
     rows = []
     for cell in sorted(rates, key=lambda cell: -(cell.value or 0.0)):
-        chosen = cells.judged(evidence, cell, slice(0, choosing))
-        confirmed = percent(cells.judged(evidence, cell, fresh)) if len(seeds) > choosing else "no seeds left"
+        chosen = measures.judged(evidence, cell, slice(0, choosing))
+        confirmed = percent(measures.judged(evidence, cell, fresh)) if len(seeds) > choosing else "no seeds left"
         rows.append((cell.label, percent(chosen), confirmed, "recommended" if cell is lowest else ""))
     metrics["recommended_rate"] = float("nan") if lowest is None or lowest.value is None else lowest.value
     text = (
@@ -220,7 +220,7 @@ def _pareto(evidence: Evidence, penalties: dict[str, Interval]) -> Section:
         examples = evidence.tracks[name].total_examples
         curves[cell.label if cell.axis != "correction" else f"by {cell.label}"] = (
             [examples],
-            cells.band([gap]),
+            measures.band([gap]),
         )
     figure = by_number(
         "Loss against examples: below and to the left is better (95 %)",
@@ -230,13 +230,13 @@ def _pareto(evidence: Evidence, penalties: dict[str, Interval]) -> Section:
         levels={"": 0.0},
     )
     text = "Every variant of the study; those on the lower left edge lose least for what they have read."
-    return Section("Loss against examples", text, figure, cells.table(evidence, tuple(shown.values())))
+    return Section("Loss against examples", text, figure, measures.table(evidence, tuple(shown.values())))
 
 
 def _checks(evidence: Evidence, centre: Cell, penalty: Interval, slope: Trend | None) -> Iterator[Check]:
-    yield cells.growing(centre.label, slope)
-    yield cells.jumps(evidence, evidence.study.cells)
-    yield cells.too_much_variance(evidence, centre.variant, ALL_ROWS, penalty)
+    yield measures.growing(centre.label, slope)
+    yield measures.jumps(evidence, evidence.study.cells)
+    yield measures.too_much_variance(evidence, centre.variant, ALL_ROWS, penalty)
     calibration = evidence.tracks[centre.variant].metric("calibration")[:, evidence.judged]
     off = float(np.nanmean(calibration)) - float(
         np.nanmean(evidence.tracks[ALL_ROWS].metric("calibration")[:, evidence.judged])
@@ -257,6 +257,6 @@ def _checks(evidence: Evidence, centre: Cell, penalty: Interval, slope: Trend | 
         yield Check(
             "a stale pilot",
             f"an older checkpoint's odds against uniform: {percent(loss)} %",
-            cells.surely_not_above(loss),
+            measures.surely_not_above(loss),
         )
     yield Check("an iso-compute curve without a minimum", "this study varies no budget", None)

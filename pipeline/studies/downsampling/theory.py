@@ -11,7 +11,7 @@ from pipeline.spec.config import NegativeDownsampling, OddsProportional
 from pipeline.spec.study import Cell
 from pipeline.statistics.interval import Interval
 from pipeline.statistics.kappa import kappa_offset_of, kappa_weight_of
-from pipeline.studies import measures as cells
+from pipeline.studies import measures
 from pipeline.studies.downsampling.cells import ALL_ROWS
 from pipeline.studies.drawing import by_number
 from pipeline.studies.evidence import Evidence
@@ -29,7 +29,7 @@ def section(evidence: Evidence, metrics: dict[str, float]) -> Section | None:
     for cell in found:
         predicted, measured = kappa(evidence, cell, logits), ratio(evidence, cell.variant)
         metrics |= {f"{cell.variant}_kappa": predicted, f"{cell.variant}_excess_ratio": measured.value}
-        metrics |= cells.ends(f"{cell.variant}_excess_ratio", measured)
+        metrics |= measures.ends(f"{cell.variant}_excess_ratio", measured)
         rows.append(
             (cell.label, f"{predicted:.2f}", f"{measured.value:.2f} ({measured.low:.2f} to {measured.high:.2f})")
         )
@@ -41,12 +41,12 @@ def section(evidence: Evidence, metrics: dict[str, float]) -> Section | None:
         np.array([metrics[f"{cell.variant}_kappa"] for cell in found]),
         np.stack([_ratios(evidence, cell.variant) for cell in found], axis=1),
     )
-    metrics |= {"theory_share": share.value} | cells.ends("theory_share", share)
+    metrics |= {"theory_share": share.value} | measures.ends("theory_share", share)
     figure = by_number(
         "Excess loss over the true probabilities: what sampling multiplies it by (95 %)",
         "kappa, predicted",
         "ratio to the excess on all rows, measured on the judged windows",
-        {family: (across, cells.band(points)) for family, (across, points) in curves.items()},
+        {family: (across, measures.band(points)) for family, (across, points) in curves.items()},
         levels={"as on all rows": 1.0},
     )
     text = (
