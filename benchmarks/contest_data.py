@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.data.dataset import WindowManifest, read_row_group
+from pipeline.data.share import Share
 from pipeline.data.simulator import Simulator, SimulatorConfig, simulate
 from pipeline.storage.lake import Lake
-from pipeline.training.loader import Share
-from pipeline.training.model import Features
+from pipeline.training.models.features import Features
 
 DATASET = "benchmark"
 NUM_DENSE = 13
@@ -35,7 +35,7 @@ class Examples:
 
     def share(self, name: str) -> Share:
         """A whole window, as the only worker takes it."""
-        return Share(self.lake, self.manifests[name], self.features)
+        return Share(self.lake, self.manifests[name])
 
     def export(self, folder: Path) -> None:
         """Write each window as two arrays: `<name>.x.npy` (N, D + F) and `<name>.y.npy` (N,), both float32.

@@ -17,8 +17,9 @@ from benchmarks.contest_data import BATCH_SIZE, NUM_CATEGORICAL, Examples
 from pipeline.spec.config import All, EvaluationConfig, ModelConfig, OptimizerConfig, StepConfig, Widths
 from pipeline.training.batch import ClickBatch
 from pipeline.training.evaluate import evaluate
-from pipeline.training.loader import agree, batches, selected_rows
+from pipeline.training.loader import agree, batches, whole_rows
 from pipeline.training.model import build_model
+from pipeline.training.models.dlrm import Dlrm
 from pipeline.training.sharding import shard
 from pipeline.training.train import Trainer
 
@@ -35,7 +36,7 @@ def in_memory(examples: Examples, window: str) -> list[ClickBatch]:
     """The batches of a window, made beforehand as training makes them."""
     share = examples.share(window)
     schedule = agree(share.manifest.num_rows, BATCH_SIZE, 1)
-    return [batch for batch, _ in batches(selected_rows(share, All(), salt=SEED), schedule, share)]
+    return [batch for batch, _ in batches([whole_rows(share, examples.features)], schedule, share, examples.features)]
 
 
 class FromParquet:
@@ -49,7 +50,6 @@ class FromParquet:
             model=ModelConfig(size=widths),
             optimizer=_optimizer(rates),
             selection=All(),
-            evaluation=EvaluationConfig(max_rows=2**31 - 1),
             seed=SEED,
         )
         self.trainer = _trainer(examples, widths, rates)
@@ -58,13 +58,15 @@ class FromParquet:
         """One pass; the clock runs from before the first read."""
         share = self._examples.share(window)
         started = time.perf_counter()
-        self.trainer.train(share, self._config, salt=SEED)
+        self.trainer.train(share, self._config)
         return time.perf_counter() - started
 
     def log_loss(self, window: str) -> float:
         """Of all rows of the window."""
         share = self._examples.share(window)
-        return evaluate(self.trainer, share, self._config.evaluation, seed=SEED, extras=[]).metrics["log_loss"]
+        return evaluate(self.trainer, share, EvaluationConfig(max_rows=2**31 - 1), seed=SEED, extras=[]).metrics[
+            "log_loss"
+        ]
 
 
 class FromMemory:
@@ -93,9 +95,11 @@ class StockFromMemory:
     name = "TorchRec's stock DLRM, batches in memory"
 
     def __init__(self, examples: Examples, widths: Widths, rates: Rates, kept: dict[str, list[ClickBatch]]) -> None:
-        network = build_model(examples.features, ModelConfig(size=widths), seed=SEED).network
-        network.inter_arch = InteractionArch(NUM_CATEGORICAL)
-        self._model, optimizer = shard(DLRMTrain(network), _optimizer(rates), DEVICE)
+        ours = build_model(examples.features, ModelConfig(size=widths), seed=SEED).network
+        if not isinstance(ours, Dlrm):
+            raise TypeError(f"the contest is about DLRM, got {ours}")
+        ours.dlrm.inter_arch = InteractionArch(NUM_CATEGORICAL)
+        self._model, optimizer = shard(DLRMTrain(ours.dlrm), _optimizer(rates), DEVICE)
         self._pipeline = TrainPipelineSparseDist(self._model, optimizer, DEVICE)
         self._kept = {
             window: [Batch(batch.dense, batch.sparse, batch.label) for batch in batches]

@@ -21,15 +21,15 @@ from scipy import stats
 
 from benchmarks.contest_data import make_examples
 from benchmarks.contest_page import processor
-from pipeline.spec.config import NegativeDownsampling
+from pipeline.data.share import Share
 from pipeline.statistics.interval import Interval
 from pipeline.storage.lake import Lake
 from pipeline.storage.parquet import forget
-from pipeline.training.loader import Share, count_selected, whole_rows
+from pipeline.training.loader import whole_rows
+from pipeline.training.models.features import Features
 
 PAGE = Path(__file__).parents[1] / "docs" / "results" / "reading.md"
 GOAL = 0.95
-POLICY = NegativeDownsampling(rate=0.1)
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Unverified(Share):
 
     files: dict[str, pq.ParquetFile] = field(default_factory=dict)
 
-    def read(self, group: int, columns: list[str]) -> pa.Table:
+    def read(self, group: int, columns: Sequence[str]) -> pa.Table:
         """Some columns of one row group."""
         for part in self.manifest.parts:
             if group < part.num_row_groups:
@@ -49,20 +49,12 @@ class Unverified(Share):
         raise IndexError(group)
 
 
-def load(share: Share) -> int:
+def load(share: Share, features: Features) -> int:
     """The way that a training pass reads: all columns of each row group, as rows."""
-    return sum(len(rows) for rows in whole_rows(share))
+    return sum(len(rows) for rows in whole_rows(share, features))
 
 
-def count(share: Share) -> int:
-    """The pass before it: ids and labels alone, to count what a policy selects."""
-    return count_selected(share, POLICY, salt=1)
-
-
-PASSES: dict[str, Callable[[Share], int]] = {
-    "all columns, as a training pass reads them": load,
-    "ids and labels, as the pass that counts a selection reads them": count,
-}
+PASSES: dict[str, Callable[[Share, Features], int]] = {"all columns, as a training pass reads them": load}
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,28 +81,28 @@ def mean_ratio(ratios: Sequence[float]) -> Interval:
     return Interval(float(value), float(low), float(high))
 
 
-def timed(work: Callable[[Share], int], share: Share) -> tuple[float, float]:
+def timed(work: Callable[[Share, Features], int], share: Share, features: Features) -> tuple[float, float]:
     """Seconds by the clock and of the processor, from the first opening of a file."""
     forget()
     if isinstance(share, Unverified):
         share.files.clear()
     wall, own = time.perf_counter(), time.thread_time()
-    work(share)
+    work(share, features)
     return time.perf_counter() - wall, time.thread_time() - own
 
 
-def measure(shares: tuple[Share, Share], rounds: int, tell: Callable[[str], None]) -> list[Speeds]:
+def measure(shares: tuple[Share, Share], features: Features, rounds: int, tell: Callable[[str], None]) -> list[Speeds]:
     """Both ways by turns within each round; what slows a whole round cancels out."""
     num_rows = shares[0].manifest.num_rows
     found = []
     for name, work in PASSES.items():
-        if work(shares[0]) != work(shares[1]):
+        if work(shares[0], features) != work(shares[1], features):
             raise RuntimeError(f"{name}: the two ways read different rows")
         speeds = Speeds(name, [], [], [])
         for number in range(rounds):
             taken = [(0.0, 0.0), (0.0, 0.0)]
             for way in (0, 1) if number % 2 == 0 else (1, 0):
-                taken[way] = timed(work, shares[way])
+                taken[way] = timed(work, shares[way], features)
             (verified, own), (plain, plain_own) = taken
             speeds.verified.append(num_rows / verified)
             speeds.plain.append(num_rows / plain)
@@ -173,8 +165,8 @@ def main(
     with tempfile.TemporaryDirectory(prefix="windrow-benchmark-") as folder:
         examples = make_examples(Lake(folder), rows=rows, held_out_rows=4096, num_ids=10_000, tuning=False)
         share = examples.share("train")
-        plain = Unverified(share.lake, share.manifest, share.features)
-        found = measure((share, plain), rounds, lambda line: typer.echo(line, err=True))
+        plain = Unverified(share.lake, share.manifest)
+        found = measure((share, plain), examples.features, rounds, lambda line: typer.echo(line, err=True))
     command = " ".join(["python -m benchmarks.reading", *sys.argv[1:]])
     made = page(command, rows, rounds, load_before, os.cpu_count() or 1, found)
     typer.echo(made)

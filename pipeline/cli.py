@@ -530,8 +530,10 @@ def verify(
         if lineup is not None and dataset is not None:
             raise BadInput(f"either --lineup or --dataset, got both, {lineup} and {dataset!r}")
         lake = Lake(Settings().lake)
-        paths = documents(lake, dataset=dataset, lineup=None if lineup is None else load_lineup(lineup))
-        found = read_again(lake, paths, logging.getLogger("pipeline.training.chain.verify").info)
+        chosen = None if lineup is None else load_lineup(lineup)
+        paths = documents(lake, dataset=dataset, lineup=chosen)
+        tell = logging.getLogger("pipeline.training.chain.verify").info
+        found = read_again(lake, paths, tell, None if chosen is None else chosen.evaluation)
     faults = list(found.faults.values())
     if as_json:
         counts = {"documents": found.num_documents, "files": found.num_files, "bytes": found.num_bytes}

@@ -27,8 +27,8 @@ from pipeline.storage.tensors import MissingCheckpoint
 from pipeline.storage.together import is_of_all
 from pipeline.training.chain.engine import Diverged
 from pipeline.training.chain.steps import ContradictoryParent, MissingParent, StepStore
-from pipeline.training.model import FeatureError
-from pipeline.training.teacher import MissingScores
+from pipeline.training.models.features import FeatureError
+from pipeline.training.signals import MissingSignal
 from tests.trained import DATASET, DAY, TINY, engine, folders, lineup, listing, publish, steps, train, variant, windows
 
 SCHEMA = {
@@ -240,8 +240,8 @@ STUDENT = variant("student", distillation=Continuous(teacher="teacher"))
 def test_scores_that_were_never_made(lake: Lake) -> None:
     publish(lake, windows(1))
     refused(
-        MissingScores,
-        "teacher 'teacher' .line-up 'test', seed 0. has left no scores for 2024-01-01: train 'teacher' on 2024-01-01",
+        MissingSignal,
+        "'teacher' .line-up 'test', seed 0. has left no logit for 2024-01-01, which 'student' reads: train 'teacher' on 2024-01-01",
         lake,
         lineup(variant("teacher"), STUDENT),
         1,
@@ -255,7 +255,7 @@ def test_scores_of_other_rows(lake: Lake) -> None:
     train(lake, chosen, 1, variants=("teacher",))
     publish(lake, windows(1), seed=5)
     message = "made for another generation of the window: train the teacher on the window again, before its students"
-    refused(MissingScores, message, lake, chosen, 1, variants=("student",))
+    refused(MissingSignal, message, lake, chosen, 1, variants=("student",))
     assert len(train(lake, chosen, 1)) == 2, "the cure works"
 
 
@@ -263,10 +263,9 @@ def test_scores_whose_files_are_gone(lake: Lake) -> None:
     publish(lake, windows(1))
     chosen = lineup(variant("teacher"), STUDENT)
     step = train(lake, chosen, 1, variants=("teacher",))["teacher", DAY]
-    assert step.scores is not None
-    (lake.root / step.scores.files[0].path).unlink()
-    message = f"scores of teacher step {step.key[:12]} are named by its manifest, got no such file.*with `force`"
-    refused(MissingScores, message, lake, chosen, 1, variants=("student",))
+    (lake.root / step.signals[0].files[0].path).unlink()
+    message = f"logit of step {step.key[:12]} is named by its manifest, got no such file.*with `force`"
+    refused(MissingSignal, message, lake, chosen, 1, variants=("student",))
     train(lake, chosen, 1, variants=("teacher",), force=True)
     assert len(train(lake, chosen, 1)) == 2, "the cure works"
 
@@ -353,7 +352,7 @@ def test_scores_of_a_teacher_that_was_another_model(lake: Lake) -> None:
     train(lake, lineup(variant("teacher"), student), 1, variants=("teacher",))
     other = lineup(variant("teacher", optimizer=OptimizerConfig(batch_size=50)), student)
     message = "teacher 'teacher' .* was another model when it scored 2024-01-01: train 'teacher' on 2024-01-01 first"
-    refused(MissingScores, message, lake, other, 1, variants=("student",))
+    refused(MissingSignal, message, lake, other, 1, variants=("student",))
 
 
 def test_a_model_that_diverges_is_not_published(lake: Lake) -> None:

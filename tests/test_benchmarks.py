@@ -116,12 +116,12 @@ def test_an_unmet_goal_is_shown(slower: float, loss: float, unmet: int) -> None:
 
 def test_reading_is_measured_on_the_same_rows_and_an_unmet_goal_is_shown(examples: Examples) -> None:
     share = examples.share("train")
-    plain = reading.Unverified(share.lake, share.manifest, share.features)
-    for ours, theirs in zip(whole_rows(share), whole_rows(plain), strict=True):
+    plain = reading.Unverified(share.lake, share.manifest)
+    for ours, theirs in zip(whole_rows(share, examples.features), whole_rows(plain, examples.features), strict=True):
         assert np.array_equal(ours.dense, theirs.dense)
         assert np.array_equal(ours.ids, theirs.ids)
-    found = reading.measure((share, plain), 2, tell=lambda line: None)
-    assert [len(speeds.verified) for speeds in found] == [len(speeds.plain) for speeds in found] == [2, 2]
+    found = reading.measure((share, plain), examples.features, 2, tell=lambda line: None)
+    assert [len(speeds.verified) for speeds in found] == [len(speeds.plain) for speeds in found] == [2]
     slow, fast = (reading.Speeds("pass", [ours, ours], [100.0, 100.0], [1.0, 1.0]) for ours in (94.0, 96.0))
     page = reading.page("command", 1, 2, 0.0, 2, [slow, fast])
     assert page.count("**not met**") == page.count("0.95: met") == 1

@@ -4,30 +4,35 @@ from __future__ import annotations
 
 import atexit
 import hashlib
-from collections.abc import Iterable
+import threading
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
+import pytest
 import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
 
-from pipeline.data.dataset import WindowManifest, publish_window
+from pipeline.data.dataset import WindowManifest, publish_window, read_schema
+from pipeline.data.share import Share
 from pipeline.data.simulator import Simulator, SimulatorConfig
-from pipeline.spec.config import EvaluationConfig, ModelConfig, OptimizerConfig, Variant
+from pipeline.selection.stored import SelectionManifest, SelectionStore
+from pipeline.spec.config import All, EvaluationConfig, ModelConfig, OptimizerConfig, Policy, Variant
 from pipeline.spec.job import TrainJob
 from pipeline.spec.lineup import DatasetConfig, LineUp, SimulatedSource
 from pipeline.spec.window import Window
 from pipeline.storage import parquet
 from pipeline.storage.lake import Lake
 from pipeline.training.chain.engine import Engine, Recorder
+from pipeline.training.chain.evaluations import EvaluationManifest, EvaluationStore
 from pipeline.training.chain.steps import StepManifest, StepStore
-from pipeline.training.loader import Share
-from pipeline.training.model import Features
 
+T = TypeVar("T")
 DAY = SimulatorConfig().origin
 """The first window of every span."""
 DATASET = "sim"
@@ -127,9 +132,19 @@ def steps(
     return {place: step for place, step in found.items() if step is not None}
 
 
-def predictions(lake: Lake, step: StepManifest) -> pa.Table:
+def evaluation(lake: Lake, step: StepManifest, chosen: EvaluationConfig = EVALUATION) -> EvaluationManifest:
+    """A step's evaluation on a slice; by default that of all these line-ups."""
+    return EvaluationStore(lake, step.dataset).require(step, chosen, "a step")
+
+
+def metrics(lake: Lake, step: StepManifest) -> dict[str, float]:
+    """What a step's model scored on the evaluation slice, before the window."""
+    return evaluation(lake, step).metrics
+
+
+def predictions(lake: Lake, step: StepManifest, chosen: EvaluationConfig = EVALUATION) -> pa.Table:
     """A step's evaluation slice."""
-    return parquet.read_table(lake, step.predictions)
+    return parquet.read_table(lake, evaluation(lake, step, chosen).predictions)
 
 
 def logits(lake: Lake, step: StepManifest) -> NDArray[np.float32]:
@@ -137,9 +152,42 @@ def logits(lake: Lake, step: StepManifest) -> NDArray[np.float32]:
     return predictions(lake, step).column("logit").to_numpy()
 
 
-def share(lake: Lake, manifest: WindowManifest, features: Features, rank: int = 0, world_size: int = 1) -> Share:
-    """One worker's part of a window."""
-    return Share(lake, manifest, features, rank, world_size)
+def as_workers(patch: pytest.MonkeyPatch, module: Any, num: int, work: Callable[[int], T]) -> list[T]:
+    """What so many workers give, each in a thread of its own, where a module lets them work together."""
+    told: list[Any] = [None] * num
+    barrier = threading.Barrier(num)
+    rank = threading.local()
+
+    def on_all(part: Callable[[], Any]) -> list[Any]:
+        told[rank.value] = part()
+        barrier.wait(60)
+        found = list(told)
+        barrier.wait(60)
+        return found
+
+    def on_first(part: Callable[[], Any]) -> Any:
+        return on_all(part if rank.value == 0 else lambda: None)[0]
+
+    def run(number: int) -> T:
+        rank.value = number
+        return work(number)
+
+    with patch.context() as patched, ThreadPoolExecutor(num) as pool:
+        for name, ours in (("on_all", on_all), ("on_first", on_first)):
+            patched.setattr(module, name, ours, raising=False)
+        return list(pool.map(run, range(num)))
+
+
+def stored(
+    lake: Lake, manifest: WindowManifest, policy: Policy, seed: int = 0, signals: dict[str, Any] | None = None
+) -> SelectionManifest | None:
+    """What a policy keeps of a window, stored by this process alone; None for all rows."""
+    alone()
+    if isinstance(policy, All):
+        return None
+    schema = read_schema(lake, manifest.dataset, manifest.schema_key)
+    given = {name: ("0" * 64, column) for name, column in (signals or {}).items()}
+    return SelectionStore(lake, manifest.dataset).make(Share(lake, manifest), schema, policy, seed, given)
 
 
 def listing(lake: Lake) -> dict[str, str]:

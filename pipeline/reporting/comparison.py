@@ -14,8 +14,9 @@ from pipeline.spec.lineup import LineUp
 from pipeline.spec.window import Window
 from pipeline.statistics.interval import Interval
 from pipeline.storage.lake import Lake
+from pipeline.training.chain.evaluations import Closed, EvaluationStore
 from pipeline.training.chain.predictions import Predictions
-from pipeline.training.chain.steps import StepManifest, StepStore
+from pipeline.training.chain.steps import StepStore
 from pipeline.training.metrics import ClickSums, auc
 
 NUM_RESAMPLES = 2000
@@ -86,7 +87,8 @@ def compare(
     random = np.random.default_rng(seed)
     reference = _steps(lake, lineup, lineup.reference, first, last)
     bases = {
-        window: _Losses.of([Predictions.read(lake, step) for step in steps]) for window, steps in reference.items()
+        window: _Losses.of([Predictions.read(lake, each.evaluation) for each in steps])
+        for window, steps in reference.items()
     }
     found = []
     for name in dict.fromkeys([lineup.reference, *chosen]):
@@ -124,9 +126,9 @@ class _Losses:
         )
 
 
-def _steps(lake: Lake, lineup: LineUp, variant: str, first: Window, last: Window) -> dict[Window, list[StepManifest]]:
-    """The windows that all seeds of a variant have closed, and their steps."""
-    found: dict[Window, list[StepManifest]] = {}
+def _steps(lake: Lake, lineup: LineUp, variant: str, first: Window, last: Window) -> dict[Window, list[Closed]]:
+    """The windows that all seeds of a variant have closed, with their evaluations."""
+    found: dict[Window, list[Closed]] = {}
     for window in Window.span(first, last):
         heads = [
             StepStore(lake, lineup.dataset.under(seed)).head(lineup.name, variant, seed, window)
@@ -134,7 +136,10 @@ def _steps(lake: Lake, lineup: LineUp, variant: str, first: Window, last: Window
         ]
         steps = [head for head in heads if head is not None]
         if len(steps) == len(lineup.seeds):
-            found[window] = steps
+            found[window] = [
+                Closed(step, EvaluationStore(lake, step.dataset).require(step, lineup.evaluation, repr(variant)))
+                for step in steps
+            ]
     return found
 
 
@@ -142,7 +147,7 @@ def _compare_one(
     lake: Lake,
     lineup: LineUp,
     name: str,
-    steps: Mapping[Window, list[StepManifest]],
+    steps: Mapping[Window, list[Closed]],
     bases: Mapping[Window, _Losses],
     windows: list[Window],
     random: np.random.Generator,
@@ -154,7 +159,7 @@ def _compare_one(
     seen: list[list[Predictions]] = []
     totals = ClickSums()
     for window in windows:
-        ours = [Predictions.read(lake, step) for step in steps[window]]
+        ours = [Predictions.read(lake, each.evaluation) for each in steps[window]]
         mine, reference = _Losses.of(ours), bases[window]
         if mine.example_ids != reference.example_ids:
             raise NothingToCompare(
@@ -167,9 +172,9 @@ def _compare_one(
         for s in ours:
             totals += ClickSums.of(s.label, s.logit, true_prob=s.true_prob)
         points[window] = WindowPoint(
-            metrics=_mean([step.metrics for step in steps[window]]),
+            metrics=_mean([each.evaluation.metrics for each in steps[window]]),
             gap=_gap(mine.loss, reference.loss, random, num_resamples),
-            examples=float(np.mean([step.total_examples for step in steps[window]])),
+            examples=float(np.mean([each.step.total_examples for each in steps[window]])),
         )
     metrics = totals.metrics()
     areas = [
@@ -178,7 +183,7 @@ def _compare_one(
     ]
     if all(area is not None for area in areas):
         metrics["auc"] = float(np.mean([area for area in areas if area is not None]))
-    last = steps[windows[-1]]
+    last = [each.step for each in steps[windows[-1]]]
     return VariantComparison(
         variant=name,
         windows=tuple(windows),

@@ -38,8 +38,8 @@ if TYPE_CHECKING:
 
     from pipeline.reporting.comparison import VariantComparison
     from pipeline.training.chain.engine import Engine
+    from pipeline.training.chain.evaluations import Closed
     from pipeline.training.chain.status import ChainStatus
-    from pipeline.training.chain.steps import StepManifest
 
 log = logging.getLogger(__name__)
 
@@ -221,9 +221,9 @@ def train_on_worker(config: dict[str, Any]) -> dict[str, Any]:
                 "step": step.key,
                 "checkpoint": step.checkpoint,
                 "total_examples": step.total_examples,
-                "log_loss": step.metrics.get("log_loss"),
+                "log_loss": evaluation.metrics.get("log_loss"),
             }
-            for (seed, variant), step in zip(job.chains, last, strict=True)
+            for (seed, variant), (step, evaluation) in zip(job.chains, last, strict=True)
         ],
         "warnings": [f"all steps are in the lake, but MLflow at {uri} lacks some of them ({lost}): {cure}"]
         if lost
@@ -231,7 +231,7 @@ def train_on_worker(config: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _through_conflicts(engine: Engine) -> list[StepManifest]:
+def _through_conflicts(engine: Engine) -> list[Closed]:
     """Run a job's steps; where another line-up's job publishes the same step first, go on behind it.
 
     Each conflict stands for a step that the other one has done, which is skipped then: there are no more of them than steps.

@@ -28,6 +28,7 @@ from pipeline.spec.lineup import LineUp
 from pipeline.spec.window import Window
 from pipeline.storage.lake import Conflict, Lake
 from pipeline.storage.leases import holders
+from pipeline.training.chain.evaluations import Closed
 from pipeline.training.chain.steps import StepManifest
 
 # Read by MLflow at each request. Its own defaults hold a job up for many minutes when the server is away.
@@ -192,14 +193,16 @@ class _Stage:
     unsent: list[StepManifest] = field(default_factory=list)
     ended: tuple[Ending, int] | None = None
 
-    def add(self, lake: Lake, step: StepManifest, now: int) -> None:
+    def add(self, lake: Lake, closed: Closed, now: int) -> None:
         """Count a step that was trained in this stage."""
+        step = closed.step
         self.examples += step.num_selected
         self.training_flops += step.flops.training
         self.seconds += step.seconds["train"]
         self.windows.append(step.window.name)
         self.unsent.append(step)
-        values = _curve_point(step) | {f"seconds/{k}": v for k, v in step.seconds.items()}
+        values = _curve_point(closed) | {f"seconds/{k}": v for k, v in step.seconds.items()}
+        values["seconds/evaluate"] = closed.evaluation.seconds
         totals = {
             "stage/examples": float(self.examples),
             "stage/training_flops": self.training_flops,
@@ -281,17 +284,17 @@ class MlflowRecorder:
         if is_new:  # people look for it while it runs
             self._send()
 
-    def done(self, variant: Variant, seed: int, step: StepManifest, *, skipped: bool) -> None:
+    def done(self, variant: Variant, seed: int, closed: Closed, *, skipped: bool) -> None:
         """Add the step to its chain's curves, and to its stage when it was trained just now or never recorded."""
-        curve = self._curve(variant, seed)
-        curve.points.append(_Point(step.window, _now(), _curve_point(step)))
+        curve, step = self._curve(variant, seed), closed.step
+        curve.points.append(_Point(step.window, _now(), _curve_point(closed)))
         if skipped and self._notes.has(curve.variant.name, seed, step):
             manifest = read_manifest(self._lake, step.dataset, step.window)
             if manifest is not None:
                 self.begin(variant, seed, manifest, step.config)
                 skipped = False
         if not skipped and self._stage is not None:
-            self._stage.add(self._lake, step, _now())
+            self._stage.add(self._lake, closed, _now())
             if self.lost is not None:
                 self._notes.add(self._stage)
             if self._daily:
@@ -653,12 +656,11 @@ def _renew(client: MlflowClient, experiment: str, tags: Mapping[str, str], name:
 def _recipe(variant: Variant) -> dict[str, str]:
     """What distinguishes a variant, as parameters that the Compare page shows side by side."""
     selection, distillation = variant.selection, variant.distillation
+    chosen = selection.model_dump(mode="json", exclude={"kind"}, exclude_none=True)
     size = variant.model.size if isinstance(variant.model.size, str) else "custom"
-    drawn = {"all": "all", "negatives": "", "odds": " in proportion to the pilot's odds"}[selection.kind]
     return {
         "model": f"{variant.model.arch} {size}",
-        "selection": drawn if selection.kind == "all" else f"{selection.rate:g} of negatives, {selection.scope}{drawn}",
-        "correction": "none" if selection.kind == "all" else selection.correction,
+        "selection": ", ".join([selection.kind, *(f"{name} {value}" for name, value in chosen.items())]),
         "knowledge_distillation": distillation.kind,
         "teacher": variant.teacher or "none",
         "soft_weight": "0" if distillation.kind == "none" else f"{distillation.weight:g}",
@@ -667,13 +669,15 @@ def _recipe(variant: Variant) -> dict[str, str]:
     }
 
 
-def _curve_point(step: StepManifest) -> dict[str, float]:
+def _curve_point(closed: Closed) -> dict[str, float]:
     """The loss comes last: where MLflow has it, it has the rest of the point too."""
+    step, evaluation = closed
     point = {
-        **step.metrics,
+        **evaluation.metrics,
         **{f"progressive/{k}": v for k, v in step.progressive.items()},
         "examples": float(step.total_examples),
         **{f"flops/{part}": spent for part, spent in step.total_flops.model_dump().items()},
+        "flops/evaluation_in_window": evaluation.flops,
         "examples_in_window": float(step.num_selected),
         "throughput": step.num_selected / max(step.seconds["train"], 1e-9),
     }

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal, NamedTuple
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    PlainSerializer,
+    SerializeAsAny,
+    ValidationError,
+    model_validator,
+)
 
 from pipeline.spec.documents import Frozen, Real, Seed, Whole
-from pipeline.spec.errors import shown
+from pipeline.spec.errors import BadInput, explain, shown
+from pipeline.spec.extensions import load_extension, require_extension
 from pipeline.spec.window import MAX_SPAN, Window
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
@@ -59,13 +69,25 @@ SIZES: dict[Size, Widths] = {
 """Named sizes: each step is about four times the compute of the one before."""
 
 
+Options = Annotated[
+    tuple[tuple[str, Any], ...],
+    BeforeValidator(lambda given: tuple(sorted(given.items())) if isinstance(given, Mapping) else given),
+    PlainSerializer(dict),
+]
+"""A mapping that can be hashed."""
+MODELS = "windrow.models"
+"""Entry points of models, by architecture."""
+
+
 class ModelConfig(Frozen):
     """A click model."""
 
-    arch: Literal["dlrm", "dcnv2"] = "dlrm"
-    """DLRM (Naumov et al. 2019) or DCNv2 (Wang et al. 2021), both from TorchRec."""
+    arch: Annotated[str, AfterValidator(lambda name: require_extension(MODELS, name, "model"))] = "dlrm"
+    """`dlrm` (Naumov et al. 2019), `dcnv2` (Wang et al. 2021), both from TorchRec, or an entry point of `windrow.models`."""
     size: Size | Widths = "small"
     """A named size, or widths of one's own."""
+    options: Options = ()
+    """What the architecture alone knows; checked by its own file when it is built."""
     exclude: tuple[str, ...] = ()
     """Features of the schema that this model does not see."""
     prior: Real = Field(default=0.5, gt=0, lt=1)
@@ -96,63 +118,80 @@ class OptimizerConfig(Frozen):
     rate no longer falls to zero, 0 forgets them every day."""
 
 
-class All(Frozen):
+class _ReadsFrom:
+    """Marks a field that names a variant of the line-up."""
+
+
+Source = Annotated[Name, _ReadsFrom()]
+"""The variant whose signals a policy reads."""
+
+
+class Read(NamedTuple):
+    """A signal that a variant reads from another of its line-up."""
+
+    source: str
+    """The variant that makes it."""
+    age: int
+    """Windows between the checkpoint that made it and the window; 0: from the source's own training pass."""
+    signal: str = "logit"
+    """Which: a name of `pipeline.training.signals.SIGNALS`."""
+
+
+class Policy(Frozen):
+    """Which examples of a window are trained on, and with what correction: a kind is one file that says all of it.
+
+    Kinds are found by name among the entry points of the group `windrow.policies`. What a policy does with rows stands in
+    the classes of `pipeline.selection.policy`; what is here can be read without arrays.
+    """
+
+    kind: str
+    """The entry point's name."""
+
+    def in_window(self, window: Window, *, online: bool) -> Policy:
+        """What the policy is in one window: two schedules that agree there become equal.
+
+        Args:
+            window: which.
+            online: whether it lies in the online phase.
+        """
+        return self.anonymous()
+
+    def reads(self) -> dict[str, Read]:
+        """The signals that it asks for, by the name under which it finds them."""
+        return {}
+
+    def anonymous(self) -> Self:
+        """The same with the field's own name in the place of each variant's: an identity has the signals' content instead."""
+        fields = {
+            name: name
+            for name, field in type(self).model_fields.items()
+            if any(isinstance(mark, _ReadsFrom) for mark in field.metadata) and getattr(self, name) is not None
+        }
+        return self.model_copy(update=fields)
+
+
+class All(Policy):
     """Train on every example."""
 
     kind: Literal["all"] = "all"
 
 
-class NegativeDownsampling(Frozen):
-    """Keep all positives and a fixed fraction of the negatives (McMahan et al. 2013; Jain et al. 2024)."""
-
-    kind: Literal["negatives"] = "negatives"
-    rate: Rate
-    """Fraction of negatives kept, in (0, 1]."""
-    correction: Literal["weight", "offset"] = "offset"
-    """Weight = 1/pi_y(x), or a logit offset log pi_1(x) - log pi_0(x) in training only; exactly one of them."""
-    scope: Literal["continuous", "historical"] = "continuous"
-    """Keep sampling in the online phase too, or train on every example from the first online window."""
-
-
-class OddsProportional(Frozen):
-    """Keep all positives, and negatives in proportion to a pilot's odds of a click (Wang, Zhang & Wang 2021).
-
-    A negative is kept with pi_0(x) = clip(c * odds(x), floor, 1), c such that the expected share of negatives kept is
-    `rate`. Hard negatives are likelier to stay, and the correction undoes exactly that.
-    """
-
-    kind: Literal["odds"] = "odds"
-    rate: Rate
-    """Expected fraction of negatives kept, in (0, 1]."""
-    pilot: Name
-    """The variant of the line-up whose scores tell the odds."""
-    pilot_age: Age = 0
-    """Scores made by the checkpoint that closed so many windows earlier; 0: from the pilot's own training pass."""
-    since: Window | None = None
-    """First window in which the pilot is asked; before it negatives are kept uniformly at the same rate."""
-    floor: Real | None = Field(default=None, gt=0)
-    """Least probability with which any negative is kept; a tenth of the rate when not given."""
-    correction: Literal["weight", "offset"] = "offset"
-    """Weight = 1/pi_y(x), or a logit offset log pi_1(x) - log pi_0(x) in training only; exactly one of them."""
-    scope: Literal["continuous", "historical"] = "continuous"
-    """Keep sampling in the online phase too, or train on every example from the first online window."""
-
-    @property
-    def least(self) -> float:
-        """The floor, given or not."""
-        return self.rate / 10 if self.floor is None else self.floor
-
-    @model_validator(mode="after")
-    def _floor_below_rate(self) -> OddsProportional:
-        if self.least > self.rate:
-            raise ValueError(f"the floor cannot exceed the rate {self.rate}, got {self.floor}")
-        return self
+def _as_policy(given: Any) -> Any:
+    """A policy from its mapping, of the class that its kind names."""
+    if isinstance(given, Policy) or not isinstance(given, Mapping):
+        return given
+    kind = given.get("kind")
+    if not isinstance(kind, str):
+        raise BadInput("must be a mapping that says its kind")
+    try:
+        return load_extension(POLICIES, kind, "selection policy", Policy).model_validate(given)
+    except ValidationError as error:
+        raise BadInput(explain(error)) from None
 
 
-Selection = Annotated[All | NegativeDownsampling | OddsProportional, Field(discriminator="kind")]
-
-PILOT = "pilot"
-"""What a resolved policy calls its pilot: the name is no part of a step's identity, the scores are."""
+POLICIES = "windrow.policies"
+"""Entry points of selection policies, by kind."""
+Selection = Annotated[SerializeAsAny[Policy], BeforeValidator(_as_policy)]
 
 
 class NoTeacher(Frozen):
@@ -209,15 +248,6 @@ class Continuous(_Taught):
 Distillation = Annotated[NoTeacher | Cutover | Continuous, Field(discriminator="kind")]
 
 
-class Read(NamedTuple):
-    """Scores that a variant reads from another of its line-up."""
-
-    source: str
-    """The variant that makes them."""
-    age: int
-    """Windows between the checkpoint that made them and the window; 0: from the source's own training pass."""
-
-
 class Variant(Frozen):
     """One training recipe: what a study compares."""
 
@@ -231,6 +261,8 @@ class Variant(Frozen):
     """Which examples are trained on, and with what correction."""
     distillation: Distillation = NoTeacher()
     """Whether, until when and from whom it learns soft labels."""
+    sources: tuple[Name, ...] = Field(default=(), max_length=20)
+    """Synthetic windows that are trained on too, by name: each window's rows and theirs are spread evenly over its batches."""
     start: Window | None = None
     """First window of its chain, with new weights; None: the first window that it is trained on. No part of a step's
     identity: where a chain started shows in its parents."""
@@ -241,18 +273,11 @@ class Variant(Frozen):
         return None if isinstance(self.distillation, NoTeacher) else self.distillation.teacher
 
     @property
-    def pilot(self) -> str | None:
-        """The name of the variant whose odds decide what is selected, if there is one."""
-        return self.selection.pilot if isinstance(self.selection, OddsProportional) else None
-
-    @property
     def reads(self) -> frozenset[Read]:
-        """All scores that it ever reads: its teacher's and its pilot's."""
-        found = set()
+        """All signals that it ever reads: its teacher's logits and what its selection asks for."""
+        found = set(self.selection.reads().values())
         if not isinstance(self.distillation, NoTeacher):
             found.add(Read(self.distillation.teacher, self.distillation.age))
-        if isinstance(self.selection, OddsProportional):
-            found.add(Read(self.selection.pilot, self.selection.pilot_age))
         return frozenset(found)
 
 
@@ -274,7 +299,8 @@ class StepConfig(Frozen):
     """Weight of the teacher's loss in this window; None when no teacher is listened to."""
     soft_age: Age = 0
     """Windows between the checkpoint that made the soft labels and this window; 0: from the teacher's training pass."""
-    evaluation: EvaluationConfig
+    num_sources: Age = 0
+    """How many synthetic windows are trained on too; their content is part of the step's identity."""
     seed: Seed
     """Sets the initial weights and the selection's salt."""
 
@@ -295,9 +321,7 @@ def cutover_window(distillation: Cutover, online_start: Window) -> Window:
             return window
 
 
-def resolve(
-    variant: Variant, window: Window, *, online_start: Window, evaluation: EvaluationConfig, seed: int
-) -> StepConfig:
+def resolve(variant: Variant, window: Window, *, online_start: Window, seed: int) -> StepConfig:
     """What `variant` does in `window`; two schedules that agree there resolve to equal configs."""
     taught = variant.distillation
     soft_weight = None if isinstance(taught, NoTeacher) else taught.weight_in(window)
@@ -307,22 +331,9 @@ def resolve(
     return StepConfig(
         model=model,
         optimizer=variant.optimizer,
-        selection=_resolved_selection(variant.selection, window, online=window >= online_start),
+        selection=variant.selection.in_window(window, online=window >= online_start),
         soft_weight=soft_weight,
         soft_age=0 if soft_weight is None or isinstance(taught, NoTeacher) else taught.age,
-        evaluation=evaluation,
+        num_sources=len(variant.sources),
         seed=seed,
-    )
-
-
-def _resolved_selection(policy: Selection, window: Window, *, online: bool) -> Selection:
-    """A policy without what does not matter in one window."""
-    if isinstance(policy, All) or policy.rate == 1 or (policy.scope == "historical" and online):
-        return All()
-    if isinstance(policy, NegativeDownsampling):
-        return policy.model_copy(update={"scope": "continuous"})
-    if policy.since is not None and window < policy.since:
-        return NegativeDownsampling(rate=policy.rate, correction=policy.correction)
-    return policy.model_copy(
-        update={"pilot": PILOT, "since": None, "floor": policy.least, "scope": "continuous"},
     )

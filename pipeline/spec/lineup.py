@@ -149,15 +149,12 @@ class LineUp(Frozen):
         if len(set(self.seeds)) < len(self.seeds) or not self.seeds:
             raise ValueError(f"seeds are distinct, at least one, got {shown(list(self.seeds))}")
         for variant in self.variants:
-            if variant.teacher is not None and variant.teacher not in names:
-                raise ValueError(
-                    f"{variant.name!r} learns from {variant.teacher!r}, got no such variant: {nearest(variant.teacher, names)}"
-                )
-            if variant.pilot is not None and variant.pilot not in names:
-                raise ValueError(
-                    f"{variant.name!r} selects by the odds of {variant.pilot!r}, got no such variant: "
-                    f"{nearest(variant.pilot, names)}"
-                )
+            for read in variant.reads:
+                if read.source not in names:
+                    raise ValueError(
+                        f"{variant.name!r} reads the {read.signal} of {read.source!r}, got no such variant: "
+                        f"{nearest(read.source, names)}"
+                    )
             if variant.optimizer.batch_size % self.workers.num_workers:
                 raise ValueError(
                     f"{variant.name!r} has a global batch of {variant.optimizer.batch_size}, which cannot be dealt to "
@@ -181,16 +178,17 @@ class LineUp(Frozen):
 
     def resolved(self, variant: Variant, window: Window, seed: int) -> StepConfig:
         """What one of the variants is in one window, under one seed."""
-        return resolve(variant, window, online_start=self.online_start, evaluation=self.evaluation, seed=seed)
+        return resolve(variant, window, online_start=self.online_start, seed=seed)
 
     @property
     def teachers(self) -> frozenset[str]:
         """The variants that another learns from or selects by: their scores are kept."""
         return frozenset(read.source for variant in self.variants for read in variant.reads)
 
-    def ages_read(self, source: str) -> frozenset[int]:
-        """The ages of the scores that others read from a variant."""
-        return frozenset(read.age for variant in self.variants for read in variant.reads if read.source == source)
+    def signals_read(self, source: str) -> frozenset[tuple[str, int]]:
+        """Name and age of each signal that others read from a variant."""
+        reads = (read for variant in self.variants for read in variant.reads)
+        return frozenset((read.signal, read.age) for read in reads if read.source == source)
 
     def only(self, names: list[str] | tuple[str, ...]) -> tuple[Variant, ...]:
         """The named variants, teachers before students; all of them when `names` is empty."""

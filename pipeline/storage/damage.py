@@ -42,6 +42,8 @@ _CURES = {
     + _AGAIN,
     r"windows/([^/]+)/window=([^/]+)/.*": "publish window {1} of data set {0!r} " + _AGAIN,
     r"windows/([^/]+)/schema-.*": "publish the windows of data set {0!r} that were made with it " + _AGAIN,
+    r"(?:selections|evaluations)/[^/]+/.*": "train the windows that read it " + _TRAIN,
+    r"synthetic/([^/]+)/([^/]+)/.*": "make the synthetic examples {1} of data set {0!r} again",
     r"steps/[^/]+/([^/]+)/.*": "train the window of step {0} " + _TRAIN,
     r"chains/[^/]+/[^/]+/([^/]+)/[^/]+/window=(.+)\.json": "train variant {0!r} on window {1} " + _TRAIN,
     r"studies/.*/timings/.*": "delete it, which loses an account of wall time and nothing else",

@@ -354,11 +354,12 @@ class JsonLoadPlanner(DefaultLoadPlanner):
 
     Args:
         stored: the checkpoint, for the message.
+        whole: refuse a model that leaves a part of the checkpoint unread.
     """
 
-    def __init__(self, stored: Stored) -> None:
+    def __init__(self, stored: Stored, *, whole: bool = True) -> None:
         super().__init__()
-        self._stored = stored
+        self._stored, self._whole = stored, whole
 
     def create_local_plan(self) -> LoadPlan:
         """What this worker needs.
@@ -379,7 +380,8 @@ class JsonLoadPlanner(DefaultLoadPlanner):
             MissingCheckpoint: the checkpoint is another model's.
         """
         read = {item.dest_index.fqn for plan in global_plan for item in plan.items}
-        if left := sorted(n for n, m in self._theirs.items() if n not in read and math.prod(getattr(m, "size", ()))):
+        left = sorted(n for n, m in self._theirs.items() if n not in read and math.prod(getattr(m, "size", ())))
+        if left and self._whole:
             raise self._another(f"the model has no {left[0]!r}")
         return super().create_global_plan(global_plan)
 

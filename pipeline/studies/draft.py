@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from pipeline.spec.config import Continuous, Cutover, ModelConfig, NegativeDownsampling, Selection, Size, Variant
+from pipeline.selection.policies.negatives import NegativeDownsampling
+from pipeline.spec.config import Continuous, Cutover, ModelConfig, Selection, Size, Variant
 from pipeline.spec.lineup import LineUp
 from pipeline.spec.study import Axis, Cell, StudyError
 from pipeline.spec.window import Window

@@ -17,6 +17,7 @@ from pipeline.spec.window import Window
 from pipeline.statistics.paired import Paired
 from pipeline.storage.lake import Lake
 from pipeline.studies.findings import Table
+from pipeline.training.chain.evaluations import EvaluationManifest, EvaluationStore
 from pipeline.training.chain.predictions import Predictions
 from pipeline.training.chain.steps import StepManifest, StepStore
 from pipeline.training.chain.timings import spent
@@ -28,8 +29,8 @@ PARTS = {
     "load": "data and checkpoints",
     "save": "data and checkpoints",
     "train": "training",
-    "evaluate": "evaluation",
-    "score": "teacher's scores",
+    "select": "selection",
+    "score": "teacher's logits",
 }
 """What a report calls the parts of a step."""
 
@@ -55,13 +56,15 @@ class Track:
     seconds: Array
     """(S, W) wall time of training before the window."""
     steps: dict[tuple[int, int], StepManifest]
-    """By seed and window, for what they measured, what they cost and what made them."""
+    """By seed and window, for what they cost and what made them."""
+    evaluations: dict[tuple[int, int], EvaluationManifest]
+    """By seed and window, for what they measured."""
 
     def metric(self, name: str) -> Array:
         """(S, W) a metric of the evaluation slice; not a number where a window lacks it."""
         found = np.full(self.digest.shape, np.nan)
-        for place, step in self.steps.items():
-            found[place] = step.metrics.get(name, np.nan)
+        for place, evaluation in self.evaluations.items():
+            found[place] = evaluation.metrics.get(name, np.nan)
         return found
 
     @property
@@ -145,12 +148,13 @@ class Evidence:
         """What made the evidence, by name."""
         study = self.study
         steps = [step for track in self.tracks.values() for step in track.steps.values()]
+        evaluations = [each for track in self.tracks.values() for each in track.evaluations.values()]
         versions = {f"{name} {number}" for step in steps for name, number in step.versions.items()}
         source = study.lineup.dataset.source
         return {
             "data": study.lineup.dataset.model_dump_json(exclude_defaults=True),
             "rows a window": f"{np.mean([step.num_rows for step in steps]):,.0f}, of which evaluated "
-            f"{np.mean([step.num_evaluated for step in steps]):,.0f}",
+            f"{np.mean([each.num_rows for each in evaluations]):,.0f}",
             "seeds": ", ".join(map(str, study.lineup.seeds))
             + (" (each with data of its own)" if getattr(source, "per_seed", False) else " (the same data)"),
             "learning rates and batch sizes": study.lineup.tuned or "those of the line-up",
@@ -167,6 +171,8 @@ def wall_times(lake: Lake, evidence: Evidence) -> Table:
     for step in {step.key: step for track in evidence.tracks.values() for step in track.steps.values()}.values():
         for part, taken in step.seconds.items():
             seconds[PARTS.get(part, part)] = seconds.get(PARTS.get(part, part), 0.0) + taken
+    evaluated = {each.key: each.seconds for track in evidence.tracks.values() for each in track.evaluations.values()}
+    seconds["evaluation"] = sum(evaluated.values())
     seconds |= spent(lake, study.name)
     total = sum(seconds.values())
     rows = [
@@ -198,7 +204,7 @@ def gather(lake: Lake, study: Study, progress: Callable[[str], None] | None = No
 
 def _true_logit(lake: Lake, reference: Track) -> Array | None:
     last = max(window for seed, window in reference.steps if seed == 0)
-    truth = Predictions.read(lake, reference.steps[0, last]).true_prob
+    truth = Predictions.read(lake, reference.evaluations[0, last]).true_prob
     if truth is None:
         return None
     found: Array = logit(truth)
@@ -210,7 +216,7 @@ def _track(lake: Lake, study: Study, variant: Variant, windows: tuple[Window, ..
     loss = np.full((*shape, NUM_GROUPS), np.nan)
     digest = np.full(shape, "", dtype="U16")
     examples, flops, seconds = (np.full(shape, np.nan) for _ in range(3))
-    steps = {}
+    steps, evaluations = {}, {}
     for s, seed in enumerate(study.lineup.seeds):
         store = StepStore(lake, study.lineup.dataset.under(seed))
         trained = 0.0
@@ -224,17 +230,18 @@ def _track(lake: Lake, study: Study, variant: Variant, windows: tuple[Window, ..
                     f"{variant.name!r} was trained on {window} under seed {seed} with other settings, {step.config}, than the "
                     f"study has, {asked}: trigger the study again, which trains it anew"
                 )
-            predictions = Predictions.read(lake, step)
+            evaluation = EvaluationStore(lake, store.dataset).require(step, study.lineup.evaluation, repr(variant.name))
+            predictions = Predictions.read(lake, evaluation)
             loss[s, w] = predictions.grouped_losses(NUM_GROUPS)
             digest[s, w] = hashlib.sha256(predictions.example_id.tobytes()).hexdigest()[:16]
             examples[s, w] = step.total_examples - step.num_selected
             flops[s, w] = step.total_flops.training - step.flops.training
             seconds[s, w] = trained
             trained += step.seconds.get("train", 0.0)
-            steps[s, w] = step
+            steps[s, w], evaluations[s, w] = step, evaluation
     if not (digest != "").all(axis=0).any():
         raise MissingEvidence(
             f"{variant.name!r} has closed no window from {study.first} to {study.last} under every seed: trigger the "
             "study again, which trains what is missing"
         )
-    return Track(loss, digest, examples, flops, seconds, steps)
+    return Track(loss, digest, examples, flops, seconds, steps, evaluations)

@@ -8,7 +8,6 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 from scipy.stats import norm
 
-from pipeline.spec.config import OddsProportional
 from pipeline.spec.study import Cell
 from pipeline.spec.window import Window
 from pipeline.statistics.interval import Interval
@@ -120,14 +119,14 @@ def compute(evidence: Evidence, variant: str) -> tuple[float, float, float]:
 
 
 def _read_in(evidence: Evidence, variant: str, source: str) -> Iterator[Window]:
-    """The windows in which a variant reads what a teacher or pilot says."""
+    """The windows in which a variant reads what another says."""
     lineup = evidence.study.lineup
     recipe = lineup.variant(variant)
     for window in evidence.windows[evidence.since(variant) :]:
         config = lineup.resolved(recipe, window, seed=0)
-        if recipe.teacher == source and config.soft_weight is not None:
-            yield window
-        elif recipe.pilot == source and isinstance(config.selection, OddsProportional):
+        asked = recipe.selection.reads()
+        selects = any(asked[name].source == source for name in config.selection.reads())
+        if selects or (recipe.teacher == source and config.soft_weight is not None):
             yield window
 
 

@@ -47,9 +47,9 @@ class Rows:
     example_id: NDArray[np.uint64]
     """(N,)"""
     position: NDArray[np.int64]
-    """(N,) place in the window's order."""
+    """(N,) place in the window's order; -1 for synthetic rows, which no teacher is asked about."""
     label: Floats
-    """(N,)"""
+    """(N,) 0 or 1; of synthetic rows anything between."""
     dense: Floats
     """(N, D)"""
     ids: NDArray[np.int32]
@@ -176,12 +176,13 @@ def assemble(
     if rows is not None:
         dense[:count] = rows.dense
     weight = padded(None if rows is None else rows.weight) / normaliser
+    heard = padded(None if rows is None else (rows.position >= 0).astype(np.float32))
     return ClickBatch(
         dense=torch.from_numpy(dense),
         sparse=sparse,
         label=padded(None if rows is None else rows.label),
         weight=weight,
-        soft_weight=weight * soft_weight,
+        soft_weight=weight * heard * soft_weight,
         offset=padded(None if rows is None else rows.offset),
         soft_logit=padded(None if rows is None else rows.soft_logit),
     )

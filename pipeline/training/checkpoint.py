@@ -13,9 +13,13 @@ from torch.distributed._shard.sharded_tensor import ShardedTensor
 from torchrec.distributed import DistributedModelParallel
 from torchrec.optim.keyed import CombinedOptimizer
 
+from pipeline.spec.config import ModelConfig
 from pipeline.storage.lake import Lake
 from pipeline.storage.tensors import JsonLoadPlanner, JsonSavePlanner, ShardReader, ShardWriter, Stored
 from pipeline.storage.together import of_all, on_first
+from pipeline.training.model import build_model
+from pipeline.training.models.features import Features
+from pipeline.training.models.network import Network
 
 
 def _state(model: DistributedModelParallel, optimizer: CombinedOptimizer) -> dict[str, Any]:
@@ -60,6 +64,35 @@ def load_checkpoint(
         dcp.load(state, storage_reader=ShardReader(stored, index), planner=JsonLoadPlanner(stored))
     model.load_state_dict(state["model"])
     optimizer.load_state_dict(state["optimizer"])
+
+
+def load_served(
+    lake: Lake, folder: str, digests: Mapping[str, str], features: Features, config: ModelConfig
+) -> Network:
+    """The model of a checkpoint as it serves: features in, logits out; no process group and no other worker is needed.
+
+    Args:
+        lake: where it lies.
+        folder: the checkpoint's.
+        digests: what `save_checkpoint` returned.
+        features: what the model sees.
+        config: the model's.
+
+    Returns:
+        The network in host memory, in evaluation mode.
+
+    Raises:
+        MissingCheckpoint: it is gone, or is another model's.
+        SpoiledCheckpoint: a file is not as it was written.
+    """
+    stored = Stored(lake, folder, dict(digests))
+    model = build_model(features, config, seed=0)
+    state = {"model": model.state_dict()}
+    with _plain_errors():
+        reader, planner = ShardReader(stored, stored.index()), JsonLoadPlanner(stored, whole=False)
+        dcp.load(state, storage_reader=reader, planner=planner, no_dist=True)
+    model.load_state_dict(state["model"])
+    return model.network.eval()
 
 
 def not_finite(model: DistributedModelParallel, optimizer: CombinedOptimizer) -> str | None:

@@ -11,14 +11,15 @@ import pyarrow as pa
 import torch.distributed as dist
 from numpy.typing import NDArray
 
+from pipeline.data.share import Share
 from pipeline.spec.config import EvaluationConfig
-from pipeline.training.loader import Share, count_evaluated, evaluation_rows
+from pipeline.training.loader import count_evaluated, evaluation_rows
 from pipeline.training.metrics import ClickSums, auc
 from pipeline.training.train import Trainer
 
 
 @dataclass(frozen=True, slots=True)
-class Evaluation:
+class Predicted:
     """A window's evaluation slice as one model predicted it."""
 
     metrics: dict[str, float]
@@ -31,7 +32,7 @@ class Evaluation:
     """Wall time."""
 
 
-def evaluate(trainer: Trainer, share: Share, config: EvaluationConfig, *, seed: int, extras: list[str]) -> Evaluation:
+def evaluate(trainer: Trainer, share: Share, config: EvaluationConfig, *, seed: int, extras: list[str]) -> Predicted:
     """Score the evaluation slice; every worker calls this.
 
     Args:
@@ -42,7 +43,7 @@ def evaluate(trainer: Trainer, share: Share, config: EvaluationConfig, *, seed: 
         extras: columns of the window to keep beside the predictions.
     """
     started = time.perf_counter()
-    rows = evaluation_rows(share, max_rows=config.max_rows, seed=seed)
+    rows = evaluation_rows(share, trainer.features, max_rows=config.max_rows, seed=seed)
     count = count_evaluated(share, max_rows=config.max_rows, seed=seed)
     scored = list(trainer.predict(share, rows, count))
     position = _joined([r.position for r, _ in scored], np.int64)
@@ -65,7 +66,7 @@ def evaluate(trainer: Trainer, share: Share, config: EvaluationConfig, *, seed: 
     if (area := auc(whole["label"], whole["logit"])) is not None:
         metrics["auc"] = area
     predictions = pa.table(whole) if share.rank == 0 else None
-    return Evaluation(metrics, predictions, sums.rows, time.perf_counter() - started)
+    return Predicted(metrics, predictions, sums.rows, time.perf_counter() - started)
 
 
 def _joined(parts: list[NDArray[Any]], dtype: type) -> NDArray[Any]:

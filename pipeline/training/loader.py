@@ -1,9 +1,9 @@
-"""From a window's row groups to the batches that each worker trains on: selected, joined with scores, in time order."""
+"""From a window's row groups to the batches that each worker trains on: selected, joined with soft labels, in time order."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
@@ -13,22 +13,15 @@ import pyarrow as pa
 import torch.distributed as dist
 from numpy.typing import NDArray
 
-from pipeline.data.dataset import WindowManifest, read_row_group
-from pipeline.selection.sampling import (
-    LOGIT_BINS,
-    Pilot,
-    Selected,
-    evaluation_salt,
-    keyed_uniform,
-    logit_counts,
-    select,
-    solve_log_scale,
-)
-from pipeline.spec.config import All, OddsProportional, Selection
+from pipeline.data.share import Share
+from pipeline.selection.sampling import evaluation_salt, keyed_uniform
+from pipeline.selection.stored import IMPORTANCE, OFFSET, POSITION, WEIGHT, SelectionManifest
+from pipeline.selection.synthetic import SyntheticManifest
 from pipeline.spec.errors import BadInput
-from pipeline.storage.lake import Lake
+from pipeline.storage import parquet
 from pipeline.training.batch import Bags, ClickBatch, Rows, assemble
-from pipeline.training.model import Features
+from pipeline.training.models.features import Features
+from pipeline.training.signals import SignalReader
 
 PREFETCHED_BATCHES = 4
 
@@ -37,97 +30,23 @@ class BatchSizeError(BadInput):
     """A global batch cannot be dealt to the workers."""
 
 
-@dataclass(frozen=True)
-class Share:
-    """One worker's part of a window: every W-th row group, in time order."""
-
-    lake: Lake
-    manifest: WindowManifest
-    features: Features
-    rank: int = 0
-    world_size: int = 1
-
-    @property
-    def row_groups(self) -> range:
-        """Indices of this worker's row groups in the window."""
-        return range(self.rank, self.manifest.num_row_groups, self.world_size)
-
-    def starts(self) -> NDArray[np.int64]:
-        """Position in the window's order of the first row of each of the window's row groups."""
-        sizes = [
-            min(self.manifest.row_group_size, part.num_rows - group * self.manifest.row_group_size)
-            for part in self.manifest.parts
-            for group in range(part.num_row_groups)
-        ]
-        return np.concatenate(([0], np.cumsum(sizes, dtype=np.int64)))
-
-    @property
-    def num_rows(self) -> int:
-        """Rows of this worker's row groups."""
-        return int(np.diff(self.starts())[list(self.row_groups)].sum())
-
-    def read(self, group: int, columns: list[str]) -> pa.Table:
-        """Some columns of one row group."""
-        return read_row_group(self.lake, self.manifest, group, columns)
-
-
 T = TypeVar("T")
-Join = Callable[[int, NDArray[np.uint64]], NDArray[np.float32]]
 
 
-@dataclass(frozen=True)
-class PilotScores:
-    """What a policy's pilot says of a window, and the scale that its whole window gives."""
-
-    scores: Join
-    """The pilot's logits of a row group by its index and example ids."""
-    log_scale: float
-    """log c of `OddsProportional`."""
-
-    @classmethod
-    def of(cls, share: Share, policy: OddsProportional, scores: Join) -> PilotScores:
-        """Solve a policy's scale; every worker calls this, and all get the same.
-
-        Args:
-            share: the worker's part of the window.
-            policy: its rate and floor.
-            scores: the pilot's logits.
-        """
-        counts = np.zeros(LOGIT_BINS, np.int64)
-        for group in share.row_groups:
-            counts += logit_counts(scores(group, share.read(group, ["example_id"]).column(0).to_numpy()))
-        if share.world_size > 1:
-            gathered: list[Any] = [None] * share.world_size
-            dist.all_gather_object(gathered, counts)
-            counts = np.sum(gathered, axis=0)
-        return cls(scores, solve_log_scale(policy, counts))
-
-    def __call__(self, group: int, example_id: NDArray[np.uint64]) -> Pilot:
-        """What the pilot says of one row group."""
-        return Pilot(self.scores(group, example_id), self.log_scale)
-
-
-def _rows(share: Share, group: int, start: int) -> Rows:
-    """One row group as rows, nothing selected yet."""
-    features = share.features
-    table = share.read(group, ["example_id", "label", *features.columns])
+def _rows(table: pa.Table, features: Features, position: NDArray[np.int64]) -> Rows:
+    """Columns as rows that nothing is selected of, and that nobody has soft labels for."""
     count = table.num_rows
-
-    def column(name: str) -> NDArray[Any]:
-        values: NDArray[Any] = table.column(name).to_numpy()
-        return values
-
     dense = np.zeros((count, features.widths[0]), np.float32)
     for place, number in enumerate(features.dense):
-        dense[:, place] = column(number.name)
+        dense[:, place] = table.column(number.name).to_numpy()
     ids = np.empty((len(features.categorical), count), np.int32)
     for place, category in enumerate(features.categorical):
-        ids[place] = column(category.name)
+        ids[place] = table.column(category.name).to_numpy()
     ones = np.ones(count, np.float32)
     return Rows(
-        example_id=column("example_id").astype(np.uint64, copy=False),
-        position=np.arange(start, start + count),
-        label=column("label").astype(np.float32),
+        example_id=table.column("example_id").to_numpy().astype(np.uint64, copy=False),
+        position=position,
+        label=table.column("label").to_numpy().astype(np.float32),
         dense=dense,
         ids=ids,
         bags=tuple(_bags(table.column(feature.name)) for feature in features.lists),
@@ -144,73 +63,80 @@ def _bags(column: pa.ChunkedArray) -> Bags:
     return Bags(lists.values.to_numpy()[offsets[0] : offsets[-1]], offsets - offsets[0])
 
 
-def selected_rows(
-    share: Share, policy: Selection, *, salt: int, scores: Join | None = None, pilot: PilotScores | None = None
-) -> Iterator[Rows]:
-    """This worker's selected rows, a row group at a time, with weight, offset and the teacher's logit.
-
-    Args:
-        share: the worker's part of the window.
-        policy: which rows, and with what correction.
-        salt: key of the selection's hash.
-        scores: the teacher's logits of a row group by its index and example ids; None without a teacher.
-        pilot: what the policy's pilot says, if it has one.
-    """
-    starts = share.starts()
-    for group in share.row_groups:
-        rows = _rows(share, group, int(starts[group]))
-        soft = rows.soft_logit if scores is None else scores(group, rows.example_id)
-        if isinstance(policy, All):
-            yield _with(rows, soft_logit=soft)
-            continue
-        kept = _kept(policy, group, rows.example_id, rows.label.astype(np.uint8), salt, pilot)
-        yield _with(
-            rows.take(kept.index),
-            soft_logit=soft[kept.index],
-            importance=kept.importance,
-            weight=kept.weight,
-            offset=kept.offset,
-        )
+def _columns(features: Features) -> list[str]:
+    return ["example_id", "label", *features.columns]
 
 
-def passed_over_rows(share: Share, policy: Selection, *, salt: int, pilot: PilotScores | None = None) -> Iterator[Rows]:
-    """This worker's rows that a policy does not select, with weight 0: to be scored and not trained on."""
-    starts = share.starts()
-    for group in share.row_groups:
-        rows = _rows(share, group, int(starts[group]))
-        kept = _kept(policy, group, rows.example_id, rows.label.astype(np.uint8), salt, pilot)
-        rest = rows.take(np.setdiff1d(np.arange(len(rows)), kept.index))
-        yield _with(rest, weight=np.zeros(len(rest), np.float32))
-
-
-def _kept(
-    policy: Selection,
-    group: int,
-    example_id: NDArray[np.uint64],
-    label: NDArray[np.uint8],
-    salt: int,
-    pilot: PilotScores | None,
-) -> Selected:
-    """What is selected of one row group."""
-    said = None if pilot is None else pilot(group, example_id)
-    return select(policy, example_id, label, salt=salt, pilot=said)
-
-
-def whole_rows(share: Share) -> Iterator[Rows]:
+def whole_rows(share: Share, features: Features) -> Iterator[Rows]:
     """All of this worker's rows, a row group at a time, nothing selected."""
     starts = share.starts()
     for group in share.row_groups:
-        yield _rows(share, group, int(starts[group]))
+        position = np.arange(starts[group], starts[group + 1])
+        yield _rows(share.read(group, _columns(features)), features, position)
 
 
-def evaluation_rows(share: Share, *, max_rows: int, seed: int) -> Iterator[Rows]:
-    """The evaluation slice of this worker's rows: all of the window's rows up to a cap, then a hash sample."""
+def selected_rows(
+    share: Share, features: Features, selection: SelectionManifest | None, soft: SignalReader | None = None
+) -> Iterator[Rows]:
+    """This worker's selected rows, a row group of the window at a time, with weight, offset and the teacher's logit.
+
+    Args:
+        share: the worker's part of the window.
+        features: what the model sees.
+        selection: the stored selection of the window; None for all of its rows.
+        soft: the teacher's logits; None without a teacher.
+    """
+    if selection is None:
+        for group, rows in zip(share.row_groups, whole_rows(share, features), strict=True):
+            yield rows if soft is None else _with(rows, soft_logit=soft(group, rows.example_id))
+        return
     starts = share.starts()
-    rate = max_rows / max(1, share.manifest.num_rows)
     for group in share.row_groups:
-        rows = _rows(share, group, int(starts[group]))
+        if (place := selection.places[group]) is None:
+            continue
+        file, number = place
+        columns = [*_columns(features), POSITION, IMPORTANCE, WEIGHT, OFFSET]
+        table = parquet.read_row_group(share.lake, selection.files[file], number, columns)
+        added = {
+            name.removeprefix("selection."): table.column(name).to_numpy() for name in (IMPORTANCE, WEIGHT, OFFSET)
+        }
+        rows = _with(_rows(table, features, table.column(POSITION).to_numpy()), **added)
+        if soft is not None:
+            rows = _with(rows, soft_logit=soft.of_some(group, rows.position - starts[group], rows.example_id))
+        yield rows
+
+
+def passed_over_rows(share: Share, features: Features, selection: SelectionManifest) -> Iterator[Rows]:
+    """This worker's rows that are not selected, with weight 0: to be scored and not trained on."""
+    for group, rows in zip(share.row_groups, whole_rows(share, features), strict=True):
+        kept = np.empty(0, np.int64)
+        if (place := selection.places[group]) is not None:
+            table = parquet.read_row_group(share.lake, selection.files[place[0]], place[1], [POSITION])
+            kept = table.column(0).to_numpy() - rows.position[0]
+        rest = rows.take(np.setdiff1d(np.arange(len(rows)), kept))
+        yield _with(rest, weight=np.zeros(len(rest), np.float32))
+
+
+def synthetic_rows(share: Share, features: Features, synthetic: SyntheticManifest) -> Iterator[Rows]:
+    """This worker's part of a synthetic window's rows: every W-th, in their order.
+
+    Their labels may be soft, they are no rows of the window (position -1), and no teacher is asked about them.
+    """
+    taken = 0
+    for part in synthetic.files:
+        for group in range(part.num_row_groups):
+            table = parquet.read_row_group(share.lake, part, group, [*_columns(features), "weight"])
+            rows = _with(_rows(table, features, np.full(table.num_rows, -1)), weight=table.column("weight").to_numpy())
+            yield rows.take(np.flatnonzero((np.arange(len(rows)) + taken) % share.world_size == share.rank))
+            taken += len(rows)
+
+
+def evaluation_rows(share: Share, features: Features, *, max_rows: int, seed: int) -> Iterator[Rows]:
+    """The evaluation slice of this worker's rows: all of the window's rows up to a cap, then a hash sample."""
+    rate = max_rows / max(1, share.manifest.num_rows)
+    for rows in whole_rows(share, features):
         if rate < 1:
-            rows = rows.take(np.flatnonzero(keyed_uniform(rows.example_id, evaluation_salt(seed)) < rate))
+            rows = rows.take(np.flatnonzero(keyed_uniform(rows.example_id, evaluation_salt(seed)) < rate))  # noqa: PLW2901
         yield rows
 
 
@@ -219,16 +145,14 @@ def _with(rows: Rows, **columns: NDArray[np.float32]) -> Rows:
     return Rows(**{**plain, **columns})
 
 
-def count_selected(share: Share, policy: Selection, *, salt: int, pilot: PilotScores | None = None) -> int:
-    """How many rows `selected_rows` yields, without reading the features."""
-    if isinstance(policy, All):
-        return share.num_rows
-    return sum(
-        len(_kept(policy, group, ids, labels, salt, pilot).index)
-        for group in share.row_groups
-        for table in [share.read(group, ["example_id", "label"])]
-        for ids, labels in [(table.column("example_id").to_numpy(), table.column("label").to_numpy())]
-    )
+def count_selected(share: Share, selection: SelectionManifest | None) -> int:
+    """How many rows `selected_rows` yields; nothing is read."""
+    return share.num_rows if selection is None else sum(selection.counts[group] for group in share.row_groups)
+
+
+def count_synthetic(share: Share, synthetic: SyntheticManifest) -> int:
+    """How many rows `synthetic_rows` yields; nothing is read."""
+    return len(range(share.rank, synthetic.num_rows, share.world_size))
 
 
 def count_evaluated(share: Share, *, max_rows: int, seed: int) -> int:
@@ -245,30 +169,41 @@ def count_evaluated(share: Share, *, max_rows: int, seed: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """The steps that all workers take together: agreed before the first, since a missing batch would hang them.
+    """The updates that all workers take together: agreed before the first, since a missing batch would hang them.
 
-    Each worker's rows are spread evenly over the steps. Full batches with a remainder behind them would end some windows
-    on a batch of a few rows, whose gradient is all noise and whose step is as large as any: the checkpoint that the
-    next day is served from would be that noise.
+    Each worker's rows are spread evenly over the updates, those of each source apart. Full batches with a remainder behind
+    them would end some windows on a batch of a few rows, whose gradient is all noise and whose step is as large as any: the
+    checkpoint that the next day is served from would be that noise.
     """
 
-    counts: tuple[int, ...]
-    """Rows of each worker."""
+    counts: tuple[tuple[int, ...], ...]
+    """By worker, its rows of each source."""
     per_worker: int
-    """Most rows per worker and step."""
+    """Most rows of one source per worker and update; several sources may exceed it by their number."""
 
     @property
     def num_steps(self) -> int:
-        """Steps of every worker."""
-        return -(-max(self.counts) // self.per_worker)
+        """Updates of every worker."""
+        return -(-max(map(sum, self.counts)) // self.per_worker)
 
-    def real_rows(self, step: int) -> list[int]:
-        """Rows of each worker in a step, padding not counted: over the steps they differ by one at most."""
-        return [(step + 1) * count // self.num_steps - step * count // self.num_steps for count in self.counts]
+    @property
+    def num_rows(self) -> int:
+        """Rows of all workers."""
+        return sum(map(sum, self.counts))
+
+    def real_rows(self, step: int) -> list[list[int]]:
+        """By worker, its rows of each source in an update, padding not counted: over the updates they differ by one at most."""
+        steps = self.num_steps
+        return [[(step + 1) * count // steps - step * count // steps for count in worker] for worker in self.counts]
 
 
-def agree(num_rows: int, batch_size: int, world_size: int) -> Schedule:
+def agree(num_rows: int | Sequence[int], batch_size: int, world_size: int) -> Schedule:
     """Gather every worker's number of rows and deal the global batch evenly.
+
+    Args:
+        num_rows: this worker's, of its one source or of each.
+        batch_size: most rows per update over all workers.
+        world_size: how many workers there are.
 
     Raises:
         BatchSizeError: the batch does not divide among the workers.
@@ -277,38 +212,42 @@ def agree(num_rows: int, batch_size: int, world_size: int) -> Schedule:
         raise BatchSizeError(
             f"a global batch of {batch_size} cannot be dealt to {world_size} workers: choose a multiple of {world_size}"
         )
-    counts: list[int] = [num_rows]
+    own = (num_rows,) if isinstance(num_rows, int) else tuple(num_rows)
+    counts: list[Any] = [own]
     if world_size > 1:
-        gathered: list[int | None] = [None] * world_size
-        dist.all_gather_object(gathered, num_rows)
-        counts = [count or 0 for count in gathered]
+        counts = [None] * world_size
+        dist.all_gather_object(counts, own)
     return Schedule(tuple(counts), batch_size // world_size)
 
 
 def batches(
-    rows: Iterator[Rows], schedule: Schedule, share: Share, *, soft_weight: float = 0.0
+    sources: Sequence[Iterator[Rows]], schedule: Schedule, share: Share, features: Features, *, soft_weight: float = 0.0
 ) -> Iterator[tuple[ClickBatch, Rows | None]]:
     """Cut a worker's rows into the schedule's batches; every worker gets equally many, padded to equal size.
 
-    The loss of a step is divided by its rows over all workers: the normaliser is the number of selected rows.
+    Each batch has its part of the first source, then of the next. The loss of an update is divided by its rows over all
+    workers: the normaliser is the number of selected rows.
 
     Raises:
         RuntimeError: there are more or fewer rows than were agreed, so rows would be lost or doubled.
     """
-    cut = _Cutter(rows)
+    cut = [_Cutter(rows) for rows in sources]
     for step in range(schedule.num_steps):
         real = schedule.real_rows(step)
-        own = cut.take(real[share.rank])
+        taken = [cutter.take(count) for cutter, count in zip(cut, real[share.rank], strict=True)]
+        parts = [rows for rows in taken if rows is not None]
+        own = Rows.concat(parts) if parts else None
+        sizes = [sum(worker) for worker in real]
         batch = assemble(
             own,
-            share.features.keys,
-            share.features.widths,
-            size=max(real),
-            normaliser=sum(real) / share.world_size,
+            features.keys,
+            features.widths,
+            size=max(sizes),
+            normaliser=sum(sizes) / share.world_size,
             soft_weight=soft_weight,
         )
         yield batch, own
-    if cut.rest():
+    if any(cutter.rest() for cutter in cut):
         raise RuntimeError(f"{share.manifest.window}: more rows than the {schedule.counts} that were agreed")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,23 +14,27 @@ from numpy.typing import NDArray
 from torch.distributed._shard.sharded_tensor import ShardedTensor
 from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 
-from pipeline.spec.config import All, ModelConfig, OddsProportional, OptimizerConfig, StepConfig
+from pipeline.data.share import Share
+from pipeline.selection.stored import SelectionManifest
+from pipeline.selection.synthetic import SyntheticManifest
+from pipeline.spec.config import ModelConfig, OptimizerConfig, StepConfig
 from pipeline.training.batch import ClickBatch, Rows
 from pipeline.training.loader import (
-    Join,
-    PilotScores,
-    Share,
     agree,
     batches,
     count_selected,
+    count_synthetic,
     passed_over_rows,
     prefetch,
     selected_rows,
+    synthetic_rows,
     whole_rows,
 )
 from pipeline.training.metrics import ClickSums
-from pipeline.training.model import Features, build_model, forward_flops
+from pipeline.training.model import build_model, forward_flops
+from pipeline.training.models.features import Features
 from pipeline.training.sharding import shard
+from pipeline.training.signals import SignalReader
 
 Progress = Callable[[int, int], None]
 
@@ -83,9 +87,9 @@ class Trainer:
         share: Share,
         config: StepConfig,
         *,
-        salt: int,
-        scores: Join | None = None,
-        pilot: Join | None = None,
+        selection: SelectionManifest | None = None,
+        synthetic: Sequence[SyntheticManifest] = (),
+        soft: SignalReader | None = None,
         score_all: bool = False,
         progress: Progress | None = None,
     ) -> Trained:
@@ -93,31 +97,27 @@ class Trainer:
 
         Args:
             share: the worker's part of the window.
-            config: selection, batch size and the weight of the soft loss.
-            salt: key of the selection's hash.
-            scores: the teacher's logits by row group, when there is a soft loss.
-            pilot: the pilot's logits by row group, when the selection asks one.
+            config: batch size and the weight of the soft loss.
+            selection: the stored selection of the window; None for all of its rows.
+            synthetic: synthetic windows that are trained on too.
+            soft: the teacher's logits, when there is a soft loss.
             score_all: keep this model's own logit for every row of the window: those trained on from the training pass,
                 the others from batches of weight zero in between, which move nothing.
-            progress: told the steps done and the steps in all, after each.
+            progress: told the updates done and the updates in all, after each.
         """
-        policy, odds = config.selection, None
-        if isinstance(policy, OddsProportional) and pilot is not None:
-            odds = PilotScores.of(share, policy, pilot)
-        count = count_selected(share, policy, salt=salt, pilot=odds)
-        schedule = agree(count, config.optimizer.batch_size, share.world_size)
-        source = batches(
-            selected_rows(share, policy, salt=salt, scores=scores, pilot=odds),
-            schedule,
-            share,
-            soft_weight=config.soft_weight or 0.0,
-        )
+        batch_size, features = config.optimizer.batch_size, self.features
+        counts = [count_selected(share, selection), *(count_synthetic(share, made) for made in synthetic)]
+        schedule = agree(counts, batch_size, share.world_size)
+        streams = [
+            selected_rows(share, features, selection, soft),
+            *(synthetic_rows(share, features, made) for made in synthetic),
+        ]
+        source = batches(streams, schedule, share, features, soft_weight=config.soft_weight or 0.0)
         num_scored = 0
-        if score_all and not isinstance(policy, All):
-            rest = share.num_rows - count
-            passed = agree(rest, config.optimizer.batch_size, share.world_size)
-            num_scored = sum(passed.counts)
-            scoring = batches(passed_over_rows(share, policy, salt=salt, pilot=odds), passed, share)
+        if score_all and selection is not None:
+            passed = agree(share.num_rows - counts[0], batch_size, share.world_size)
+            num_scored = passed.num_rows
+            scoring = batches([passed_over_rows(share, features, selection)], passed, share, features)
             source = interleave(source, schedule.num_steps, scoring, passed.num_steps)
         self.model.train()
         started = time.perf_counter()
@@ -129,13 +129,14 @@ class Trainer:
             if rows is not None:
                 sums += ClickSums.of(rows.label, logits, weight=rows.importance * (rows.weight > 0))
                 if score_all:
-                    kept.append((rows.position, logits))
+                    own = rows.position >= 0
+                    kept.append((rows.position[own], logits[own]))
             if progress is not None:
                 progress(done, schedule.num_steps)
         seconds = time.perf_counter() - started
         return Trained(
             sums=all_sums(sums),
-            num_rows=sum(schedule.counts),
+            num_rows=schedule.num_rows,
             num_scored=num_scored,
             num_updates=schedule.num_steps,
             positions=np.concatenate([p for p, _ in kept]) if kept else np.empty(0, np.int64),
@@ -159,7 +160,7 @@ class Trainer:
         Returns:
             (N,) places of this worker's rows in the window's order, and (N,) their logits.
         """
-        predicted = self.predict(share, whole_rows(share), share.num_rows)
+        predicted = self.predict(share, whole_rows(share, self.features), share.num_rows)
         scored = [(rows.position.copy(), logits) for rows, logits in predicted]
         positions = np.concatenate([p for p, _ in scored]) if scored else np.empty(0, np.int64)
         logits = np.concatenate([z for _, z in scored]) if scored else np.empty(0, np.float32)
@@ -175,7 +176,7 @@ class Trainer:
         """
         self.model.eval()
         schedule = agree(num_rows, SCORED_AT_ONCE * share.world_size, share.world_size)
-        scored = self._run(batches(rows, schedule, share))
+        scored = self._run(batches([rows], schedule, share, self.features))
         while True:
             with torch.no_grad():  # entered anew for each batch: the caller's own work between two is none of ours
                 found = next(scored, None)

@@ -11,23 +11,18 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-import pipeline.training.loader
+import pipeline.selection.stored
 from pipeline.data.simulator import SimulatorConfig, simulate
+from pipeline.selection.policies.negatives import NegativeDownsampling
+from pipeline.selection.policy import Candidates
 from pipeline.selection.sampling import Selected, select
-from pipeline.spec.config import (
-    Continuous,
-    EvaluationConfig,
-    ModelConfig,
-    NegativeDownsampling,
-    OptimizerConfig,
-    Selection,
-    Variant,
-)
+from pipeline.spec.config import Continuous, EvaluationConfig, ModelConfig, OptimizerConfig, Policy, Variant
 from pipeline.spec.job import TrainJob
 from pipeline.spec.lineup import DatasetConfig, LineUp, SimulatedSource
 from pipeline.spec.window import Window
 from pipeline.storage.lake import Lake
 from pipeline.training.chain.engine import Engine
+from pipeline.training.chain.evaluations import EvaluationStore
 from pipeline.training.chain.steps import StepStore
 from tests.trained import alone
 
@@ -100,7 +95,9 @@ def true_calibration(lake: Lake, seed: int, variant: str, *, force: bool = False
     job = TrainJob(lineup=lineup, variants=(variant,), first=TRAINED[0], last=TRAINED[-1], start="scratch", force=force)
     Engine(lake, job, None, alone()).run()
     heads = [StepStore(lake, "clicks").head(lineup.name, variant, seed, window) for window in JUDGED]
-    return float(np.mean([head.metrics["true_calibration"] for head in heads if head is not None]))
+    store = EvaluationStore(lake, "clicks")
+    found = [store.require(head, lineup.evaluation, variant) for head in heads if head is not None]
+    return float(np.mean([each.metrics["true_calibration"] for each in found]))
 
 
 def all_calibrations(url: str, seed: int) -> dict[str, float]:
@@ -149,10 +146,10 @@ def test_the_same_check_catches_a_wrong_correction(
 ) -> None:
     """No correction, a doubled one and one that leaks the label all miss the two percent, on two of the seeds."""
 
-    def mistaken(policy: Selection, ids: NDArray[np.uint64], label: NDArray[np.uint8], **key: Any) -> Selected:
-        return mistake(select(policy, ids, label, **key), label)  # type: ignore[operator,no-any-return]
+    def mistaken(policy: Policy, rows: Candidates, label: NDArray[np.uint8], **key: Any) -> Selected:
+        return mistake(select(policy, rows, label, **key), label)  # type: ignore[operator,no-any-return]
 
-    monkeypatch.setattr(pipeline.training.loader, "select", mistaken)
+    monkeypatch.setattr(pipeline.selection.stored, "select", mistaken)
     found = [
         true_calibration(lake, seed, "offset", force=True) for seed, lake in zip(SEEDS[:2], lakes[:2], strict=True)
     ]

@@ -7,15 +7,9 @@ from pathlib import Path
 import pytest
 
 from pipeline.data.simulator import SimulatorConfig, simulate
-from pipeline.spec.config import (
-    Continuous,
-    ModelConfig,
-    NegativeDownsampling,
-    NoTeacher,
-    OddsProportional,
-    OptimizerConfig,
-    Variant,
-)
+from pipeline.selection.policies.negatives import NegativeDownsampling
+from pipeline.selection.policies.odds import OddsProportional
+from pipeline.spec.config import Continuous, ModelConfig, NoTeacher, OptimizerConfig, Variant
 from pipeline.spec.job import TrainJob
 from pipeline.spec.lineup import DatasetConfig, LineUp, SimulatedSource, Workers
 from pipeline.spec.window import Window

@@ -18,7 +18,7 @@ from torch.distributed._shard.sharded_tensor import ShardedTensor
 from pipeline.spec.job import TrainJob, load_job
 from pipeline.storage.lake import Lake
 from pipeline.training.chain.engine import Engine
-from pipeline.training.chain.steps import StepManifest
+from pipeline.training.chain.evaluations import Closed
 from pipeline.training.train import Trainer
 
 
@@ -61,16 +61,16 @@ def _work(rank: int, world_size: int, lake: str, documents: list[str], meeting: 
         raise
 
 
-def _outcome(engine: Engine, last: StepManifest) -> dict[str, Any]:
+def _outcome(engine: Engine, last: Closed) -> dict[str, Any]:
     """The last step's key and metrics, and a digest of every worker's weights and optimizer state, bit for bit."""
-    assert engine._live is not None, "the last step of the job was skipped"
+    assert engine._models._live is not None, "the last step of the job was skipped"
     digests: list[Any] = [None] * engine.world_size
-    dist.all_gather_object(digests, state_digests(engine._live[1]))
+    dist.all_gather_object(digests, state_digests(engine._models._live[1]))
     return {
-        "key": last.key,
-        "checkpoint": last.checkpoint,
-        "metrics": last.metrics,
-        "progressive": last.progressive,
+        "key": last.step.key,
+        "checkpoint": last.step.checkpoint,
+        "metrics": last.evaluation.metrics,
+        "progressive": last.step.progressive,
         "state": digests,
     }
 

@@ -78,7 +78,7 @@ def test_a_study_goes_on_after_its_driver_and_then_its_worker_was_killed(stack: 
     for key, step in after_driver.items():
         assert done[key].generation == step.generation, "a finished step was run again"
     assert {key: done[key].generation for key in before_worker} == before_worker
-    generations = [path for path in lake.root.glob("steps/sim/*/gen-*/predictions.parquet")]
+    generations = [path for path in lake.root.glob("evaluations/sim/*/gen-*/predictions.parquet")]
     assert len(generations) <= len(done) + 2, "only what a kill interrupted was begun twice"
 
     assert set(run_statuses(stack, "killed", "variant")) == {"FINISHED"}
@@ -89,7 +89,9 @@ def test_a_study_goes_on_after_its_driver_and_then_its_worker_was_killed(stack: 
     train(alone, study("killed").lineup, NUM_WINDOWS)
     expected = steps(alone)
     assert done.keys() == expected.keys()
-    assert {key: step.metrics for key, step in done.items()} == {key: step.metrics for key, step in expected.items()}
+    assert {key: step.progressive for key, step in done.items()} == {
+        key: step.progressive for key, step in expected.items()
+    }
 
 
 @pytest.mark.long

@@ -12,15 +12,17 @@ from numpy.typing import NDArray
 
 from pipeline.reporting import comparison_page
 from pipeline.reporting.comparison import NothingToCompare, VariantComparison, _gap, compare
+from pipeline.selection.policies.negatives import NegativeDownsampling
 from pipeline.spec.canonical import content_key
-from pipeline.spec.config import EvaluationConfig, NegativeDownsampling, resolve
+from pipeline.spec.config import EvaluationConfig, resolve
 from pipeline.spec.lineup import LineUp
 from pipeline.spec.window import Window
 from pipeline.storage.lake import Lake
 from pipeline.storage.parquet import write_table
+from pipeline.training.chain.evaluations import EvaluationManifest, EvaluationStore, evaluation_key
 from pipeline.training.chain.steps import Flops, StepManifest, StepStore
 from pipeline.training.metrics import ClickSums, log_losses
-from tests.trained import DATASET, DAY, lineup, logits, predictions, publish, train, variant, windows
+from tests.trained import DATASET, DAY, lineup, logits, metrics, predictions, publish, train, variant, windows
 
 Floats = NDArray[np.float64]
 
@@ -34,11 +36,8 @@ def leave(
     lake: Lake, chosen: LineUp, name: str, day: Window, table: pa.Table, *, seed: int = 0, total: int = 0
 ) -> None:
     """Leave a step with these predictions, as if it had been trained."""
-    config = resolve(
-        chosen.variant(name), day, online_start=chosen.online_start, evaluation=chosen.evaluation, seed=seed
-    )
+    config = resolve(chosen.variant(name), day, online_start=chosen.online_start, seed=seed)
     key = content_key([name, seed, day.name])
-    folder = f"steps/{DATASET}/{key}"
     label, logit = (table.column(column).to_numpy() for column in ("label", "logit"))
     step = StepManifest(
         key=key,
@@ -48,27 +47,41 @@ def leave(
         config=config,
         schema_key="s",
         window_digest="d",
-        scores_read=None,
+        soft_read=None,
         parent=None,
         first=day,
         checkpoint=None,
-        predictions=write_table(lake, f"{folder}/predictions.parquet", table),
-        scores=None,
-        metrics=ClickSums.of(label, logit).metrics(),
         progressive={},
         num_rows=len(label),
-        num_evaluated=len(label),
         num_selected=len(label),
         num_updates=1,
         total_examples=total,
-        flops=Flops(training=1.0, scoring=0.0, evaluation=0.5),
-        total_flops=Flops(training=2.0, scoring=0.0, evaluation=1.0),
+        flops=Flops(training=1.0, scoring=0.0),
+        total_flops=Flops(training=2.0, scoring=0.0),
         seconds={"train": 1.0},
         num_workers=1,
     )
     store = StepStore(lake, DATASET)
     lake.replace(f"steps/{DATASET}/{key[:16]}/manifest.json", step.model_dump(mode="json"), None)
     store.set_head(chosen.name, name, seed, step)
+    evaluations = EvaluationStore(lake, DATASET)
+    known = evaluation_key(key, chosen.evaluation)
+    attempt = evaluations.attempt(known, "0")
+    made = EvaluationManifest(
+        key=known,
+        generation="0",
+        step=key,
+        parent_lineage=None,
+        dataset=DATASET,
+        window=day,
+        slice=chosen.evaluation,
+        predictions=write_table(lake, f"{attempt.folder}/predictions.parquet", table),
+        metrics=ClickSums.of(label, logit).metrics(),
+        num_rows=len(label),
+        flops=0.5,
+        seconds=0.1,
+    )
+    evaluations.publish(made, attempt)
 
 
 def table(seed: int, losses: float | Floats = 1.0, count: int = 400, first_id: int = 0) -> pa.Table:
@@ -113,7 +126,7 @@ def test_a_comparison_of_real_steps_says_what_their_predictions_say(lake: Lake) 
     assert found.windows == (DAY.shift(1), DAY.shift(2))
     assert found.metrics["log_loss"] == pytest.approx(losses["sampled"] / 1000)
     assert found.gap.value == pytest.approx(100 * (losses["sampled"] / losses["reference"] - 1))
-    assert found.points[DAY.shift(1)].metrics == made["sampled", DAY.shift(1)].metrics
+    assert found.points[DAY.shift(1)].metrics == metrics(lake, made["sampled", DAY.shift(1)])
 
 
 @pytest.mark.parametrize("factor", [0.97, 1.0, 1.02])
@@ -187,7 +200,7 @@ def test_seeds_with_samples_of_their_own_are_compared(lake: Lake) -> None:
     for seed in chosen.seeds:
         for name in losses:
             steps = [store.head(chosen.name, name, seed, day) for day in windows(2)]
-            tables = [predictions(lake, step) for step in steps if step is not None]
+            tables = [predictions(lake, step, chosen.evaluation) for step in steps if step is not None]
             whole = pa.concat_tables(tables)
             label, logit = (whole.column(column).to_numpy() for column in ("label", "logit"))
             losses[name] += float(log_losses(logit, label).sum())

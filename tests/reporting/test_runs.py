@@ -18,9 +18,10 @@ from pipeline.spec.lineup import LineUp
 from pipeline.spec.window import Window
 from pipeline.storage.lake import Lake
 from pipeline.storage.leases import held
+from pipeline.training.chain.evaluations import Closed
 from pipeline.training.chain.steps import StepManifest
 from tests.tracking_server import Wire
-from tests.trained import DAY, lineup, publish, train, variant, windows
+from tests.trained import DAY, evaluation, lineup, metrics, publish, train, variant, windows
 
 Chain = dict[tuple[str, Window], StepManifest]
 
@@ -90,13 +91,14 @@ def test_the_curves_of_a_comparison_cost_no_request_a_point(wire: Wire, name: st
 def test_recording_a_span_costs_a_few_requests_a_chain(lake: Lake, wire: Wire, name: str) -> None:
     chosen = lineup(*(variant(f"v{n}") for n in range(6)), name=name)
     step = next(iter(train(lake, chosen, 1, variants=("v0",)).values()))
+    known = evaluation(lake, step)
 
     def told() -> int:
         wire.requests.clear()
         session = recorder(lake, chosen, wire)
         for each in chosen.variants:
             for day in windows(60):
-                session.done(each, 0, step.model_copy(update={"window": day}), skipped=True)
+                session.done(each, 0, Closed(step.model_copy(update={"window": day}), known), skipped=True)
         session.end()
         assert session.lost is None
         return len(wire.requests)
@@ -142,7 +144,7 @@ def test_an_outage_neither_fails_nor_delays_training_and_the_next_job_records_wh
     record(lake, chosen, 4, again)
     assert again.lost is None
     (curve,) = runs(wire.url, name, kind="variant")
-    losses = [made["plain", day].metrics["log_loss"] for day in windows(4)]
+    losses = [metrics(lake, made["plain", day])["log_loss"] for day in windows(4)]
     assert points(wire.url, curve) == [(n, loss) for n, loss in enumerate(losses)]
     stages = runs(wire.url, name, kind="stage")
     told = {index for run in stages for index, _ in points(wire.url, run, "seconds/train")}
@@ -163,7 +165,9 @@ def test_a_restart_of_the_server_in_the_middle_of_a_job_loses_nothing(lake: Lake
     made = record(lake, chosen, 4, session)
     assert session.lost is None
     (curve,) = runs(wire.url, name, kind="variant")
-    assert points(wire.url, curve) == [(n, made["plain", day].metrics["log_loss"]) for n, day in enumerate(windows(4))]
+    assert points(wire.url, curve) == [
+        (n, metrics(lake, made["plain", day])["log_loss"]) for n, day in enumerate(windows(4))
+    ]
     assert {run.info.status for run in runs(wire.url, name)} == {"FINISHED"}
     stages = runs(wire.url, name, kind="stage")
     assert sorted(i for run in stages for i, _ in points(wire.url, run, "seconds/train")) == [0, 1, 2, 3]
@@ -214,7 +218,9 @@ def test_another_recipe_under_the_same_name_is_another_run(lake: Lake, wire: Wir
     made = record(lake, changed, 3, recorder(lake, changed, wire))
     (curve,) = runs(wire.url, name, kind="variant", variant="plain")
     assert rates(curve) == "0.1 and 0.2"
-    assert points(wire.url, curve) == [(n, made["plain", day].metrics["log_loss"]) for n, day in enumerate(windows(3))]
+    assert points(wire.url, curve) == [
+        (n, metrics(lake, made["plain", day])["log_loss"]) for n, day in enumerate(windows(3))
+    ]
     (old,) = runs(wire.url, name, superseded="true")
     assert (rates(old), old.info.status, old.data.tags["windrow.kind"]) == (
         "0.1 and 0.05",

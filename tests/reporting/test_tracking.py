@@ -18,13 +18,14 @@ from typer.testing import CliRunner
 from pipeline import cli
 from pipeline.data.dataset import require_manifest
 from pipeline.reporting.tracking import MAX_DIGEST, MlflowRecorder, record_comparison
-from pipeline.spec.config import Continuous, NegativeDownsampling, OptimizerConfig
+from pipeline.selection.policies.negatives import NegativeDownsampling
+from pipeline.spec.config import Continuous, OptimizerConfig
 from pipeline.spec.job import GAP_VIEW, SUBMISSION_TAG, SUBMISSION_VARIABLE, TAGS_VARIABLE
 from pipeline.spec.lineup import LineUp
 from pipeline.spec.window import Window
 from pipeline.storage.lake import Lake
 from pipeline.training.chain.steps import StepManifest
-from tests.trained import DATASET, DAY, lineup, publish, train, variant, windows
+from tests.trained import DATASET, DAY, lineup, metrics, publish, train, variant, windows
 
 STUDENT = variant("student", distillation=Continuous(teacher="plain"))
 
@@ -98,7 +99,7 @@ def test_one_curve_for_each_variant_and_seed_with_windows_as_steps(lake: Lake, u
     ]
     for name in ("plain", "student"):
         run = runs(uri, kind="variant", variant=name, seed="0")[0]
-        losses = [made[name, day].metrics["log_loss"] for day in windows(3)]
+        losses = [metrics(lake, made[name, day])["log_loss"] for day in windows(3)]
         assert curve(uri, run) == [(n, pytest.approx(loss)) for n, loss in enumerate(losses)]
         assert curve(uri, run, "examples") == [(0, 500), (1, 1000), (2, 1500)]
         assert run.info.status == "FINISHED"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,20 +12,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from pipeline.selection.policies.negatives import NegativeDownsampling
+from pipeline.selection.policies.odds import OddsProportional
+from pipeline.selection.policy import Candidates, FeaturePolicy, LabelPolicy
 from pipeline.selection.sampling import (
-    Pilot,
     Selected,
     evaluation_salt,
     keep_probabilities,
     keyed_uniform,
-    logit_counts,
     select,
     selection_salt,
-    solve_log_scale,
 )
-from pipeline.spec.config import All, NegativeDownsampling, OddsProportional, Selection
+from pipeline.spec.config import All, Policy
+from tests.selection.examples import Disputed, EveryStratum, LocalCaseControl
 
-POLICIES: list[Selection] = [
+POLICIES: list[Policy] = [
     All(),
     *(
         NegativeDownsampling(rate=rate, correction=correction)  # type: ignore[arg-type]
@@ -37,8 +39,15 @@ POLICIES: list[Selection] = [
         for correction in ("weight", "offset")
     ),
     OddsProportional(rate=0.3, pilot="pilot", floor=0.3),
+    Disputed(rate=0.2, one="a", other="b"),
+    Disputed(rate=0.2, one="a", other="b", correction="weight"),
 ]
+"""From features alone."""
+LABEL_POLICIES = [LocalCaseControl(pilot="pilot"), LocalCaseControl(pilot="pilot", floor=0.5)]
+"""From the label too."""
+INDEPENDENT = [*POLICIES, *LABEL_POLICIES]
 policies = pytest.mark.parametrize("policy", POLICIES, ids=repr)
+independent = pytest.mark.parametrize("policy", INDEPENDENT, ids=repr)
 seeds = st.integers(0, 2**31)
 NUM_ROWS = 20_000
 
@@ -59,55 +68,68 @@ def pilot_logits(ids: NDArray[np.uint64]) -> NDArray[np.float32]:
     return (10 * keyed_uniform(ids, salt=12345) - 7).astype(np.float32)
 
 
-def said(policy: Selection, ids: NDArray[np.uint64], window: NDArray[np.uint64] | None = None) -> Pilot | None:
-    """What a policy learns of some rows of a window from its pilot."""
-    if not isinstance(policy, OddsProportional):
-        return None
-    counts = logit_counts(pilot_logits(ids if window is None else window))
-    return Pilot(pilot_logits(ids), solve_log_scale(policy, counts))
+def seen(policy: Policy, ids: NDArray[np.uint64], window: NDArray[np.uint64] | None = None) -> Candidates:
+    """What a policy sees of some rows of a window: its signals are functions of the ids."""
+    rows = Candidates(ids, signals(policy, ids))
+    if isinstance(policy, FeaturePolicy):
+        tally = policy.tally(rows if window is None else Candidates(window, signals(policy, window)))
+        rows = replace(rows, summary=None if tally is None else policy.summarize(tally))
+    return rows
+
+
+def signals(policy: Policy, ids: NDArray[np.uint64]) -> dict[str, NDArray[np.float32]]:
+    found = {name: pilot_logits(ids ^ np.uint64(place << 7)) for place, name in enumerate(policy.reads())}
+    return {n: 1 / (1 + np.exp(-z)) if n == "error" else z for n, z in found.items()}
 
 
 def kept(
-    policy: Selection,
+    policy: Policy,
     ids: NDArray[Any],
     labels: NDArray[Any],
     seed: int = 0,
     window: NDArray[Any] | None = None,
 ) -> Selected:
-    return select(policy, ids, labels, salt=selection_salt(seed), pilot=said(policy, ids, window))
+    return select(policy, seen(policy, ids, window), labels, salt=selection_salt(seed))
+
+
+def probability(policy: Policy, ids: NDArray[np.uint64], labels: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """That with which each row is kept."""
+    if isinstance(policy, LabelPolicy):
+        return np.broadcast_to(policy.keep_probability(seen(policy, ids), labels), len(ids))
+    pi_0, pi_1 = keep_probabilities(policy, seen(policy, ids))
+    return np.where(labels > 0, pi_1, pi_0)
 
 
 @policies
-def test_probabilities_are_probabilities_and_never_zero(policy: Selection) -> None:
+def test_probabilities_are_probabilities_and_never_zero(policy: Policy) -> None:
     ids, _ = rows(count=100)
-    for pi in keep_probabilities(policy, 100, said(policy, ids)):
+    for pi in keep_probabilities(policy, seen(policy, ids)):
         assert pi.shape == (100,)
         assert ((pi > 0) & (pi <= 1)).all()
 
 
 @policies
-def test_positives_are_all_kept_and_no_row_twice(policy: Selection) -> None:
+def test_positives_are_all_kept_and_no_row_twice(policy: Policy) -> None:
     ids, labels = rows()
     index = kept(policy, ids, labels).index
     assert set(np.flatnonzero(labels)) <= set(index)
     assert (np.diff(index) > 0).all(), "ascending, so in time order and each once"
 
 
-@policies
+@independent
 @pytest.mark.parametrize("kind", ["random", "counted", "strided"])
-def test_the_asked_share_is_kept_whatever_the_ids_look_like(policy: Selection, kind: str) -> None:
+def test_the_asked_share_is_kept_whatever_the_ids_look_like(policy: Policy, kind: str) -> None:
     ids, labels = rows(kind)
     found = kept(policy, ids, labels)
-    pi_0, pi_1 = keep_probabilities(policy, len(ids), said(policy, ids))
-    pi = np.where(labels > 0, pi_1, pi_0)
+    pi = probability(policy, ids, labels)
     noise = math.sqrt((pi * (1 - pi)).sum())
     assert abs(len(found.index) - pi.sum()) <= 4.5 * noise
 
 
-@policies
+@independent
 @settings(max_examples=20, deadline=None)
 @given(seed=seeds, order=st.randoms(use_true_random=False))
-def test_neither_the_order_of_rows_nor_their_cut_decides(policy: Selection, seed: int, order: Any) -> None:
+def test_neither_the_order_of_rows_nor_their_cut_decides(policy: Policy, seed: int, order: Any) -> None:
     ids, labels = rows(count=300)
     permutation = np.array(order.sample(range(300), 300))
     edges = [0, *sorted(order.sample(range(1, 300), 3)), 300]
@@ -145,20 +167,20 @@ def test_a_lower_rate_keeps_a_subset(seed: int, low: float, high: float, make: A
 
 
 @policies
-def test_exactly_one_correction_and_the_same_for_either_label(policy: Selection) -> None:
+def test_exactly_one_correction_and_the_same_for_either_label(policy: Policy) -> None:
     ids, labels = rows()
     found = kept(policy, ids, labels)
-    samples = not isinstance(policy, All) and policy.rate < 1
+    samples = getattr(policy, "rate", 1) < 1
     weighted, shifted = (found.weight != 1).any(), (found.offset != 0).any()
     assert weighted + shifted == samples
-    assert isinstance(policy, All) or weighted == (samples and policy.correction == "weight")
+    assert isinstance(policy, All) or weighted == (samples and policy.correction == "weight")  # type: ignore[attr-defined]
     other = kept(policy, ids, 1 - labels)
     _, ours, theirs = np.intersect1d(found.index, other.index, return_indices=True)
     assert np.array_equal(found.offset[ours], other.offset[theirs]), "an offset that differs by label tells the label"
     if isinstance(policy, NegativeDownsampling):
         assert np.unique(found.offset).size == 1
-    pi_0 = keep_probabilities(policy, len(ids), said(policy, ids))[0][found.index]
-    if not isinstance(policy, All) and policy.correction == "offset":
+    pi_0 = keep_probabilities(policy, seen(policy, ids))[0][found.index]
+    if getattr(policy, "correction", "") == "offset":
         assert found.offset == pytest.approx(-np.log(pi_0), abs=1e-6)
     negative = labels[found.index] == 0
     assert found.importance[negative] == pytest.approx(1 / pi_0[negative])
@@ -172,10 +194,8 @@ odds = pytest.mark.parametrize("policy", [p for p in POLICIES if isinstance(p, O
 def test_the_expected_share_of_negatives_is_the_rate(policy: OddsProportional) -> None:
     """Weighted by the pilot's own probability that a row is a negative; and so it is kept, if the pilot is right."""
     ids, _ = rows(count=50_000)
-    pilot = said(policy, ids)
-    assert pilot is not None
-    p = 1 / (1 + np.exp(-pilot.logit.astype(np.float64)))
-    pi_0, _ = keep_probabilities(policy, len(ids), pilot)
+    p = 1 / (1 + np.exp(-pilot_logits(ids).astype(np.float64)))
+    pi_0, _ = keep_probabilities(policy, seen(policy, ids))
     assert (pi_0 @ (1 - p)) / (1 - p).sum() == pytest.approx(policy.rate, rel=2e-3)
     labels = (np.random.default_rng(1).random(len(ids)) < p).astype(np.uint8)
     found = kept(policy, ids, labels)
@@ -185,14 +205,14 @@ def test_the_expected_share_of_negatives_is_the_rate(policy: OddsProportional) -
 @odds
 def test_what_the_pilot_finds_likelier_is_likelier_kept_within_floor_and_one(policy: OddsProportional) -> None:
     ids, _ = rows()
-    pilot = said(policy, ids)
-    assert pilot is not None
-    pi_0, pi_1 = keep_probabilities(policy, len(ids), pilot)
-    assert (np.diff(pi_0[np.argsort(pilot.logit)]) >= 0).all()
+    rows_seen = seen(policy, ids)
+    logit = rows_seen.signals["pilot"]
+    pi_0, pi_1 = keep_probabilities(policy, rows_seen)
+    assert (np.diff(pi_0[np.argsort(logit)]) >= 0).all()
     assert (pi_0 >= policy.least).all()
     assert (pi_1 == 1).all()
     within = (pi_0 > policy.least) & (pi_0 < 1)
-    assert np.allclose(np.log(pi_0[within]) - pilot.logit[within], pilot.log_scale, atol=1e-6)
+    assert np.allclose(np.log(pi_0[within]) - logit[within], rows_seen.summary, atol=1e-6)
 
 
 @odds
@@ -201,31 +221,55 @@ def test_what_the_pilot_finds_likelier_is_likelier_kept_within_floor_and_one(pol
 def test_the_scale_is_bit_for_bit_the_same_for_any_order_and_workers(
     policy: OddsProportional, cuts: list[int], order: Any
 ) -> None:
-    logit = pilot_logits(rows(count=500)[0])
-    moved = logit[np.array(order.sample(range(500), 500))]
+    ids = rows(count=500)[0]
+    moved = ids[np.array(order.sample(range(500), 500))]
     edges = [0, *sorted(cuts), 500]
-    counts = sum(logit_counts(moved[a:b]) for a, b in zip(edges, edges[1:], strict=False))
-    assert solve_log_scale(policy, np.asarray(counts)) == solve_log_scale(policy, logit_counts(logit))
+    parts = [Candidates(moved[a:b], signals(policy, moved[a:b])) for a, b in zip(edges, edges[1:], strict=False)]
+    tally = np.sum([policy.tally(part) for part in parts], axis=0)
+    assert policy.summarize(tally) == seen(policy, ids).summary
 
 
 @pytest.mark.parametrize("logit", [-1e30, -40.0, 0.0, 40.0, 1e30])
 def test_pilots_that_are_sure_of_everything_still_give_the_rate(logit: float) -> None:
     policy = OddsProportional(rate=0.2, pilot="pilot")
-    pilot = Pilot(np.full(10, logit, np.float32), solve_log_scale(policy, logit_counts(np.full(10, logit, np.float32))))
+    rows_seen = Candidates(np.arange(10, dtype=np.uint64), {"pilot": np.full(10, logit, np.float32)})
+    rows_seen = replace(rows_seen, summary=policy.summarize(policy.tally(rows_seen)))
+    pi_0, _ = keep_probabilities(policy, rows_seen)
     if abs(logit) < 32:
-        assert keep_probabilities(policy, 10, pilot)[0] == pytest.approx(0.2, rel=2e-3)
-    assert ((keep_probabilities(policy, 10, pilot)[0] >= 0.02) & (keep_probabilities(policy, 10, pilot)[0] <= 1)).all()
+        assert pi_0 == pytest.approx(0.2, rel=2e-3)
+    assert ((pi_0 >= 0.02) & (pi_0 <= 1)).all()
 
 
-def test_an_empty_window_has_a_scale_and_a_missing_pilot_has_none() -> None:
+def test_an_empty_window_has_a_scale() -> None:
     policy = OddsProportional(rate=0.2, pilot="pilot")
-    assert math.isfinite(solve_log_scale(policy, logit_counts(np.empty(0, np.float32))))
-    with pytest.raises(ValueError, match="the odds of 'pilot' decide what is selected, got none"):
-        keep_probabilities(policy, 3)
+    assert math.isfinite(seen(policy, np.empty(0, np.uint64)).summary)
 
 
-@policies
-def test_weighted_sums_are_unbiased_over_salts(policy: Selection) -> None:
+@pytest.mark.parametrize("policy", LABEL_POLICIES, ids=repr)
+def test_what_looks_at_the_label_has_a_weight_and_no_offset(policy: LabelPolicy) -> None:
+    """The row's own keep probability as an offset would tell the model its label."""
+    ids, labels = rows()
+    found = kept(policy, ids, labels)
+    assert not found.offset.any()
+    assert np.array_equal(found.weight, found.importance)
+    with pytest.raises(TypeError, match="no probability for the label that a row does not have"):
+        keep_probabilities(policy, seen(policy, ids))
+
+
+def test_a_joint_choice_is_seeded_and_its_weights_stand_for_all_rows() -> None:
+    ids, labels = rows()
+    policy = EveryStratum(count=50)
+    found = kept(policy, ids, labels, seed=1)
+    assert len(found.index) == 100
+    assert (np.diff(found.index) > 0).all()
+    assert found.weight.sum() == pytest.approx(len(ids), rel=1e-5)
+    assert not found.offset.any()
+    assert np.array_equal(found.index, kept(policy, ids, labels, seed=1).index)
+    assert not np.array_equal(found.index, kept(policy, ids, labels, seed=2).index)
+
+
+@independent
+def test_weighted_sums_are_unbiased_over_salts(policy: Policy) -> None:
     """Horvitz and Thompson: the mean over salts of a weighted sum is the sum over all rows."""
     ids, labels = rows(count=2_000)
     figure = np.where(labels > 0, 3.0, 1.0) + np.sin(np.arange(2_000))

@@ -9,6 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from pipeline.selection.policies.negatives import NegativeDownsampling
+from pipeline.selection.policies.odds import OddsProportional
 from pipeline.spec.canonical import canonical_json, content_key
 from pipeline.spec.config import (
     LATE_CUTOVER_WINDOWS,
@@ -18,8 +20,6 @@ from pipeline.spec.config import (
     Cutover,
     EvaluationConfig,
     ModelConfig,
-    NegativeDownsampling,
-    OddsProportional,
     OptimizerConfig,
     StepConfig,
     Variant,
@@ -37,7 +37,7 @@ values = st.recursive(
 
 def at(variant: Variant, days: int) -> StepConfig:
     """What a variant does so many days after the online phase began."""
-    return resolve(variant, ONLINE.shift(days), online_start=ONLINE, evaluation=EvaluationConfig(), seed=0)
+    return resolve(variant, ONLINE.shift(days), online_start=ONLINE, seed=0)
 
 
 @pytest.mark.parametrize(
@@ -166,7 +166,7 @@ def test_odds_decide_since_a_window_and_uniformly_before_it() -> None:
 def test_a_variant_names_all_that_it_reads() -> None:
     policy = OddsProportional(rate=0.1, pilot="p", pilot_age=2)
     both = Variant(name="s", selection=policy, distillation=Continuous(teacher="t", age=1))
-    assert both.reads == {("t", 1), ("p", 2)}
+    assert both.reads == {("t", 1, "logit"), ("p", 2, "logit")}
     assert Variant(name="s").reads == set()
 
 

@@ -78,11 +78,11 @@ def test_every_lineup_of_the_repository_can_be_run_and_studied(path: Path) -> No
         ),
         (
             {"variants": [{"name": "plain", "distillation": {"kind": "continuous", "teacher": "ghost"}}]},
-            "'plain' learns from 'ghost', got no such variant: it has plain",
+            "'plain' reads the logit of 'ghost', got no such variant: it has plain",
         ),
         (
             {"variants": [{"name": "plain", "selection": {"kind": "odds", "rate": 0.1, "pilot": "ghost"}}]},
-            "'plain' selects by the odds of 'ghost', got no such variant: it has plain",
+            "'plain' reads the logit of 'ghost', got no such variant: it has plain",
         ),
     ],
 )

@@ -20,8 +20,9 @@ from pipeline.cli import BAD_INPUT, app
 from pipeline.data.dataset import manifest_path, publish_window, read_manifest, require_manifest
 from pipeline.data.simulator import Simulator, SimulatorConfig, simulate
 from pipeline.reporting.comparison import VariantComparison, compare
+from pipeline.selection.policies.negatives import NegativeDownsampling
 from pipeline.spec.canonical import content_key
-from pipeline.spec.config import Continuous, NegativeDownsampling
+from pipeline.spec.config import Continuous
 from pipeline.spec.errors import BadInput
 from pipeline.spec.job import head_path
 from pipeline.spec.lineup import Workers
@@ -32,7 +33,20 @@ from pipeline.training import workers
 from pipeline.training.chain.status import chain_statuses
 from pipeline.training.chain.steps import StepManifest, StepStore
 from pipeline.training.chain.verify import Fault, documents, verify
-from tests.trained import DATASET, DAY, STEPS, lineup, listing, predictions, publish, train, variant, windows
+from tests.trained import (
+    DATASET,
+    DAY,
+    STEPS,
+    evaluation,
+    lineup,
+    listing,
+    metrics,
+    predictions,
+    publish,
+    train,
+    variant,
+    windows,
+)
 from tests.training.chain.test_steps import weights
 
 LINEUP = lineup(
@@ -88,7 +102,7 @@ def use(lake: Lake) -> Outcome:
 
 def learned(lake: Lake, step: StepManifest) -> Any:
     """A step's weights, optimizer state, predictions and metrics."""
-    return step.key, weights(lake, step), predictions(lake, step).to_pylist(), step.metrics, step.progressive
+    return step.key, weights(lake, step), predictions(lake, step).to_pylist(), metrics(lake, step), step.progressive
 
 
 def flipped(sound: Lake, folder: Path, count: int, seed: int) -> tuple[int, int]:
@@ -137,7 +151,8 @@ def spoil(path: Path) -> None:
 
 def broken(lake: Lake, **scope: Any) -> dict[str, Fault]:
     parquet.forget()
-    return verify(lake, documents(lake, **scope), lambda line: None).faults
+    chosen = scope["lineup"].evaluation if "lineup" in scope else None
+    return verify(lake, documents(lake, **scope), lambda line: None, chosen).faults
 
 
 def test_verify_finds_every_damaged_and_every_missing_file(sound: Lake, lake: Lake) -> None:
@@ -149,7 +164,8 @@ def test_verify_finds_every_damaged_and_every_missing_file(sound: Lake, lake: La
         assert list(found) == [str(path)], name
         assert found[str(path)].cure.split()[0] in ("publish", "train"), name
         path.unlink()
-        unnamed = name.startswith("chains/") or name.endswith("manifest.json") and name.startswith("windows/")
+        listed = ("windows/", "evaluations/", "selections/")
+        unnamed = name.startswith("chains/") or name.endswith("manifest.json") and name.startswith(listed)
         assert list(broken(lake)) == ([] if unnamed else [str(path)]), name
         shutil.copy(sound.root / name, path)
     assert broken(lake) == {}
@@ -167,10 +183,11 @@ def test_verify_reads_what_it_is_asked_for_and_tells_how_far_it_is(lake: Lake) -
     spoil(lake.root / other.parts[0].path)
     step = StepStore(lake, DATASET).head("plain", "plain", 0, DAY)
     assert step is not None
-    spoil(lake.root / step.predictions.path)
+    spoiled = evaluation(lake, step).predictions.path
+    spoil(lake.root / spoiled)
     assert {name for name in (DATASET, "other") if broken(lake, dataset=name)} == {DATASET, "other"}
     assert broken(lake, lineup=LINEUP) == {}
-    assert list(broken(lake, lineup=PLAIN)) == [lake.address(step.predictions.path)]
+    assert list(broken(lake, lineup=PLAIN)) == [lake.address(spoiled)]
     with pytest.raises(LakeError, match="holds nothing of nowhere: ingest it, or name another"):
         documents(lake, dataset="nowhere")
 
@@ -333,10 +350,9 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 
 
 STEP_HARM: dict[str, Any] = {
-    "predictions outside": ("predictions", {"path": OUTSIDE}),
-    "scores outside": ("scores", {"files": [{"path": "/etc/passwd"}]}),
-    "scores of other places": ("scores", {"places": [[10**9, 0]]}),
-    "places below zero": ("scores", {"places": [[-1, -1]]}),
+    "signals outside": ("signals", {"files": [{"path": "/etc/passwd"}]}),
+    "signals of other places": ("signals", {"places": [[10**9, 0]]}),
+    "places below zero": ("signals", {"places": [[-1, -1]]}),
     "no step": ("config", 7),
     "a path for a key": ("key", OUTSIDE),
 }
@@ -351,9 +367,12 @@ def test_a_malicious_step_is_refused_by_name(
     path = StepStore(lake, DATASET).path(step.key)
     document = lake.read(path) or {}
     name, changes = harm
-    if name == "scores" and "files" in changes:
-        changes = {"files": [document["scores"]["files"][0] | changes["files"][0]]}
-    lay(lake, path, document | {name: document[name] | changes if isinstance(changes, dict) else changes})
+    if name == "signals":
+        signal = document["signals"][0]
+        if "files" in changes:
+            changes = {"files": [signal["files"][0] | changes["files"][0]]}
+        changes = [signal | changes]
+    lay(lake, path, document | {name: changes})
     opened = watched(monkeypatch)
     for read in (lambda: train(lake, LINEUP, NUM_WINDOWS), lambda: compare(lake, LINEUP, (), DAY, LAST)):
         with pytest.raises(Damaged, match=f"{path} is damaged: it is no StepManifest"):

@@ -16,7 +16,8 @@ from pipeline.data.simulator import Simulator, SimulatorConfig
 from pipeline.spec.config import Continuous, OptimizerConfig
 from pipeline.storage.lake import Conflict, Lake
 from pipeline.storage.together import is_of_all
-from pipeline.training.chain.engine import Diverged, OtherWorkers
+from pipeline.training.chain.engine import Diverged
+from pipeline.training.chain.plan import OtherWorkers
 from pipeline.training.chain.status import chain_statuses
 from pipeline.training.chain.steps import MissingParent, StepManifest, StepStore
 from pipeline.training.checkpoint import not_finite
@@ -156,7 +157,7 @@ def test_a_step_on_an_object_store_goes_on_from_its_checkpoint(local: Lake) -> N
         train(lake, lineup(), 1)
         train(lake, lineup(), 1, first=LATER, start="parent")
     ours, theirs = (steps(lake, lineup(), 2)["plain", LATER] for lake in (local, remote))
-    assert (ours.key, ours.metrics) == (theirs.key, theirs.metrics)
+    assert (ours.key, ours.progressive) == (theirs.key, theirs.progressive)
     drop = {"index.json"}
     assert {n: d for n, d in ours.checkpoint_files.items() if n not in drop} == {
         n: d for n, d in theirs.checkpoint_files.items() if n not in drop
@@ -239,7 +240,7 @@ def test_nothing_is_removed_while_another_worker_may_write(local: Lake, monkeypa
     student = variant("student", distillation=Continuous(teacher="plain"))
     with pytest.raises(ConnectionError):
         train(local, lineup(variant(), student), 1)
-    assert any("scores/worker-00000" in path for path in files(local, "steps"))
+    assert any("signals/logit-age-0/worker-00000" in path for path in files(local, "steps"))
 
 
 def test_a_last_update_that_leaves_no_number_is_not_published(local: Lake) -> None:
@@ -250,10 +251,10 @@ def test_a_last_update_that_leaves_no_number_is_not_published(local: Lake) -> No
     losses = []
     check = type(made)._check_finite
 
-    def watch(self: Any, plan: Any, name: str, evaluation: Any, trained: Any, trainer: Any) -> None:
-        losses.append((evaluation.metrics["log_loss"], trained.sums.loss))
+    def watch(self: Any, plan: Any, name: str, predicted: Any, trained: Any, trainer: Any) -> None:
+        losses.append((predicted.metrics["log_loss"], trained.sums.loss))
         assert not_finite(trainer.model, trainer.optimizer) is not None
-        check(self, plan, name, evaluation, trained, trainer)
+        check(self, plan, name, predicted, trained, trainer)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(type(made), "_check_finite", watch)

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.spec.config import All, NegativeDownsampling, OptimizerConfig, Selection, Variant
+from pipeline.selection.policies.negatives import NegativeDownsampling
+from pipeline.spec.config import All, OptimizerConfig, Selection, Variant
 from pipeline.spec.job import study_jobs
 from pipeline.spec.lineup import LineUp, load_lineup
 from pipeline.spec.study import Study, StudyError

@@ -177,7 +177,7 @@ def test_a_manipulated_index_is_refused_even_with_its_digest(
     [
         {"checkpoint": "../../../outside"},
         {"checkpoint": "/etc"},
-        {"predictions": "../outside.parquet"},
+        {"signals": [{"files": [{"path": "../outside.parquet"}]}]},
         {"checkpoint_files": {"../../outside": "0" * 64}},
         {"checkpoint_files": {INDEX: "no digest"}},
         {"parent": "../../../outside"},

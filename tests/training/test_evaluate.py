@@ -8,21 +8,21 @@ import numpy as np
 import torch
 
 from pipeline.data.dataset import read_schema
+from pipeline.data.share import Share
 from pipeline.storage.lake import Lake
 from pipeline.training.evaluate import _extra_columns
 from pipeline.training.loader import whole_rows
-from pipeline.training.model import Features
+from pipeline.training.models.features import Features
 from pipeline.training.train import Trainer
-from tests.trained import DATASET, STEPS, TINY, alone, publish, share, windows
+from tests.trained import DATASET, STEPS, TINY, alone, publish, windows
 
 
 def test_a_worker_without_rows_does_not_turn_the_others_ids_into_floats(tmp_path: Path) -> None:
     lake = Lake(str(tmp_path / "lake"))
     (manifest,) = publish(lake, windows(1), group=1000, cluster=True)
-    features = Features(read_schema(lake, DATASET, manifest.schema_key))
     position = np.arange(manifest.num_rows)
     parts = [
-        _extra_columns(share(lake, manifest, features, rank, 2), rows, ["cluster", "true_prob"])
+        _extra_columns(Share(lake, manifest, rank, 2), rows, ["cluster", "true_prob"])
         for rank, rows in ((0, position), (1, position[:0]))
     ]
     assert [len(part["cluster"]) for part in parts] == [manifest.num_rows, 0]
@@ -34,8 +34,8 @@ def test_scoring_leaves_the_callers_gradients_on(tmp_path: Path) -> None:
     lake = Lake(str(tmp_path / "lake"))
     (manifest,) = publish(lake, windows(1))
     trainer = Trainer(Features(read_schema(lake, DATASET, manifest.schema_key)), TINY, STEPS, seed=0, device=alone())
-    mine = share(lake, manifest, trainer.features)
-    scored = trainer.predict(mine, whole_rows(mine), mine.num_rows)
+    mine = Share(lake, manifest)
+    scored = trainer.predict(mine, whole_rows(mine, trainer.features), mine.num_rows)
     next(scored)
     assert torch.is_grad_enabled()
     for _ in scored:

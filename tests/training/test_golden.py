@@ -11,10 +11,12 @@ from typing import Any
 
 import pytest
 
-from pipeline.spec.config import Continuous, Cutover, ModelConfig, NegativeDownsampling, OddsProportional, Variant
+from pipeline.selection.policies.negatives import NegativeDownsampling
+from pipeline.selection.policies.odds import OddsProportional
+from pipeline.spec.config import Continuous, Cutover, ModelConfig, Variant
 from pipeline.storage.lake import Lake
 from pipeline.training.chain.steps import SEMANTICS_VERSION
-from tests.trained import DAY, STEPS, TINY, lineup, publish, train, variant, windows
+from tests.trained import DAY, STEPS, TINY, lineup, metrics, publish, train, variant, windows
 
 FILE = Path(__file__).parent / "golden" / "losses.json"
 NUM_WINDOWS = 4
@@ -55,7 +57,7 @@ def losses(folder: Path) -> dict[str, dict[str, float]]:
     last = DAY.shift(NUM_WINDOWS - 1)
     return {
         each.name: {
-            "log_loss": made[each.name, last].metrics["log_loss"],
+            "log_loss": metrics(lake, made[each.name, last])["log_loss"],
             "progressive": made[each.name, last].progressive["log_loss"],
         }
         for each in CASES

@@ -11,17 +11,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.data.dataset import WindowManifest
+from pipeline.data.dataset import WindowManifest, read_schema
+from pipeline.data.share import Share
 from pipeline.data.simulator import Simulator, SimulatorConfig
-from pipeline.selection.sampling import LOGIT_BINS, keyed_uniform, logit_counts, selection_salt
-from pipeline.spec.config import All, NegativeDownsampling, OddsProportional, Selection
+from pipeline.selection import stored as stored_module
+from pipeline.selection.policies.negatives import NegativeDownsampling
+from pipeline.selection.policies.odds import OddsProportional
+from pipeline.selection.sampling import keyed_uniform
+from pipeline.selection.stored import SelectionStore
+from pipeline.spec.config import All, Policy
 from pipeline.storage.lake import Lake
 from pipeline.training.batch import Bags, Rows
 from pipeline.training.loader import (
     BatchSizeError,
-    PilotScores,
     Schedule,
-    Share,
     agree,
     batches,
     count_evaluated,
@@ -31,12 +34,12 @@ from pipeline.training.loader import (
     prefetch,
     selected_rows,
 )
-from pipeline.training.model import Features
+from pipeline.training.models.features import Features
 from pipeline.training.train import interleave
-from tests.trained import DAY, publish
+from tests.selection.examples import EveryStratum
+from tests.trained import DATASET, DAY, as_workers, publish, stored
 
-SALT = selection_salt(0)
-POLICIES: list[Selection] = [
+POLICIES: list[Policy] = [
     All(),
     NegativeDownsampling(rate=0.3, correction="weight"),
     NegativeDownsampling(rate=0.02, correction="offset"),
@@ -55,7 +58,12 @@ def window(tmp_path_factory: pytest.TempPathFactory) -> Made:
 
 
 def shares(window: Made, world_size: int) -> list[Share]:
-    return [Share(*window, FEATURES, rank, world_size) for rank in range(world_size)]
+    return [Share(*window, rank, world_size) for rank in range(world_size)]
+
+
+def rows_of(share: Share, policy: Policy, soft: Any = None) -> Iterator[Rows]:
+    """This worker's selected rows, from a selection that was stored by one worker."""
+    return selected_rows(share, FEATURES, stored(share.lake, share.manifest, policy), soft)
 
 
 def joined(parts: Iterator[Rows]) -> Rows:
@@ -74,24 +82,27 @@ def as_python(rows: Rows) -> list[tuple[Any, ...]]:
 
 @policies
 @worlds
-def test_workers_together_have_the_selected_rows_once(window: Made, policy: Selection, world_size: int) -> None:
-    whole = joined(selected_rows(shares(window, 1)[0], policy, salt=SALT))
-    parts = [joined(selected_rows(each, policy, salt=SALT)) for each in shares(window, world_size)]
+def test_workers_together_have_the_selected_rows_once(window: Made, policy: Policy, world_size: int) -> None:
+    whole = joined(rows_of(shares(window, 1)[0], policy))
+    parts = [joined(rows_of(each, policy)) for each in shares(window, world_size)]
     together = sorted((row for part in parts for row in as_python(part)), key=lambda row: row[1])
     assert together == as_python(whole)
-    counts = [count_selected(each, policy, salt=SALT) for each in shares(window, world_size)]
+    kept = stored(*window, policy)
+    counts = [count_selected(each, kept) for each in shares(window, world_size)]
     assert counts == [len(part) for part in parts]
     assert all((np.diff(part.position) > 0).all() for part in parts), "in time order on every worker"
 
 
-@policies
+@pytest.mark.parametrize("policy", POLICIES[1:], ids=str)
 @worlds
-def test_what_is_not_selected_is_passed_over(window: Made, policy: Selection, world_size: int) -> None:
+def test_what_is_not_selected_is_passed_over(window: Made, policy: Policy, world_size: int) -> None:
     seen = []
+    kept = stored(*window, policy)
+    assert kept is not None
     for each in shares(window, world_size):
-        rest = joined(passed_over_rows(each, policy, salt=SALT))
+        rest = joined(passed_over_rows(each, FEATURES, kept))
         assert (rest.weight == 0).all()
-        seen += [*rest.position.tolist(), *joined(selected_rows(each, policy, salt=SALT)).position.tolist()]
+        seen += [*rest.position.tolist(), *joined(rows_of(each, policy)).position.tolist()]
     assert sorted(seen) == list(range(517))
 
 
@@ -101,46 +112,49 @@ def pilot_logits(group: int, ids: Any) -> Any:
 
 
 @worlds
-@pytest.mark.parametrize("correction", ["weight", "offset"])
-def test_a_pilots_odds_select_the_same_rows_for_any_number_of_workers(
-    window: Made, world_size: int, correction: Any, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("policy", "signals"),
+    [
+        (NegativeDownsampling(rate=0.02), {}),
+        (OddsProportional(rate=0.3, pilot="pilot"), {"pilot": pilot_logits}),
+        (OddsProportional(rate=0.3, pilot="pilot", correction="weight"), {"pilot": pilot_logits}),
+        (EveryStratum(count=40), {}),
+    ],
+    ids=["uniform", "odds", "odds by weight", "joint"],
+)
+def test_a_selection_is_the_same_whoever_stores_it(
+    window: Made, policy: Policy, signals: Any, world_size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    policy = OddsProportional(rate=0.3, pilot="pilot", correction=correction)
+    lake, manifest = window
+    whole = stored(lake, manifest, policy, signals=signals)
+    assert whole is not None
+    schema = read_schema(lake, DATASET, manifest.schema_key)
+    given = {name: ("0" * 64, column) for name, column in signals.items()}
+    store = SelectionStore(lake, DATASET)
 
-    def gather(out: list[Any], mine: Any) -> None:
-        """The counts of all workers, as if they ran at once."""
-        out[:] = [counted(each) for each in shares(window, world_size)]
+    def work(rank: int) -> Any:
+        return store.make(Share(lake, manifest, rank, world_size), schema, policy, 0, given)
 
-    def counted(share: Share) -> Any:
-        ids = (share.read(group, ["example_id"]).column(0).to_numpy() for group in share.row_groups)
-        return sum((logit_counts(pilot_logits(0, each)) for each in ids), np.zeros(LOGIT_BINS, np.int64))
-
-    monkeypatch.setattr("pipeline.training.loader.dist.all_gather_object", gather)
-    alone = PilotScores.of(shares(window, 1)[0], policy, pilot_logits)
-    whole = joined(selected_rows(shares(window, 1)[0], policy, salt=SALT, pilot=alone))
-    together, passed = [], 0
-    for each in shares(window, world_size):
-        pilot = PilotScores.of(each, policy, pilot_logits)
-        assert pilot.log_scale == alone.log_scale, "bit for bit"
-        part = joined(selected_rows(each, policy, salt=SALT, pilot=pilot))
-        assert count_selected(each, policy, salt=SALT, pilot=pilot) == len(part)
-        passed += len(joined(passed_over_rows(each, policy, salt=SALT, pilot=pilot)))
-        together += as_python(part)
-    assert sorted(together, key=lambda row: row[1]) == as_python(whole)
-    assert passed + len(whole) == 517
+    told = as_workers(monkeypatch, stored_module, world_size, work)
+    assert all(each == told[0] for each in told), "every worker tells the same"
+    assert (told[0].key, told[0].digest, told[0].counts) == (whole.key, whole.digest, whole.counts)
+    rows = [as_python(joined(selected_rows(Share(lake, manifest), FEATURES, each))) for each in (told[0], whole)]
+    assert rows[0] == rows[1]
+    assert [row[1] for row in rows[0]] == sorted(row[1] for row in rows[0]), "in the window's order"
 
 
 @policies
 @worlds
 @pytest.mark.parametrize("batch_size", [42, 420])
 def test_batches_conserve_rows_and_every_row_weighs_alike(
-    window: Made, policy: Selection, world_size: int, batch_size: int
+    window: Made, policy: Policy, world_size: int, batch_size: int
 ) -> None:
     """The mean over workers of their gradients is the mean over the step's rows: no row counts more on a busy worker."""
     parts = shares(window, world_size)
-    counts = tuple(count_selected(each, policy, salt=SALT) for each in parts)
+    kept = stored(*window, policy)
+    counts = tuple((count_selected(each, kept),) for each in parts)
     schedule = Schedule(counts, batch_size // world_size)
-    made = [list(batches(selected_rows(each, policy, salt=SALT), schedule, each)) for each in parts]
+    made = [list(batches([rows_of(each, policy)], schedule, each, FEATURES)) for each in parts]
     assert {len(each) for each in made} == {schedule.num_steps}, "a missing batch would hang the others"
     found = []
     for step in zip(*made, strict=True):
@@ -156,20 +170,23 @@ def test_batches_conserve_rows_and_every_row_weighs_alike(
         for batch, rows in step:
             count = 0 if rows is None else len(rows)
             assert not batch.weight[count:].any(), "padding has no weight"
-    assert sorted(found) == joined(selected_rows(shares(window, 1)[0], policy, salt=SALT)).position.tolist()
+    assert sorted(found) == joined(rows_of(shares(window, 1)[0], policy)).position.tolist()
 
 
 def test_a_worker_with_too_few_or_too_many_rows_ends_the_pass(window: Made) -> None:
     share = shares(window, 1)[0]
-    for claimed, message in ((518, "fewer rows than were agreed"), (516, "more rows than the .516,. that were agreed")):
+    for claimed, message in (
+        (518, "fewer rows than were agreed"),
+        (516, "more rows than the ..516,.,. that were agreed"),
+    ):
         with pytest.raises(RuntimeError, match=message):
-            list(batches(selected_rows(share, All(), salt=SALT), Schedule((claimed,), 100), share))
+            list(batches([rows_of(share, All())], Schedule(((claimed,),), 100), share, FEATURES))
 
 
 def test_an_empty_selection_makes_no_batch(window: Made) -> None:
     share = shares(window, 1)[0]
-    assert list(batches(iter(()), Schedule((0,), 100), share)) == []
-    assert list(batches(iter(()), Schedule((0, 3), 2), share))[0][1] is None
+    assert list(batches([iter(())], Schedule(((0,),), 100), share, FEATURES)) == []
+    assert list(batches([iter(())], Schedule(((0,), (3,)), 2), share, FEATURES))[0][1] is None
 
 
 @given(st.integers(1, 500), st.integers(1, 20))
@@ -178,13 +195,13 @@ def test_a_batch_that_cannot_be_dealt_is_refused(batch_size: int, world_size: in
         with pytest.raises(BatchSizeError, match=f"to {world_size} workers: choose a multiple of {world_size}"):
             agree(7, batch_size, world_size)
     elif world_size == 1:
-        assert agree(7, batch_size, 1) == Schedule((7,), batch_size)
+        assert agree(7, batch_size, 1) == Schedule(((7,),), batch_size)
 
 
 @given(st.lists(st.integers(0, 99), min_size=1, max_size=6), st.integers(1, 30))
 def test_a_schedule_deals_exactly_what_each_worker_has(counts: list[int], per_worker: int) -> None:
-    schedule = Schedule(tuple(counts), per_worker)
-    dealt = [schedule.real_rows(step) for step in range(schedule.num_steps)]
+    schedule = Schedule(tuple((count,) for count in counts), per_worker)
+    dealt = [[own for (own,) in schedule.real_rows(step)] for step in range(schedule.num_steps)]
     assert [sum(column) for column in zip(*dealt, strict=True)] == (counts if dealt else [])
     assert all(max(step) > 0 for step in dealt)
     for column in zip(*dealt, strict=True):
@@ -195,8 +212,10 @@ def test_a_schedule_deals_exactly_what_each_worker_has(counts: list[int], per_wo
 @worlds
 def test_the_evaluation_slice_is_the_same_whatever_else_is_chosen(window: Made, world_size: int) -> None:
     for max_rows in (100, 516, 517, 10_000):
-        whole = joined(evaluation_rows(shares(window, 1)[0], max_rows=max_rows, seed=0))
-        parts = [joined(evaluation_rows(each, max_rows=max_rows, seed=0)) for each in shares(window, world_size)]
+        whole = joined(evaluation_rows(shares(window, 1)[0], FEATURES, max_rows=max_rows, seed=0))
+        parts = [
+            joined(evaluation_rows(each, FEATURES, max_rows=max_rows, seed=0)) for each in shares(window, world_size)
+        ]
         counts = [count_evaluated(each, max_rows=max_rows, seed=0) for each in shares(window, world_size)]
         assert counts == [len(part) for part in parts]
         assert sorted(p for part in parts for p in part.position.tolist()) == whole.position.tolist()
@@ -207,22 +226,36 @@ def test_the_evaluation_slice_is_the_same_whatever_else_is_chosen(window: Made, 
 
 def test_evaluation_slices_nest_and_are_independent_of_what_is_trained_on(window: Made) -> None:
     share = shares(window, 1)[0]
-    few, many = (set(joined(evaluation_rows(share, max_rows=n, seed=0)).position) for n in (150, 300))
+    few, many = (set(joined(evaluation_rows(share, FEATURES, max_rows=n, seed=0)).position) for n in (150, 300))
     assert few < many
-    other = set(joined(evaluation_rows(share, max_rows=150, seed=1)).position)
+    other = set(joined(evaluation_rows(share, FEATURES, max_rows=150, seed=1)).position)
     assert other != few
-    negatives = joined(selected_rows(share, All(), salt=SALT)).label == 0
-    trained = set(joined(selected_rows(share, NegativeDownsampling(rate=0.3), salt=SALT)).position)
+    negatives = joined(rows_of(share, All())).label == 0
+    trained = set(joined(rows_of(share, NegativeDownsampling(rate=0.3))).position)
     share_of = [np.mean([p in trained for p in slice_ if negatives[p]]) for slice_ in (few, set(range(517)))]
     assert share_of[0] == pytest.approx(share_of[1], abs=0.15)
 
 
+class Thousandths:
+    """A teacher whose logits are made of the examples' ids."""
+
+    def __init__(self, share: Share) -> None:
+        self._share = share
+
+    def __call__(self, group: int, ids: Any) -> Any:
+        return (ids % 1000).astype(np.float32)
+
+    def of_some(self, group: int, within: Any, ids: Any) -> Any:
+        whole = self._share.read(group, ["example_id"]).column(0).to_numpy()
+        assert np.array_equal(whole[within], ids), "the places are those of the row group"
+        return self(group, whole)[within]
+
+
 def test_a_teachers_logits_stay_with_their_rows(window: Made) -> None:
     share = shares(window, 1)[0]
-    made = joined(
-        selected_rows(share, POLICIES[1], salt=SALT, scores=lambda group, ids: (ids % 1000).astype(np.float32))
-    )
-    assert made.soft_logit.tolist() == (made.example_id % 1000).tolist()
+    for policy in POLICIES:
+        made = joined(rows_of(share, policy, Thousandths(share)))
+        assert made.soft_logit.tolist() == (made.example_id % 1000).tolist()
 
 
 def test_row_groups_are_dealt_over_several_parts(tmp_path: Path) -> None:
@@ -234,9 +267,9 @@ def test_row_groups_are_dealt_over_several_parts(tmp_path: Path) -> None:
         lake, "sim", DAY, simulator.schema, simulator.window(DAY), row_group_size=20, part_rows=40
     )
     assert len(manifest.parts) == 4
-    starts = Share(lake, manifest, FEATURES).starts().tolist()
+    starts = Share(lake, manifest).starts().tolist()
     assert starts == [0, 20, 40, 60, 80, 100, 120, 130]
-    whole = joined(selected_rows(Share(lake, manifest, FEATURES), All(), salt=SALT))
+    whole = joined(rows_of(Share(lake, manifest), All()))
     assert whole.position.tolist() == list(range(130))
 
 
@@ -269,7 +302,7 @@ def test_bags_are_cut_as_lists_are(of: list[list[int]], data: st.DataObject) -> 
 @settings(max_examples=25, deadline=None)
 @given(data=st.data())
 def test_rows_are_cut_as_tuples_are(window: Made, data: st.DataObject) -> None:
-    rows = next(selected_rows(shares(window, 1)[0], All(), salt=SALT))
+    rows = next(rows_of(shares(window, 1)[0], All()))
     plain = as_python(rows)
     index = data.draw(st.lists(st.integers(0, len(rows) - 1), max_size=20))
     start, stop = sorted(data.draw(st.tuples(*[st.integers(0, len(rows))] * 2)))

@@ -14,7 +14,9 @@ from torchrec.models.dlrm import InteractionArch
 from pipeline.spec.config import SIZES, ModelConfig, Widths
 from pipeline.spec.schema import Schema
 from pipeline.training.batch import Bags, ClickBatch, Rows, assemble
-from pipeline.training.model import ClickModel, FeatureError, Features, PairwiseInteraction, build_model, forward_flops
+from pipeline.training.model import ClickModel, build_model, forward_flops
+from pipeline.training.models.dlrm import PairwiseInteraction
+from pipeline.training.models.features import FeatureError, Features
 
 COLUMNS: dict[str, Any] = {
     "label": "click",
@@ -115,7 +117,7 @@ def test_every_size_learns_from_ids_numbers_and_lists(arch: str, size: Any) -> N
             assert parameter.grad is not None, name
             assert parameter.grad.isfinite().all(), name
         assert all(
-            t.weight.grad.any() for t in model.network.sparse_arch.embedding_bag_collection.embedding_bags.values()
+            t.weight.grad.any() for t in model.network.dlrm.sparse_arch.embedding_bag_collection.embedding_bags.values()
         )
         optimizer.step()
     assert losses[-1] < losses[0]

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from pipeline.spec.config import NegativeDownsampling, OddsProportional
+from pipeline.selection.policies.negatives import NegativeDownsampling
+from pipeline.selection.policies.odds import OddsProportional
 from pipeline.spec.study import Axis, Cell
 from pipeline.statistics.effects import recommend
 from pipeline.statistics.interval import Interval
@@ -159,8 +160,8 @@ def _updates(evidence: Evidence, variant: str) -> float:
 
 
 def _kept_per_positive(evidence: Evidence, cell: Cell) -> float:
-    steps = evidence.tracks[cell.variant].steps.values()
-    base_rate = float(np.mean([step.metrics["base_rate"] for step in steps if "base_rate" in step.metrics]))
+    found = [each.metrics for each in evidence.tracks[cell.variant].evaluations.values()]
+    base_rate = float(np.mean([metrics["base_rate"] for metrics in found if "base_rate" in metrics]))
     return (cell.value or 1.0) * (1 - base_rate) / base_rate
 
 

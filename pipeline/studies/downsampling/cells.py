@@ -6,12 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
+from pipeline.selection.policies.negatives import NegativeDownsampling
+from pipeline.selection.policies.odds import OddsProportional
 from pipeline.spec.config import (
     LATE_CUTOVER_WINDOWS,
     Continuous,
     Name,
-    NegativeDownsampling,
-    OddsProportional,
     Rate,
     Size,
     Variant,

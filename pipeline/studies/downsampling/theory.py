@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import ttest_1samp
 
-from pipeline.selection.sampling import Pilot, keep_probabilities, logit_counts, solve_log_scale
-from pipeline.spec.config import NegativeDownsampling, OddsProportional
+from pipeline.selection.policy import Candidates, FeaturePolicy
+from pipeline.selection.sampling import keep_probabilities
 from pipeline.spec.study import Cell
 from pipeline.statistics.interval import Interval
 from pipeline.statistics.kappa import kappa_offset_of, kappa_weight_of
@@ -62,12 +64,11 @@ def section(evidence: Evidence, metrics: dict[str, float]) -> Section | None:
 def kappa(evidence: Evidence, cell: Cell, logits: NDArray[np.float64]) -> float:
     """What theory predicts for a cell, its pilot being as good as the truth."""
     policy = evidence.study.lineup.variant(cell.variant).selection
-    pilot = None
-    if isinstance(policy, OddsProportional):
-        true = logits.astype(np.float32)
-        pilot = Pilot(true, solve_log_scale(policy, logit_counts(true)))
-    keep, _ = keep_probabilities(policy, len(logits), pilot)
-    weighted = isinstance(policy, NegativeDownsampling | OddsProportional) and policy.correction == "weight"
+    rows = Candidates(np.arange(len(logits), dtype=np.uint64), dict.fromkeys(policy.reads(), logits.astype(np.float32)))
+    if isinstance(policy, FeaturePolicy) and (tally := policy.tally(rows)) is not None:
+        rows = replace(rows, summary=policy.summarize(tally))
+    keep, _ = keep_probabilities(policy, rows)
+    weighted = isinstance(policy, FeaturePolicy) and policy.correction == "weight"
     return kappa_weight_of(logits, keep) if weighted else kappa_offset_of(logits, keep)
 
 

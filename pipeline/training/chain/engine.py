@@ -1,40 +1,39 @@
-"""The stage engine: trains a list of (variant, window) steps, keeps what is done, publishes each step whole."""
+"""The engine: trains a job's steps in order, keeps what is done, publishes each step and its evaluation whole."""
 
 from __future__ import annotations
 
 import logging
 import math
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Protocol
 
-import numpy as np
 import torch
 import torch.distributed as dist
-from numpy.typing import NDArray
 
-from pipeline.data.dataset import WindowManifest, read_schema, require_manifest, require_whole
-from pipeline.selection.sampling import selection_salt
-from pipeline.spec.config import Cutover, NoTeacher, OddsProportional, StepConfig, Variant, cutover_window
+from pipeline.data.dataset import WindowManifest, read_schema, require_manifest
+from pipeline.data.share import Share
+from pipeline.selection.policy import JointPolicy
+from pipeline.selection.stored import SelectionManifest
+from pipeline.spec.config import StepConfig, Variant
 from pipeline.spec.errors import BadInput
 from pipeline.spec.job import TrainJob
-from pipeline.spec.lineup import LineUp
 from pipeline.spec.window import Window
-from pipeline.storage.generation import Generation
 from pipeline.storage.lake import Lake
-from pipeline.storage.parquet import Part, write_table
-from pipeline.storage.tensors import MissingCheckpoint
-from pipeline.storage.together import is_of_all, of_all, on_all, on_first
-from pipeline.training.chain.steps import Flops, StepManifest, StepStore, check_parent, check_start, step_key
-from pipeline.training.checkpoint import load_checkpoint, not_finite, save_checkpoint
-from pipeline.training.evaluate import Evaluation, evaluate
-from pipeline.training.loader import Share
-from pipeline.training.model import Features
-from pipeline.training.scores import Scores
-from pipeline.training.teacher import ScoreReader, write_scores
+from pipeline.storage.parquet import write_table
+from pipeline.storage.together import is_of_all, on_all, on_first
+from pipeline.training.chain.evaluations import Closed, EvaluationManifest, EvaluationStore, evaluation_key
+from pipeline.training.chain.models import Models, stored_selection, train
+from pipeline.training.chain.plan import Plan, Planner
+from pipeline.training.chain.retention import keeps_checkpoint
+from pipeline.training.chain.steps import Flops, StepManifest
+from pipeline.training.checkpoint import not_finite, save_checkpoint
+from pipeline.training.evaluate import Predicted, evaluate
+from pipeline.training.signals import Signal, write_signals
 from pipeline.training.train import Trained, Trainer
 
 log = logging.getLogger(__name__)
@@ -44,55 +43,14 @@ class Diverged(BadInput):
     """A model's loss is no longer a number."""
 
 
-class ContradictoryStep(BadInput):
-    """A step is done under the same key with another config."""
-
-
-class OtherWorkers(BadInput):
-    """A step must be trained again, and another number of workers would make other bits of it."""
-
-
 class Recorder(Protocol):
-    """Told on worker 0 of every step, as it begins and as it is done."""
+    """Hears on worker 0 of every step, as it begins and as it is done."""
 
     def begin(self, variant: Variant, seed: int, window: WindowManifest, config: StepConfig) -> None:
         """A step starts."""
 
-    def done(self, variant: Variant, seed: int, step: StepManifest, *, skipped: bool) -> None:
-        """A step is in the lake; skipped when it was there before."""
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """A step before it runs."""
-
-    window: WindowManifest
-    config: StepConfig
-    key: str
-    scores: Scores | None
-    """The teacher's, where one is listened to."""
-    pilot: Scores | None
-    """The pilot's, where the selection asks one."""
-    parent: StepManifest | None
-    previous: StepManifest | None
-    """The same step, done before."""
-    skip: bool
-    """Nothing is left to do."""
-    teaches: bool = False
-    """Somebody reads this model's logits from its training pass."""
-    elders: dict[int, StepManifest] = field(default_factory=dict)
-    """By age, the steps whose checkpoints score this window too, since somebody reads that."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Left:
-    """The files of a step, as its manifest names them."""
-
-    checkpoint: str | None
-    checkpoint_files: dict[str, str]
-    predictions: Part
-    scores: Scores | None
-    aged_scores: dict[int, Scores]
+    def done(self, variant: Variant, seed: int, closed: Closed, *, skipped: bool) -> None:
+        """A step and its evaluation are in the lake; skipped when the step was there before."""
 
 
 @dataclass
@@ -106,136 +64,161 @@ class Engine:
     device: torch.device
     rank: int = field(default_factory=lambda: dist.get_rank())
     world_size: int = field(default_factory=lambda: dist.get_world_size())
-    _live: tuple[str, Trainer] | None = None
-    """The key of the step that the model in memory has just closed, and the model."""
 
-    @property
-    def lineup(self) -> LineUp:
-        """The job's line-up."""
-        return self.job.lineup
+    def __post_init__(self) -> None:
+        self._planner = Planner(self.lake, self.job)
+        self._models = Models(self._planner, self.device, self.rank, self.world_size)
 
-    def store(self, seed: int) -> StepStore:
-        """The steps of the data set that a seed is trained on."""
-        return StepStore(self.lake, self.lineup.dataset.under(seed))
-
-    def run(self) -> list[StepManifest]:
+    def run(self) -> list[Closed]:
         """Every step of the job in order: seeds, then variants (teachers first), then windows.
 
         A chain begins at its variant's `start` where that lies later than the job's first window; one that starts after
         the job's last window has nothing to do.
 
         Returns:
-            The last step of each chain that has one.
+            The last window of each chain that has one.
         """
-        chains = [
-            self._chain(variant, seed) for seed in self.lineup.seeds for variant in self.lineup.only(self.job.variants)
-        ]
+        lineup = self.job.lineup
+        chains = [self._chain(variant, seed) for seed in lineup.seeds for variant in lineup.only(self.job.variants)]
         return [last for last in chains if last is not None]
 
-    def _chain(self, variant: Variant, seed: int) -> StepManifest | None:
-        parent: StepManifest | None = None
-        self._live = None
+    def _chain(self, variant: Variant, seed: int) -> Closed | None:
+        last: Closed | None = None
+        self._models.forget()
         first = self.job.first if variant.start is None else max(self.job.first, variant.start)
         if first > self.job.last:
             log.info("%s seed %d: starts on %s, after this job's last window", variant.name, seed, first)
             return None
         for window in Window.span(first, self.job.last):
-            known = parent
-            plan = on_first(lambda w=window, p=known: self._plan(variant, seed, w, p))  # type: ignore[misc]
+            self._make_joint(variant, seed, window)
+            known = None if last is None else last.step
+            plan = on_first(lambda w=window, p=known: self._planner.plan(variant, seed, w, p))  # type: ignore[misc]
             if plan.skip and plan.previous is not None:
                 log.info("%s %s seed %d: already done, step %s", window, variant.name, seed, plan.key[:16])
-                parent = plan.previous
+                last = Closed(plan.previous, plan.evaluation or self._evaluate_later(variant, plan))
             else:
-                parent = self._step(variant, seed, plan)
-            self._told(variant, seed, parent, skipped=plan.skip)
-        return parent
+                last = self._step(variant, seed, plan)
+            self._point(variant, seed, last, skipped=plan.skip)
+        return last
 
-    def _plan(self, variant: Variant, seed: int, window: Window, before: StepManifest | None) -> Plan:
-        lineup, store = self.lineup, self.store(seed)
-        config = lineup.resolved(variant, window, seed)
-        manifest = require_whole(self.lake, require_manifest(self.lake, store.dataset, window))
-        Features(read_schema(self.lake, manifest.dataset, manifest.schema_key), config.model.exclude)  # do they fit?
-        parent = self._parent(variant, manifest, config, before)
-        scores, pilot = self._required(variant, seed, manifest, config)
-        key = step_key(config, manifest, scores, parent, pilot)
-        previous = store.sound(key) if self.job.force else store.read(key)
-        if previous is not None and previous.config != config:
-            raise ContradictoryStep(
-                f"step {key[:16]} is done under another config, {previous.config}, than {config}: a default has changed; "
-                "raise SEMANTICS_VERSION"
-            )
-        first = window if parent is None else parent.first
-        ages = frozenset(age for age in lineup.ages_read(variant.name) if window.days_since(first) >= age)
-        of_parent = None if parent is None else parent.lineage
-        whole = previous is not None and ages <= previous.ages and previous.parent_lineage == of_parent
-        if whole and not self.job.force:
-            return Plan(manifest, config, key, scores, pilot, parent, previous, skip=True)
-        for read in (scores, pilot):
-            if read is not None:
-                ScoreReader(self.lake, read, manifest.digest)  # refuses what does not fit, before anybody trains
-        if previous is not None:
-            ages |= previous.ages  # another line-up reads them
-        elders = self._elders(store, parent, ages)
-        return Plan(manifest, config, key, scores, pilot, parent, previous, False, 0 in ages, elders)
+    def _make_joint(self, variant: Variant, seed: int, window: Window) -> None:
+        """Store what a joint policy chooses: its content is part of the step's identity, which is asked for next."""
+        config = self.job.lineup.resolved(variant, window, seed)
+        if not isinstance(config.selection, JointPolicy):
+            return
+        manifest = on_first(lambda: require_manifest(self.lake, self._planner.store(seed).dataset, window))
+        _, signals = on_first(lambda: self._planner.reads(variant, seed, manifest, config))
+        stored_selection(self.lake, self._models.share(manifest), config, signals, force=self.job.force)
 
-    def _parent(
-        self, variant: Variant, manifest: WindowManifest, config: StepConfig, before: StepManifest | None
-    ) -> StepManifest | None:
-        """The step to go on from, `before` if this job made it; None where the chain starts."""
-        name, seed, window, parent = self.lineup.name, config.seed, manifest.window, before
-        store = self.store(seed)
-        if parent is None and self.job.start == "parent" and window != variant.start:
-            parent = store.require_parent(name, variant.name, seed, window)
-        if parent is not None:
-            check_parent(config, manifest, parent, variant)
-        elif not self.job.force:
-            before, head = (store.head(name, variant.name, seed, day) for day in (window.previous(), window))
-            check_start(before, head, window, variant.name)
-        return parent
-
-    def _required(
-        self, variant: Variant, seed: int, manifest: WindowManifest, config: StepConfig
-    ) -> tuple[Scores | None, Scores | None]:
-        """The scores that a step reads: its teacher's and its pilot's."""
-
-        def left(role: str, source: str | None, age: int) -> Scores | None:
-            if source is None:
-                return None
-            named = self.lineup.variant(source)
-            return self.store(seed).require_scores(
-                self.lineup.name,
-                named,
-                manifest,
-                self.lineup.resolved(named, manifest.window, seed),
-                role=role,
-                age=age,
-                reader=variant.name,
-            )
-
-        policy = config.selection
-        return (
-            None if config.soft_weight is None else left("teacher", variant.teacher, config.soft_age),
-            left("pilot", variant.pilot, policy.pilot_age) if isinstance(policy, OddsProportional) else None,
+    def _step(self, variant: Variant, seed: int, plan: Plan) -> Closed:
+        """Evaluate a model on a window, then train it on it."""
+        if self.recorder is not None:
+            self.recorder.begin(variant, seed, plan.window, plan.config)
+        seconds: dict[str, float] = {}
+        with _timed(seconds, "load"):
+            trainer = self._models.at(plan.parent, plan.config, plan.window)
+        share = self._models.share(plan.window)
+        predicted = None if plan.evaluation is not None else self._predict(trainer, share, plan)
+        with _timed(seconds, "select"):
+            selection = stored_selection(self.lake, share, plan.config, plan.signals, force=self.job.force)
+        store = self._planner.store(seed)
+        attempt = store.attempt(plan.key, on_first(store.new_generation))
+        try:
+            with _timed(seconds, "score"):
+                signals = self._score(trainer, share, plan, attempt.folder)
+            with _timed(seconds, "train"):
+                ticker = _Ticker(f"{plan.window.window} {variant.name}") if self.rank == 0 else None
+                trained = train(self.lake, trainer, share, plan, selection, progress=ticker)
+            self._check_finite(plan, variant.name, predicted, trained, trainer)
+            with _timed(seconds, "save"):
+                signals += write_signals(
+                    share, f"{attempt.folder}/signals", plan.key, 0, plan.asked, trained.positions, trained.logits
+                )
+                kept = keeps_checkpoint(self.job, variant, plan.window.window)
+                checkpoint = f"{attempt.folder}/checkpoint" if kept else None
+                files = {}
+                if checkpoint is not None:
+                    files = save_checkpoint(self.lake, checkpoint, trainer.model, trainer.optimizer)
+            step = self._manifest(plan, trainer, trained, selection, signals, seconds, attempt.id)
+            step = step.model_copy(update={"checkpoint": checkpoint, "checkpoint_files": files})
+            evaluation = plan.evaluation
+            if evaluation is None and predicted is not None:
+                evaluation = self._publish_evaluation(plan, trainer, predicted)
+            on_first(lambda: store.publish(step, plan.previous, attempt))
+        except Exception as error:
+            if self.rank == 0 and is_of_all(error):  # else somebody may still be writing
+                attempt.leave()
+            raise
+        self._models.closed(plan.key, trainer)
+        assert evaluation is not None  # noqa: S101 - it was there, or was made above
+        log.info(
+            "%s %s seed %d: %d of %d rows, log-loss %.5f before training, %.0f rows/s",
+            step.window,
+            variant.name,
+            seed,
+            step.num_selected,
+            step.num_rows,
+            evaluation.metrics.get("log_loss", float("nan")),
+            step.num_selected / max(trained.seconds, 1e-9),
         )
+        return Closed(step, evaluation)
 
-    def _elders(self, store: StepStore, parent: StepManifest | None, ages: frozenset[int]) -> dict[int, StepManifest]:
-        """By age, the steps that closed so many windows earlier, `parent` being one window old."""
-        found: dict[int, StepManifest] = {}
-        step, age = parent, 1
-        while step is not None and age <= max(ages, default=0):
-            if age in ages:
-                found[age] = step
-            step = store.before(step)
-            age += 1
-        return found
+    def _predict(self, trainer: Trainer, share: Share, plan: Plan) -> Predicted:
+        schema = read_schema(self.lake, plan.window.dataset, plan.window.schema_key)
+        extras = [name for name, there in (("cluster", schema.cluster), ("true_prob", schema.has_true_prob)) if there]
+        return evaluate(trainer, share, self.job.lineup.evaluation, seed=plan.config.seed, extras=extras)
 
-    def _check_finite(self, plan: Plan, name: str, evaluation: Evaluation, trained: Trained, trainer: Trainer) -> None:
+    def _evaluate_later(self, variant: Variant, plan: Plan) -> EvaluationManifest:
+        """Evaluate a step that is done, by the model as it stood before it."""
+        log.info("%s %s: evaluating a step that is done", plan.window.window, variant.name)
+        trainer = self._models.at(plan.parent, plan.config, plan.window)
+        if plan.parent is not None:
+            self._models.closed(plan.parent.key, trainer)  # nothing was trained
+        evaluation = self._publish_evaluation(
+            plan, trainer, self._predict(trainer, self._models.share(plan.window), plan)
+        )
+        return evaluation
+
+    def _publish_evaluation(self, plan: Plan, trainer: Trainer, predicted: Predicted) -> EvaluationManifest:
+        """Store what a model predicted; every worker calls this."""
+        store = EvaluationStore(self.lake, plan.window.dataset)
+
+        def publish() -> EvaluationManifest:
+            chosen = self.job.lineup.evaluation
+            key = evaluation_key(plan.key, chosen)
+            attempt = store.attempt(key, uuid.uuid4().hex[:8])
+            try:
+                made = EvaluationManifest(
+                    key=key,
+                    generation=attempt.id,
+                    step=plan.key,
+                    parent_lineage=None if plan.parent is None else plan.parent.lineage,
+                    dataset=plan.window.dataset,
+                    window=plan.window.window,
+                    slice=chosen,
+                    predictions=write_table(self.lake, f"{attempt.folder}/predictions.parquet", predicted.predictions),
+                    metrics=predicted.metrics,
+                    num_rows=predicted.num_rows,
+                    flops=trainer.forward_flops * predicted.num_rows,
+                    seconds=predicted.seconds,
+                )
+                store.publish(made, attempt)
+            finally:
+                attempt.leave()
+            return made
+
+        return on_first(publish)
+
+    def _check_finite(
+        self, plan: Plan, name: str, predicted: Predicted | None, trained: Trained, trainer: Trainer
+    ) -> None:
         """Refuse to publish a model that has diverged: every later window would build on it."""
         what = None
-        if evaluation.num_rows and "log_loss" not in evaluation.metrics or not math.isfinite(trained.sums.loss):
+        spoiled = predicted is not None and predicted.num_rows and "log_loss" not in predicted.metrics
+        if spoiled or not math.isfinite(trained.sums.loss):
             what = "its loss"
-        elif spoiled := not_finite(trainer.model, trainer.optimizer):  # by the last update, whose loss nobody sees
-            what = f"its {spoiled}"
+        elif spoiled_part := not_finite(trainer.model, trainer.optimizer):  # by the last update, whose loss nobody sees
+            what = f"its {spoiled_part}"
 
         def refuse() -> None:
             if what is not None:
@@ -248,118 +231,50 @@ class Engine:
 
         on_all(refuse)
 
-    def _step(self, variant: Variant, seed: int, plan: Plan) -> StepManifest:
-        if self.recorder is not None:
-            self.recorder.begin(variant, seed, plan.window, plan.config)
-        seconds: dict[str, float] = {}
-        with _timed(seconds, "load"):
-            trainer = self._restore(plan.parent, plan.config, plan.window)
-        share = self._share(plan.window, trainer.features)
-        schema = read_schema(self.lake, plan.window.dataset, plan.window.schema_key)
-        extras = [name for name, there in (("cluster", schema.cluster), ("true_prob", schema.has_true_prob)) if there]
-        with _timed(seconds, "evaluate"):
-            evaluation = evaluate(
-                trainer,
-                share,
-                plan.config.evaluation,
-                seed=seed,
-                extras=extras,
-            )
-        with _timed(seconds, "score"):
-            aged = self._score(trainer, share, plan)
-        with _timed(seconds, "train"):
-            trained = self._train(trainer, share, plan, label=f"{plan.window.window} {variant.name}")
-        self._check_finite(plan, variant.name, evaluation, trained, trainer)
-        store = self.store(seed)
-        attempt = store.attempt(plan.key, on_first(store.new_generation))
-        try:
-            with _timed(seconds, "save"):
-                left = self._leave(variant, share, plan, trainer, evaluation, trained, aged, attempt.folder)
-            step = self._manifest(plan, left, trainer, evaluation, trained, len(aged), seconds, attempt)
-            on_first(lambda: store.publish(step, plan.previous, attempt))
-        except Exception as error:
-            if self.rank == 0 and is_of_all(error):  # else somebody may still be writing
-                attempt.leave()
-            raise
-        self._live = (plan.key, trainer)
-        log.info(
-            "%s %s seed %d: %d of %d rows, log-loss %.5f before training, %.0f rows/s",
-            step.window,
-            variant.name,
-            seed,
-            step.num_selected,
-            step.num_rows,
-            step.metrics.get("log_loss", float("nan")),
-            step.num_selected / max(trained.seconds, 1e-9),
-        )
-        return step
-
-    def _leave(
-        self,
-        variant: Variant,
-        share: Share,
-        plan: Plan,
-        trainer: Trainer,
-        evaluation: Evaluation,
-        trained: Trained,
-        aged: dict[int, tuple[NDArray[np.int64], NDArray[np.float32]]],
-        folder: str,
-    ) -> _Left:
-        """Write a step's files, each worker its own; an error of any of them is an error of all."""
-        scores = None
-        if plan.teaches:
-            scores = write_scores(share, f"{folder}/scores", plan.key, trained.positions, trained.logits)
-        aged_scores = {
-            age: write_scores(share, f"{folder}/scores-age-{age}", plan.key, *scored) for age, scored in aged.items()
-        }
-        checkpoint = f"{folder}/checkpoint" if self._keeps_checkpoint(variant, plan.window.window) else None
-        checkpoint_files: dict[str, str] = {}
-        if checkpoint is not None:
-            checkpoint_files = save_checkpoint(self.lake, checkpoint, trainer.model, trainer.optimizer)
-        predictions = on_first(lambda: write_table(self.lake, f"{folder}/predictions.parquet", evaluation.predictions))
-        return _Left(checkpoint, checkpoint_files, predictions, scores, aged_scores)
+    def _score(self, trainer: Trainer, share: Share, plan: Plan, folder: str) -> tuple[Signal, ...]:
+        """The signals of the plan's older checkpoints; the model itself is one window old."""
+        found: tuple[Signal, ...] = ()
+        for age, (elder, names) in plan.elders.items():
+            model = trainer if age == 1 else self._models.older(elder, plan.window)
+            found += write_signals(share, f"{folder}/signals", plan.key, age, names, *model.score(share))
+        return found
 
     def _manifest(
         self,
         plan: Plan,
-        left: _Left,
         trainer: Trainer,
-        evaluation: Evaluation,
         trained: Trained,
-        num_aged: int,
+        selection: SelectionManifest | None,
+        signals: tuple[Signal, ...],
         seconds: dict[str, float],
-        attempt: Generation,
+        generation: str,
     ) -> StepManifest:
         """What makes a step known."""
-        aged_flops = trainer.forward_flops * num_aged * plan.window.num_rows
+        forward = trainer.forward_flops * len(plan.elders) * plan.window.num_rows
         flops = Flops(
             training=trainer.training_flops * trained.num_rows,
-            scoring=trainer.training_flops * trained.num_scored + aged_flops,
-            evaluation=trainer.forward_flops * evaluation.num_rows,
+            scoring=trainer.training_flops * trained.num_scored + forward,
         )
         parent = plan.parent
         return StepManifest(
             key=plan.key,
-            generation=attempt.id,
+            generation=generation,
             dataset=plan.window.dataset,
             window=plan.window.window,
             config=plan.config,
             schema_key=plan.window.schema_key,
             window_digest=plan.window.digest,
-            scores_read=None if plan.scores is None else (plan.scores.teacher, plan.scores.digest),
-            pilot_read=None if plan.pilot is None else (plan.pilot.teacher, plan.pilot.digest),
+            soft_read=None if plan.soft is None else (plan.soft.producer, plan.soft.digest),
+            selection_read={name: (signal.producer, signal.digest) for name, signal in plan.signals.items()},
+            selection=plan.selection,
+            synthetic={made.name: made.digest for made in plan.synthetic},
             parent=None if parent is None else parent.key,
             first=plan.window.window if parent is None else parent.first,
             parent_lineage=None if parent is None else parent.lineage,
-            checkpoint=left.checkpoint,
-            checkpoint_files=left.checkpoint_files,
-            predictions=left.predictions,
-            scores=left.scores,
-            aged_scores=left.aged_scores,
-            metrics=evaluation.metrics,
+            checkpoint=None,
+            signals=signals,
             progressive=trained.sums.metrics(),
             num_rows=plan.window.num_rows,
-            num_evaluated=evaluation.num_rows,
             num_selected=trained.num_rows,
             num_updates=trained.num_updates,
             total_examples=trained.num_rows + (0 if parent is None else parent.total_examples),
@@ -370,128 +285,15 @@ class Engine:
             versions={name: version(name) for name in ("windrow", "torch", "torchrec")},
         )
 
-    def _score(
-        self, trainer: Trainer, share: Share, plan: Plan
-    ) -> dict[int, tuple[NDArray[np.int64], NDArray[np.float32]]]:
-        """This worker's rows and their logits under each of the plan's older checkpoints; the model itself is one old."""
-        found = {}
-        for age, elder in plan.elders.items():
-            if age == 1:
-                found[age] = trainer.score(share)
-            else:
-                live, self._live = self._live, None
-                found[age] = self._restore(elder, elder.config, plan.window).score(share)
-                self._live = live
-        return found
-
-    def _train(self, trainer: Trainer, share: Share, plan: Plan, *, label: str) -> Trained:
-        def reader(scores: Scores | None) -> ScoreReader | None:
-            return None if scores is None else ScoreReader(self.lake, scores, plan.window.digest)
-
-        decay = plan.config.optimizer.accumulator_decay
-        if plan.parent is not None and decay != 1:
-            trainer.decay_accumulators(decay)
-        return trainer.train(
-            share,
-            plan.config,
-            salt=selection_salt(plan.config.seed),
-            scores=reader(plan.scores),
-            pilot=reader(plan.pilot),
-            score_all=plan.teaches,
-            progress=_Ticker(label) if self.rank == 0 else None,
-        )
-
-    def _restore(self, parent: StepManifest | None, config: StepConfig, window: WindowManifest) -> Trainer:
-        """A model for `window` that stands where `parent` closed the one before; new weights without a parent."""
-        if parent is not None and self._live is not None and self._live[0] == parent.key:
-            return self._live[1]
-        self._live = None
-        if parent is None or parent.checkpoint is not None:
-            trainer = self._new_trainer(config, window)
-            if parent is not None and parent.checkpoint is not None:
-                digests = parent.checkpoint_files
-                try:
-                    load_checkpoint(self.lake, parent.checkpoint, digests, trainer.model, trainer.optimizer)
-                except MissingCheckpoint as error:
-                    raise of_all(type(error)(f"{parent.window}: {error}")) from None
-            return trainer
-        return self._replay(parent)
-
-    def _replay(self, step: StepManifest) -> Trainer:
-        """Train a step again whose checkpoint was not kept; nothing is published."""
-        plan = on_first(lambda: self._again(step))
-        log.info("%s: step %s kept no checkpoint, training it again", step.window, step.short)
-        trainer = self._restore(plan.parent, step.config, plan.window)
-        share = self._share(plan.window, trainer.features)
-        self._train(trainer, share, plan, label=f"{step.window} again")
-        self._live = (step.key, trainer)
-        return trainer
-
-    def _again(self, step: StepManifest) -> Plan:
-        """How to train a step again bit for bit.
-
-        Raises:
-            OtherWorkers: this job's make other bits.
-            ContradictoryStep: what it was made of has changed.
-        """
-        if step.num_workers != self.world_size:
-            raise OtherWorkers(
-                f"step {step.short} of {step.window} kept no checkpoint, and only {step.num_workers} workers, as then, "
-                f"train it again bit for bit, got {self.world_size}: run this with `--workers {step.num_workers}`, or "
-                "train the span anew with `--force`"
-            )
-        store = StepStore(self.lake, step.dataset)
-        before = store.before(step)
-        window = require_manifest(self.lake, step.dataset, step.window)
-
-        def read(source: tuple[str, str] | None, age: int) -> Scores | None:
-            left = None if source is None else store.read(source[0])
-            return None if left is None else left.scores_of(age)
-
-        policy = step.config.selection
-        scores = read(step.scores_read, step.config.soft_age)
-        pilot = read(step.pilot_read, policy.pilot_age if isinstance(policy, OddsProportional) else 0)
-        if step_key(step.config, window, scores, before, pilot) != step.key:
-            raise ContradictoryStep(
-                f"{step.window} changed since step {step.short} was trained: run the whole span again from its first day"
-            )
-        return Plan(window, step.config, step.key, scores, pilot, before, step, skip=False)
-
-    def _new_trainer(self, config: StepConfig, window: WindowManifest) -> Trainer:
-        features = Features(read_schema(self.lake, window.dataset, window.schema_key), config.model.exclude)
-        return Trainer(features, config.model, config.optimizer, seed=config.seed, device=self.device)
-
-    def _share(self, window: WindowManifest, features: Features) -> Share:
-        return Share(self.lake, window, features, self.rank, self.world_size)
-
-    def _keeps_checkpoint(self, variant: Variant, window: Window) -> bool:
-        """Every k-th, the last, those from which schedules part, and all of whoever scores windows that come later."""
-        kth = (window.days_since(self.job.first) + 1) % self.lineup.checkpoint_every == 0
-        scores_later = max(self.lineup.ages_read(variant.name), default=0) > 1
-        return kth or scores_later or window == self.job.last or window.next() in self._branches()
-
-    def _branches(self) -> set[Window]:
-        """The windows in which a schedule may part from another."""
-        found = {self.lineup.online_start}
-        for chosen in self.lineup.variants:
-            taught, policy = chosen.distillation, chosen.selection
-            if isinstance(taught, Cutover):
-                found.add(cutover_window(taught, self.lineup.online_start))
-            if not isinstance(taught, NoTeacher) and taught.since is not None:
-                found.add(taught.since)
-            if isinstance(policy, OddsProportional) and policy.since is not None:
-                found.add(policy.since)
-        return found
-
-    def _told(self, variant: Variant, seed: int, step: StepManifest, *, skipped: bool) -> None:
+    def _point(self, variant: Variant, seed: int, closed: Closed, *, skipped: bool) -> None:
         """Point the chain's window to its step, and record it."""
 
-        def tell() -> None:
-            self.store(seed).set_head(self.lineup.name, variant.name, seed, step)
+        def point() -> None:
+            self._planner.store(seed).set_head(self.job.lineup.name, variant.name, seed, closed.step)
             if self.recorder is not None:
-                self.recorder.done(variant, seed, step, skipped=skipped)
+                self.recorder.done(variant, seed, closed, skipped=skipped)
 
-        on_first(tell)
+        on_first(point)
 
 
 @contextmanager

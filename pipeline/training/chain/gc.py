@@ -11,15 +11,24 @@ from datetime import UTC, datetime, timedelta
 
 from filelock import FileLock, Timeout
 
+from pipeline.selection.policy import JointPolicy
+from pipeline.selection.stored import SelectionManifest
 from pipeline.storage.damage import Damaged
 from pipeline.storage.lake import Lake, StoredFile
 
 RESULTS_KEPT = timedelta(days=7)
 """A job's outcome is kept so long at least: whoever waits for it may have been away."""
 
-_GENERATION = re.compile(r"((?:windows|steps)/[^/]+/[^/]+)/(gen-[^/]+)(?:/|$)")
+_KINDS = {
+    "windows": "window files",
+    "steps": "step files",
+    "evaluations": "evaluation files",
+    "selections": "selection files",
+    "synthetic": "synthetic files",
+}
+"""By folder of the lake, what its generations are called."""
+_GENERATION = re.compile(rf"((?:{'|'.join(_KINDS)})/[^/]+/[^/]+)/(gen-[^/]+)(?:/|$)")
 _RAY_RUN = re.compile(r"ray-train/[^/]+(?=/)")
-_KINDS = {"windows": "window files", "steps": "step files"}
 
 
 @dataclass
@@ -51,7 +60,7 @@ def leftovers(lake: Lake, older_than: timedelta, now: datetime | None = None) ->
     edge = now - older_than
     found: dict[str, Leftover] = {}
     manifests: dict[str, datetime] = {}
-    for top in ("windows", "steps"):
+    for top in _KINDS:
         for file in lake.files_below(top):
             if match := _GENERATION.match(file.path):
                 _add(found, match[0].rstrip("/"), _KINDS[top], file, f"{match[1]}/manifest.json")
@@ -63,7 +72,9 @@ def leftovers(lake: Lake, older_than: timedelta, now: datetime | None = None) ->
             found[path] = Leftover(path, kind, modified, manifest=f"{match[1]}/manifest.json")
     old = [each for each in found.values() if each.newest < edge]
     unnamed = [each for each in old if manifests.get(str(each.manifest), edge) <= edge and not _is_named(lake, each)]
-    return sorted([*unnamed, *_records(lake, edge, min(edge, now - RESULTS_KEPT))], key=lambda e: e.path)
+    return sorted(
+        [*unnamed, *_selections(lake, edge), *_records(lake, edge, min(edge, now - RESULTS_KEPT))], key=lambda e: e.path
+    )
 
 
 def sweep(lake: Lake, found: list[Leftover], told: Callable[[Leftover], None] = lambda _each: None) -> list[Leftover]:
@@ -84,6 +95,26 @@ def sweep(lake: Lake, found: list[Leftover], told: Callable[[Leftover], None] = 
         told(each)
         gone.append(each)
     return gone
+
+
+def _selections(lake: Lake, edge: datetime) -> Iterator[Leftover]:
+    """Stored selections that were made long ago: whoever trains on one again makes it again, but for a joint one."""
+    found: dict[str, Leftover] = {}
+    for file in lake.files_below("selections"):
+        folder = file.path.split("/gen-")[0].removesuffix("/manifest.json")
+        _add(found, folder, "stored selection", file)
+    for each in found.values():
+        if each.newest < edge and not _is_joint(lake, each):
+            yield each
+
+
+def _is_joint(lake: Lake, each: Leftover) -> bool:
+    """Whether the selection is a joint one, or nobody knows; its content is part of steps' identity."""
+    try:
+        known = lake.load(f"{each.path}/manifest.json", SelectionManifest)
+    except Damaged:
+        return True
+    return known is not None and isinstance(known.policy, JointPolicy)
 
 
 def _records(lake: Lake, edge: datetime, results_edge: datetime) -> Iterator[Leftover]:
@@ -116,7 +147,7 @@ def _empty_folders(lake: Lake) -> Iterator[tuple[str, datetime]]:
     """Folders of generations that were given up before their first file; an object store has none."""
     if not lake.is_local:
         return
-    for top in ("windows", "steps"):
+    for top in _KINDS:
         for place in lake.root.glob(f"{top}/*/*/gen-*"):
             with suppress(FileNotFoundError):
                 yield str(place.relative_to(lake.root)), datetime.fromtimestamp(place.stat().st_mtime, UTC)

@@ -1,4 +1,4 @@
-"""A step's evaluation slice as it lies in the lake: what a model predicted for rows that it had not trained on."""
+"""An evaluation's predictions as they lie in the lake: what a model predicted for rows that it had not trained on."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pipeline.selection.sampling import keyed_uniform
 from pipeline.storage import parquet
 from pipeline.storage.lake import Lake
-from pipeline.training.chain.steps import StepManifest
+from pipeline.training.chain.evaluations import EvaluationManifest
 from pipeline.training.metrics import log_losses
 
 ROW_CLUSTERS = 64
@@ -21,7 +21,7 @@ _GROUP_SALT = 3
 
 @dataclass(frozen=True, slots=True)
 class Predictions:
-    """The evaluation slice of one step, N rows in the window's order."""
+    """The evaluation slice of one window, N rows in the window's order."""
 
     label: NDArray[np.uint8]
     logit: NDArray[np.float32]
@@ -31,19 +31,19 @@ class Predictions:
     true_prob: NDArray[np.float64] | None
 
     @classmethod
-    def read(cls, lake: Lake, step: StepManifest) -> Predictions:
-        """What a step left in the lake.
+    def read(cls, lake: Lake, evaluation: EvaluationManifest) -> Predictions:
+        """What an evaluation left in the lake.
 
         Raises:
             MissingFile: it is gone.
             Damaged: it is not what was written.
         """
-        table = parquet.read_table(lake, step.predictions)
+        table = parquet.read_table(lake, evaluation.predictions)
         columns = {name: table.column(name).to_numpy() for name in table.column_names}
         ids = columns["example_id"]
         # Random groups of one window are others than the next one's, where a column's clusters may come again.
         random_groups = (keyed_uniform(ids, salt=_GROUP_SALT) * ROW_CLUSTERS).astype(np.uint64)
-        random_groups += np.uint64(ROW_CLUSTERS * step.window.start.toordinal())
+        random_groups += np.uint64(ROW_CLUSTERS * evaluation.window.start.toordinal())
         return cls(
             columns["label"], columns["logit"], ids, columns.get("cluster", random_groups), columns.get("true_prob")
         )

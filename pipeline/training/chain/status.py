@@ -10,16 +10,19 @@ from pathlib import PurePath
 from typing import TypeVar
 
 from pipeline.data.dataset import WindowManifest, read_manifest
+from pipeline.selection.policy import JointPolicy
+from pipeline.selection.synthetic import SyntheticManifest, synthetic_path
 from pipeline.spec.canonical import Digest
-from pipeline.spec.config import OddsProportional, Variant
+from pipeline.spec.config import Read, Variant
 from pipeline.spec.documents import Frozen
 from pipeline.spec.errors import BadInput
 from pipeline.spec.job import TrainJob, head_path
 from pipeline.spec.lineup import LineUp
 from pipeline.spec.window import Window
 from pipeline.storage.lake import Lake
+from pipeline.training.chain.plan import selection_identity
 from pipeline.training.chain.steps import StepManifest, StepStore, step_key
-from pipeline.training.scores import Scores
+from pipeline.training.signals import Signal
 
 READERS = 16
 """Documents read at once: an object store answers each in tens of milliseconds."""
@@ -276,16 +279,26 @@ def _why_stale(
     before = step.window.previous()
     parent = None if step.parent is None else steps.get(before)
 
-    def left(source: str | None, age: int, read: tuple[str, str] | None) -> Scores | None:
-        """What a teacher or pilot has left for the window by now."""
-        if read is None or source is None:
-            return None
-        head = reads.head(source, seed, step.window)
-        return None if head is None else head.scores_of(age)
+    def left(read: Read) -> Signal | None:
+        """What another variant has left for the window by now."""
+        head = reads.head(read.source, seed, step.window)
+        return None if head is None else head.signal(read.signal, read.age)
 
-    scores = left(chosen.teacher, config.soft_age, step.scores_read)
-    age = config.selection.pilot_age if isinstance(config.selection, OddsProportional) else 0
-    pilot = left(chosen.pilot, age, step.pilot_read)
+    soft = left(Read(chosen.teacher, config.soft_age)) if step.soft_read is not None and chosen.teacher else None
+    asked = chosen.selection.reads()
+    found = {name: left(asked[name]) for name in step.selection_read if name in asked}
+    signals = {name: signal for name, signal in found.items() if signal is not None}
+    others = [
+        name for name, read in step.selection_read.items() if name not in signals or signals[name].digest != read[1]
+    ]
+    selection = step.selection  # a joint one is taken as it was
+    if not isinstance(config.selection, JointPolicy):
+        selection = selection_identity(reads.lake, manifest, config.selection, seed, signals)
+    now = {
+        name: reads.lake.load(synthetic_path(step.dataset, name, step.window), SyntheticManifest)
+        for name in chosen.sources
+    }
+    made = {name: each for name, each in now.items() if each is not None}
     reasons = (
         (manifest.digest != step.window_digest, "its window was published again with other rows"),
         (manifest.schema_key != step.schema_key, "its window was published again with another schema"),
@@ -304,15 +317,16 @@ def _why_stale(
             f"the step before it ({before}) was trained again by another number of workers",
         ),
         (
-            step.scores_read is not None and (scores is None or scores.digest != step.scores_read[1]),
-            f"its teacher {chosen.teacher} left other scores since",
+            step.soft_read is not None and (soft is None or soft.digest != step.soft_read[1]),
+            f"its teacher {chosen.teacher} left other logits since",
+        ),
+        (bool(others), f"what its selection reads ({', '.join(others)}) was made again as something else"),
+        (
+            {name: each.digest for name, each in made.items()} != step.synthetic,
+            "its synthetic examples are others now",
         ),
         (
-            step.pilot_read is not None and (pilot is None or pilot.digest != step.pilot_read[1]),
-            f"its pilot {chosen.pilot} left other scores since",
-        ),
-        (
-            step_key(config, manifest, scores, parent, pilot) != step.key,
+            step_key(config, manifest, parent, soft=soft, selection=selection, synthetic=[*made.values()]) != step.key,
             "this version of Windrow trains it to something else",
         ),
     )

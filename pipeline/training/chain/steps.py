@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
 from pydantic import Field
 
 from pipeline.data.dataset import WindowManifest
+from pipeline.selection.synthetic import SyntheticManifest
 from pipeline.spec.canonical import Digest, content_key
-from pipeline.spec.config import StepConfig, Variant
+from pipeline.spec.config import Read, StepConfig, Variant
 from pipeline.spec.documents import Frozen
 from pipeline.spec.errors import BadInput
 from pipeline.spec.job import head_path
@@ -18,10 +20,9 @@ from pipeline.spec.window import Window
 from pipeline.storage.damage import Damaged
 from pipeline.storage.generation import Generation
 from pipeline.storage.lake import Conflict, Lake, LakePath
-from pipeline.storage.parquet import Part
-from pipeline.training.scores import MissingScores, Scores
+from pipeline.training.signals import MissingSignal, Signal
 
-SEMANTICS_VERSION = 2
+SEMANTICS_VERSION = 3
 """Raised by hand whenever the same config and data train to something else; golden losses guard it."""
 
 NORMALISER = "rows"
@@ -46,17 +47,11 @@ class Flops(Frozen):
     training: float
     """Three forward passes for each row trained on."""
     scoring: float
-    """For those who read this model's scores: rows of its training pass that it passes over, and forward passes by its
+    """For those who read this model's signals: rows of its training pass that it passes over, and forward passes by its
     older checkpoints."""
-    evaluation: float
-    """Forward passes over the evaluation slice."""
 
     def __add__(self, other: Flops) -> Flops:
-        return Flops(
-            training=self.training + other.training,
-            scoring=self.scoring + other.scoring,
-            evaluation=self.evaluation + other.evaluation,
-        )
+        return Flops(training=self.training + other.training, scoring=self.scoring + other.scoring)
 
 
 class StepManifest(Frozen):
@@ -71,10 +66,14 @@ class StepManifest(Frozen):
     config: StepConfig
     schema_key: str
     window_digest: str
-    scores_read: tuple[Digest, str] | None
-    """The teacher's step key and the digest of its scores; None without a teacher."""
-    pilot_read: tuple[Digest, str] | None = None
-    """The pilot's step key and the digest of its scores; None where the selection asks none."""
+    soft_read: tuple[Digest, Digest] | None
+    """The teacher's step key and the digest of its logits; None without a teacher."""
+    selection_read: dict[str, tuple[Digest, Digest]] = {}
+    """Of each signal that the selection read, by its name there: its producer's step key and its digest."""
+    selection: Digest | None = None
+    """Identity of the stored selection; None where all rows were trained on."""
+    synthetic: dict[str, Digest] = {}
+    """Digests of the synthetic windows that were trained on too, by name."""
     parent: Digest | None
     """Key of the step before; None when this one started from new weights."""
     parent_lineage: Digest | None = None
@@ -85,18 +84,12 @@ class StepManifest(Frozen):
     """Folder of the lake; None where the span keeps none."""
     checkpoint_files: dict[FileName, Digest] = {}
     """sha256 of each of the checkpoint's files by name: what has another one is not read."""
-    predictions: Part
-    """The evaluation slice."""
-    scores: Scores | None
-    """This model's own scores of the window from its training pass (age 0), if somebody reads them."""
-    aged_scores: dict[int, Scores] = {}
-    """Scores of the window by the checkpoints that closed so many windows earlier, for the ages that somebody reads."""
-    metrics: dict[str, float]
-    """On the evaluation slice, before training."""
+    signals: tuple[Signal, ...] = ()
+    """This model's own of the window, those that somebody reads: age 0 from its training pass, older ones by the
+    checkpoints that closed so many windows earlier."""
     progressive: dict[str, float]
     """From the training pass, each batch before its update; rows weighted by 1 / pi_y(x)."""
     num_rows: int
-    num_evaluated: int
     num_selected: int
     num_updates: int
     total_examples: int
@@ -106,7 +99,7 @@ class StepManifest(Frozen):
     total_flops: Flops
     """Of all steps since the chain's first window, this one included."""
     seconds: dict[str, float]
-    """Wall time by part: load, evaluate, score (forward-only, by older checkpoints), train, save."""
+    """Wall time by part: load, select, score (forward-only, by older checkpoints), train, save."""
     num_workers: int
     normaliser: str = NORMALISER
     versions: dict[str, str] = {}
@@ -121,33 +114,44 @@ class StepManifest(Frozen):
         """sha256 of what decides the bits of the weights beside the key: how many workers trained each step of the chain."""
         return content_key([self.key, self.num_workers, self.parent_lineage])
 
-    @property
-    def ages(self) -> frozenset[int]:
-        """The ages of the scores that this step left."""
-        return frozenset(self.aged_scores) | (frozenset() if self.scores is None else {0})
+    def signal(self, name: str, age: int = 0) -> Signal | None:
+        """A signal that this step left, if it did."""
+        return next((left for left in self.signals if (left.name, left.age) == (name, age)), None)
 
-    def scores_of(self, age: int) -> Scores | None:
-        """The scores of an age, if this step left any."""
-        return self.aged_scores.get(age) if age else self.scores
+    @property
+    def left(self) -> frozenset[tuple[str, int]]:
+        """Name and age of each signal that this step left."""
+        return frozenset((signal.name, signal.age) for signal in self.signals)
 
 
 def step_key(
     config: StepConfig,
     window: WindowManifest,
-    scores: Scores | None,
     parent: StepManifest | None,
-    pilot: Scores | None = None,
+    *,
+    soft: Signal | None = None,
+    selection: str | None = None,
+    synthetic: Sequence[SyntheticManifest] = (),
 ) -> str:
-    """The identity of a step. Names, workers and other operational settings are no part of it."""
+    """The identity of a step. Names, workers, evaluation and other operational settings are no part of it.
+
+    Args:
+        config: the variant's in the window.
+        window: what it trains on.
+        parent: the step before; None for new weights.
+        soft: the teacher's logits.
+        selection: identity of the stored selection; None for all rows.
+        synthetic: what it trains on too.
+    """
     return content_key(
-        ({} if pilot is None else {"pilot": pilot.digest})
-        | {
+        {
             "semantics": SEMANTICS_VERSION,
             "config": config.model_dump(mode="json", exclude_defaults=True),
-            "selection": config.selection.kind,
-            "schema": window.schema_key,
-            "window": window.digest,
-            "scores": None if scores is None else scores.digest,
+            "sources": [
+                {"schema": window.schema_key, "window": window.digest, "selection": selection},
+                *({"synthetic": made.digest} for made in synthetic),
+            ],
+            "soft": None if soft is None else soft.digest,
             "parent": None if parent is None else parent.key,
         }
     )
@@ -254,46 +258,39 @@ class StepStore:
             )
         return parent
 
-    def require_scores(
-        self,
-        lineup: str,
-        source: Variant,
-        window: WindowManifest,
-        config: StepConfig,
-        *,
-        role: str = "teacher",
-        age: int = 0,
-        reader: str = "its student",
-    ) -> Scores:
-        """The scores that a teacher or pilot of the same line-up left for a window.
+    def require_signal(
+        self, lineup: str, read: Read, source: Variant, window: WindowManifest, config: StepConfig, *, reader: str
+    ) -> Signal:
+        """The signal that a variant of the same line-up left for a window.
 
         Args:
             lineup: whose chain.
-            source: the teacher or pilot.
+            read: which signal.
+            source: the variant that makes it.
             window: the window as it is now.
             config: the source's config for it, as the line-up says now; its seed is the chain's.
-            role: `teacher` or `pilot`, for the message.
-            age: windows between the checkpoint that made them and the window.
-            reader: who needs them, for the message.
+            reader: who needs it, for the message.
 
         Raises:
-            MissingScores: there are none, or they were made by another config or for other rows.
+            MissingSignal: there is none, or it was made by another config or for other rows.
         """
-        cure = f"train {source.name!r} on {window.window} first; `historical_warmup` over that span makes them"
-        who = f"{role} {source.name!r} (line-up {lineup!r}, seed {config.seed})"
+        cure = f"train {source.name!r} on {window.window} first; `historical_warmup` over that span makes it"
+        who = f"{source.name!r} (line-up {lineup!r}, seed {config.seed})"
         step = self.head(lineup, source.name, config.seed, window.window)
         first = source.start if step is None else step.first
-        if first is not None and window.window < first.shift(age):
-            raise MissingScores(
-                f"{who} cannot score {window.window} with a model {age} windows old, since its chain starts on {first}: "
-                f"let {reader!r} listen `since` {first.shift(age)} or a later window"
+        if first is not None and window.window < first.shift(read.age):
+            raise MissingSignal(
+                f"{who} cannot score {window.window} with a model {read.age} windows old, since its chain starts on {first}: "
+                f"let {reader!r} read it `since` {first.shift(read.age)} or a later window"
             )
-        found = None if step is None else step.scores_of(age)
+        found = None if step is None else step.signal(read.signal, read.age)
         if step is None or found is None:
-            old = f" of age {age}" if age else ""
-            raise MissingScores(f"{who} has left no scores{old} for {window.window}: {cure}")
+            old = f" of age {read.age}" if read.age else ""
+            raise MissingSignal(
+                f"{who} has left no {read.signal}{old} for {window.window}, which {reader!r} reads: {cure}"
+            )
         if step.config != config:
-            raise MissingScores(f"{who} was another model when it scored {window.window}: {cure}")
+            raise MissingSignal(f"{who} was another model when it scored {window.window}: {cure}")
         return found
 
 

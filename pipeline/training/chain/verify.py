@@ -16,6 +16,9 @@ from pipeline.data.dataset import (
     read_schema,
     schema_path,
 )
+from pipeline.selection.stored import SelectionManifest, SelectionStore
+from pipeline.selection.synthetic import SyntheticManifest
+from pipeline.spec.config import EvaluationConfig
 from pipeline.spec.errors import BadInput
 from pipeline.spec.lineup import LineUp
 from pipeline.spec.window import Window
@@ -23,10 +26,23 @@ from pipeline.storage import parquet
 from pipeline.storage.damage import BrokenFile, Damaged, MissingFile, cure
 from pipeline.storage.lake import Lake, LakeError
 from pipeline.storage.parquet import Part
+from pipeline.training.chain.evaluations import EvaluationManifest, EvaluationStore, evaluation_key
 from pipeline.training.chain.steps import Pointer, StepManifest, StepStore
-from pipeline.training.scores import Scores, content_digest
+from pipeline.training.signals import Signal, content_digest
 
-_TOPS = ("windows", "steps", "chains", "accepted", "unrecorded", "leases", "studies", "jobs")
+_TOPS = (
+    "windows",
+    "selections",
+    "synthetic",
+    "steps",
+    "evaluations",
+    "chains",
+    "accepted",
+    "unrecorded",
+    "leases",
+    "studies",
+    "jobs",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +84,9 @@ def documents(lake: Lake, *, dataset: str | None = None, lineup: LineUp | None =
         match PurePosixPath(path).parts:
             case ("windows", of, _, "manifest.json" | "late.json") | ("windows", of, _) if named is None or of in named:
                 found.append(path)
-            case ("steps", of, _, "manifest.json") if named is None or (of in named and lineup is None):
+            case ("steps" | "evaluations" | "selections" | "synthetic", of, _, "manifest.json") if named is None or (
+                of in named and lineup is None
+            ):
                 found.append(path)
             case ("chains" | "accepted", of, chain, *_) if named is None or (
                 of in named and (lineup is None or chain == lineup.name)
@@ -81,15 +99,18 @@ def documents(lake: Lake, *, dataset: str | None = None, lineup: LineUp | None =
     return found
 
 
-def verify(lake: Lake, paths: Sequence[str], tell: Callable[[str], None]) -> Verified:
-    """Read documents and all that they name: rows, scores, predictions and checkpoints; steps with those before them.
+def verify(
+    lake: Lake, paths: Sequence[str], tell: Callable[[str], None], chosen: EvaluationConfig | None = None
+) -> Verified:
+    """Read documents and all that they name: rows, signals, predictions and checkpoints; steps with those before them.
 
     Args:
         lake: where they lie.
         paths: the documents, as `documents` lists them.
         tell: told in one line what came of each document.
+        chosen: read the steps' evaluations on this slice too, where there are any.
     """
-    reading = _Reading(lake)
+    reading = _Reading(lake, chosen)
     waiting = list(reversed(paths))
     while waiting:
         path = waiting.pop()
@@ -106,8 +127,8 @@ def verify(lake: Lake, paths: Sequence[str], tell: Callable[[str], None]) -> Ver
 class _Reading:
     """One pass over documents, which are read once each."""
 
-    def __init__(self, lake: Lake) -> None:
-        self.lake, self.found = lake, Verified()
+    def __init__(self, lake: Lake, chosen: EvaluationConfig | None) -> None:
+        self.lake, self.found, self.chosen = lake, Verified(), chosen
         self.seen: set[str] = set()
 
     def document(self, path: str) -> list[str]:
@@ -127,6 +148,12 @@ class _Reading:
                     read_schema(self.lake, dataset, PurePosixPath(name).stem.removeprefix("schema-"))
                 case ("steps", dataset, _, _):
                     others = self._step(dataset, path)
+                case ("evaluations", _, _, _):
+                    self._parts(path, self.lake.load(path, EvaluationManifest))
+                case ("selections", _, _, _):
+                    self._parts(path, self.lake.load(path, SelectionManifest))
+                case ("synthetic", _, _, _):
+                    self._parts(path, self.lake.load(path, SyntheticManifest))
                 case ("chains", dataset, *_):
                     head = self.lake.load(path, Pointer)
                     others = [] if head is None else [StepStore(self.lake, dataset).path(head.step)]
@@ -175,18 +202,33 @@ class _Reading:
             raise Damaged(
                 self.lake.address(path), f"it is the manifest of step {step.key[:16]} of {step.dataset!r}", path
             )
-        self._part(step.predictions)
-        for scores in [*([] if step.scores is None else [step.scores]), *step.aged_scores.values()]:
-            self._scores(scores, path)
+        for signal in step.signals:
+            self._signal(signal, path)
         for name, digest in step.checkpoint_files.items():
             self._file(f"{step.checkpoint}/{name}", digest)
-        keys = [step.parent, *(read[0] for read in (step.scores_read, step.pilot_read) if read is not None)]
-        return [store.path(key) for key in keys if key is not None]
+        read = [*step.selection_read.values(), *([] if step.soft_read is None else [step.soft_read])]
+        keys = [step.parent, *(producer for producer, _ in read)]
+        return [*(store.path(key) for key in keys if key is not None), *self._beside(step)]
 
-    def _scores(self, scores: Scores, path: str) -> None:
-        sound = [self._part(part) for part in scores.files]
-        if all(sound) and content_digest(self.lake, scores) != scores.digest:
-            raise Damaged(self.lake.address(path), "its scores have another digest than it says", path)
+    def _beside(self, step: StepManifest) -> list[str]:
+        """What was made with a step and may be gone: its selection, and its evaluation on the chosen slice."""
+        found = []
+        if step.selection is not None:
+            found.append(SelectionStore(self.lake, step.dataset).path(step.selection))
+        if self.chosen is not None:
+            found.append(EvaluationStore(self.lake, step.dataset).path(evaluation_key(step.key, self.chosen)))
+        return [path for path in found if self.lake.read_bytes(path) is not None]
+
+    def _parts(self, path: str, manifest: EvaluationManifest | SelectionManifest | SyntheticManifest | None) -> None:
+        if manifest is None:
+            raise MissingFile(self.lake.address(path), "there is no such file", path)
+        for part in [manifest.predictions] if isinstance(manifest, EvaluationManifest) else manifest.files:
+            self._part(part)
+
+    def _signal(self, signal: Signal, path: str) -> None:
+        sound = [self._part(part) for part in signal.files]
+        if all(sound) and content_digest(self.lake, signal) != signal.digest:
+            raise Damaged(self.lake.address(path), f"its {signal.name} has another digest than it says", path)
 
     def _file(self, path: str, digest: str) -> None:
         self.found.num_files += 1

@@ -10,30 +10,39 @@ import pytest
 from numpy.typing import NDArray
 
 from pipeline.data.dataset import read_manifest, read_row_group, read_schema
-from pipeline.spec.config import (
-    Continuous,
-    Cutover,
-    ModelConfig,
-    NegativeDownsampling,
-    OddsProportional,
-    Variant,
-)
+from pipeline.data.share import Share
+from pipeline.selection.policies.negatives import NegativeDownsampling
+from pipeline.selection.policies.odds import OddsProportional
+from pipeline.spec.config import Continuous, Cutover, ModelConfig, Variant
 from pipeline.spec.lineup import LineUp
 from pipeline.storage.lake import Lake
 from pipeline.training.chain.status import chain_statuses
 from pipeline.training.chain.steps import StepManifest, StepStore
 from pipeline.training.checkpoint import load_checkpoint
-from pipeline.training.loader import Share
-from pipeline.training.model import Features
-from pipeline.training.scores import Scores
-from pipeline.training.teacher import ScoreReader
+from pipeline.training.models.features import Features
+from pipeline.training.signals import Signal, SignalReader
 from pipeline.training.train import Trainer
-from tests.trained import DATASET, DAY, STEPS, TINY, alone, lineup, logits, publish, steps, train, variant, windows
+from tests.trained import (
+    DATASET,
+    DAY,
+    STEPS,
+    TINY,
+    alone,
+    evaluation,
+    lineup,
+    logits,
+    metrics,
+    publish,
+    steps,
+    train,
+    variant,
+    windows,
+)
 from tests.training.chain.test_steps import Watcher, same, state, weights
 
 TEACHER = variant("teacher", model=ModelConfig(arch="dcnv2", size="tiny", prior=0.2))
 FAR = DAY.shift(30)
-PARTS = {"load", "evaluate", "score", "train", "save"}
+PARTS = {"load", "select", "score", "train", "save"}
 LATER = DAY.shift(2)
 
 
@@ -55,11 +64,11 @@ def manifest_of(lake: Lake, step: StepManifest) -> Any:
     return manifest
 
 
-def read(lake: Lake, scores: Scores | None, step: StepManifest) -> NDArray[np.float32]:
+def read(lake: Lake, scores: Signal | None, step: StepManifest) -> NDArray[np.float32]:
     """(N,) scores of a window, in its order."""
     assert scores is not None
     manifest = manifest_of(lake, step)
-    reader = ScoreReader(lake, scores, manifest.digest)
+    reader = SignalReader(lake, scores, manifest.digest)
     ids = [
         read_row_group(lake, manifest, group, ["example_id"]).column(0).to_numpy()
         for group in range(manifest.num_row_groups)
@@ -103,23 +112,25 @@ def test_older_scores_are_those_of_the_model_as_it_then_stood(lake: Lake) -> Non
     made = train(lake, chosen, 5)
     for days in range(5):
         step = made["teacher", DAY.shift(days)]
-        assert step.ages == {age for age in (0, 1, 3) if age <= days}
+        assert step.left == {("logit", age) for age in (0, 1, 3) if age <= days}
         assert set(step.seconds) == PARTS
-        for age, scores in step.aged_scores.items():
+        for age in (age for _, age in step.left if age):
             elder = trainer_of(lake, made["teacher", DAY.shift(days - age)])
-            positions, expected = elder.score(Share(lake, manifest_of(lake, step), elder.features))
-            assert np.array_equal(read(lake, scores, step)[positions], expected)
+            positions, expected = elder.score(Share(lake, manifest_of(lake, step)))
+            assert np.array_equal(read(lake, step.signal("logit", age), step)[positions], expected)
         if days >= 1:
-            assert np.array_equal(read(lake, step.aged_scores[1], step), logits(lake, step)), "predicts, then learns"
+            assert np.array_equal(read(lake, step.signal("logit", 1), step), logits(lake, step)), (
+                "predicts, then learns"
+            )
     last = DAY.shift(4)
     teacher = made["teacher", last]
     for name, age in (("now", 0), ("one", 1), ("three", 3)):
-        scores = teacher.scores_of(age)
+        scores = teacher.signal("logit", age)
         assert scores is not None
-        assert made[name, last].scores_read == (teacher.key, scores.digest)
+        assert made[name, last].soft_read == (teacher.key, scores.digest)
         assert made[name, last].config.soft_age == age
-    assert made["three", LATER].scores_read is None
-    assert len({made[name, last].metrics["log_loss"] for name in ("now", "one", "three")}) == 3
+    assert made["three", LATER].soft_read is None
+    assert len({metrics(lake, made[name, last])["log_loss"] for name in ("now", "one", "three")}) == 3
 
 
 def test_scoring_by_older_models_is_counted_and_changes_nothing_that_is_trained(lake: Lake, tmp_path: Path) -> None:
@@ -130,10 +141,11 @@ def test_scoring_by_older_models_is_counted_and_changes_nothing_that_is_trained(
         one, other = scored["teacher", DAY.shift(days)], plain["teacher", DAY.shift(days)]
         assert one.key == other.key
         assert same(lake, one, quiet, other)
-        assert (one.flops.training, one.flops.evaluation) == (other.flops.training, other.flops.evaluation)
+        assert one.flops.training == other.flops.training
+        assert evaluation(lake, one).flops == evaluation(quiet, other).flops
         assert other.flops.scoring == 0
         assert one.flops.scoring == pytest.approx(num * 500 * other.flops.training / (3 * other.num_selected))
-        assert one.scores is None, "only the ages that somebody reads"
+        assert one.signal("logit") is None, "only the ages that somebody reads"
     end = DAY.shift(3)
     assert weights(lake, scored["teacher", end]) == weights(quiet, plain["teacher", end])
 
@@ -155,7 +167,7 @@ def test_older_scores_are_the_same_day_by_day_and_from_checkpoints_that_were_not
         at_once.replace(path, bare.model_dump(mode="json"), at_once.read(path))
     unlink(at_once, chosen, "teacher", [4])
     again = train(at_once, chosen, 5)["teacher", DAY.shift(4)]
-    assert again.aged_scores[3].digest == made["teacher", DAY.shift(4)].aged_scores[3].digest
+    assert again.signal("logit", 3) == made["teacher", DAY.shift(4)].signal("logit", 3)
 
 
 def test_a_step_without_the_age_that_somebody_asks_for_is_done_once_more_and_forgets_no_other(lake: Lake) -> None:
@@ -164,8 +176,8 @@ def test_a_step_without_the_age_that_somebody_asks_for_is_done_once_more_and_for
     watcher = Watcher()
     second = train(lake, asked, 3, recorder=watcher)
     assert [each for each in watcher.trained if "teacher" in each] == ["teacher 2024-01-02", "teacher 2024-01-03"]
-    assert second["teacher", LATER].ages == {0, 1}, "the other line-up still finds what it read"
-    ours, theirs = (made["teacher", LATER].scores for made in (first, second))
+    assert second["teacher", LATER].left == {("logit", 0), ("logit", 1)}, "the other line-up still finds what it read"
+    ours, theirs = (made["teacher", LATER].signal("logit") for made in (first, second))
     assert ours is not None
     assert theirs is not None
     assert ours.digest == theirs.digest
@@ -177,12 +189,10 @@ def test_a_step_without_the_age_that_somebody_asks_for_is_done_once_more_and_for
 
 def test_where_no_checkpoint_is_old_enough_the_error_says_since_when(lake: Lake) -> None:
     eager = variant("eager", distillation=Continuous(teacher="teacher", age=2))
-    with pytest.raises(ValueError, match="starts on 2024-01-01: let 'eager' listen `since` 2024-01-03 or a later"):
+    with pytest.raises(ValueError, match="starts on 2024-01-01: let 'eager' read it `since` 2024-01-03 or a later"):
         train(lake, lineup(TEACHER, eager), 4)
     late = TEACHER.model_copy(update={"start": LATER})
-    with pytest.raises(
-        ValueError, match="teacher 'teacher' .*starts on 2024-01-03: let 'now' listen `since` 2024-01-03"
-    ):
+    with pytest.raises(ValueError, match="'teacher' .*starts on 2024-01-03: let 'now' read it `since` 2024-01-03"):
         train(lake, lineup(late, student("now", 0), name="other"), 4)
     train(lake, lineup(late, student("now", 0, since=LATER), name="cured"), 4)
 
@@ -210,10 +220,10 @@ def test_a_pilot_selects_harder_negatives_and_its_scores_are_part_of_the_step(
     chosen = lineup(TEACHER, variant("odds", selection=policy), uniform)
     made = train(lake, chosen, 3)
     step, pilot = made["odds", LATER], made["teacher", LATER]
-    scores = pilot.scores_of(age)
+    scores = pilot.signal("logit", age)
     assert scores is not None
-    assert step.pilot_read == (pilot.key, scores.digest)
-    assert step.scores_read is None
+    assert step.selection_read == {"pilot": (pilot.key, scores.digest)}
+    assert step.soft_read is None
     assert step.num_selected < 500
     if age:
         assert made["odds", DAY].key == made["uniform", DAY].key, "uniform until the pilot can be asked"
@@ -221,13 +231,15 @@ def test_a_pilot_selects_harder_negatives_and_its_scores_are_part_of_the_step(
     changed = TEACHER.model_copy(update={"optimizer": STEPS.model_copy(update={"dense_lr": 0.051})})
     again = train(other, lineup(changed, variant("odds", selection=policy)), 3)
     assert again["odds", LATER].key != step.key, "other scores, other step"
-    assert step.progressive["base_rate"] == pytest.approx(step.metrics["base_rate"], abs=0.06), "weighted back"
+    assert step.progressive["base_rate"] == pytest.approx(metrics(lake, step)["base_rate"], abs=0.06), "weighted back"
     assert all(not each.stale for each in chain_statuses(lake, chosen))
 
 
 def test_a_pilot_without_scores_and_one_that_changed_are_told(lake: Lake) -> None:
     chosen = lineup(TEACHER, variant("odds", selection=ODDS))
-    with pytest.raises(ValueError, match="pilot 'teacher' .*has left no scores for 2024-01-01: train 'teacher'"):
+    with pytest.raises(
+        ValueError, match="'teacher' .*has left no logit for 2024-01-01, which 'odds' reads: train 'teacher'"
+    ):
         train(lake, chosen, 2, variants=("odds",))
     train(lake, chosen, 2)
     changed = TEACHER.model_copy(update={"optimizer": STEPS.model_copy(update={"dense_lr": 0.051})})
@@ -235,7 +247,7 @@ def test_a_pilot_without_scores_and_one_that_changed_are_told(lake: Lake) -> Non
     found = {
         each.variant: each.stale for each in chain_statuses(lake, lineup(changed, variant("odds", selection=ODDS)))
     }
-    assert found["odds"][DAY] == "its pilot teacher left other scores since"
+    assert found["odds"][DAY] == "what its selection reads (pilot) was made again as something else"
 
 
 def test_a_pilots_name_is_no_part_of_a_step(lake: Lake) -> None:
@@ -297,7 +309,7 @@ def test_accumulators_fade_before_each_window_but_the_first(lake: Lake) -> None:
     assert weights(lake, made["kept", DAY]) == weights(lake, made["fading", DAY])
     second = DAY.shift(1)
     assert weights(lake, made["kept", second]) != weights(lake, made["fading", second])
-    assert made["kept", second].metrics == made["fading", second].metrics, "only training sees them"
+    assert metrics(lake, made["kept", second]) == metrics(lake, made["fading", second]), "only training sees them"
 
 
 def test_every_accumulator_fades_and_no_weight(lake: Lake) -> None:

@@ -32,7 +32,7 @@ from pipeline.training.chain.status import backfill_command, chain_statuses, tol
 from pipeline.training.chain.steps import StepStore
 from tests.conftest import free_ports
 from tests.tracking_server import Wire
-from tests.trained import DATASET, DAY, alone, lineup, publish, variant, windows
+from tests.trained import DATASET, DAY, alone, evaluation, lineup, publish, variant, windows
 
 TEACHER = variant("teacher")
 STUDENT = variant("student", distillation=Continuous(teacher="teacher"))
@@ -336,7 +336,7 @@ def test_what_stays_torn_after_a_second_read_is_refused_by_name(home: Path, lake
     path = {
         "a head": head_path(DATASET, "test", "plain", 0, DAY),
         "a step": f"steps/{DATASET}/{step.short}/manifest.json",
-        "predictions": step.predictions.path,
+        "predictions": evaluation(lake, step).predictions.path,
     }[torn]
     whole = (lake.root / path).read_bytes()
     (lake.root / path).write_bytes(whole[: len(whole) // 2])

@@ -118,7 +118,7 @@ def test_other_scores_of_a_teacher_make_its_student_stale(lake: Lake) -> None:
     assert "2024-01-01" in stale(lake, chosen, "teacher")
     assert stale(lake, chosen, "student") == {}, "its teacher has left no other scores yet"
     train(lake, chosen, 2, variants=("teacher",))
-    assert stale(lake, chosen, "student")["2024-01-01"] == "its teacher teacher left other scores since"
+    assert stale(lake, chosen, "student")["2024-01-01"] == "its teacher teacher left other logits since"
     train(lake, chosen, 2)
     assert stale(lake, chosen, "student") == {}
 

@@ -11,14 +11,14 @@ import pytest
 import torch
 
 from pipeline.data.dataset import WindowManifest, read_manifest, read_row_group, read_schema
-from pipeline.selection.sampling import selection_salt
+from pipeline.data.share import Share
+from pipeline.selection.policies.negatives import NegativeDownsampling
 from pipeline.spec.config import (
     All,
     Continuous,
     Cutover,
     EvaluationConfig,
     ModelConfig,
-    NegativeDownsampling,
     OptimizerConfig,
     StepConfig,
     Variant,
@@ -28,11 +28,12 @@ from pipeline.spec.lineup import Workers
 from pipeline.storage.lake import Lake
 from pipeline.storage.tensors import Stored
 from pipeline.training.batch import assemble
+from pipeline.training.chain.evaluations import Closed
 from pipeline.training.chain.steps import StepManifest, StepStore, step_key
 from pipeline.training.checkpoint import load_checkpoint
-from pipeline.training.loader import Share, selected_rows
-from pipeline.training.model import Features
-from pipeline.training.teacher import ScoreReader
+from pipeline.training.loader import whole_rows
+from pipeline.training.models.features import Features
+from pipeline.training.signals import SignalReader
 from pipeline.training.train import Trainer
 from tests.trained import (
     DATASET,
@@ -40,9 +41,11 @@ from tests.trained import (
     STEPS,
     TINY,
     alone,
+    evaluation,
     lineup,
     listing,
     logits,
+    metrics,
     predictions,
     publish,
     steps,
@@ -70,8 +73,8 @@ def other_lake(tmp_path: Path, **config: Any) -> Lake:
 
 def same(one: Lake, a: StepManifest, other: Lake, b: StepManifest) -> bool:
     """Whether two steps made bit for bit the same predictions, and learned the same from the window."""
-    return predictions(one, a).equals(predictions(other, b)) and (a.metrics, a.progressive) == (
-        b.metrics,
+    return predictions(one, a).equals(predictions(other, b)) and (metrics(one, a), a.progressive) == (
+        metrics(other, b),
         b.progressive,
     )
 
@@ -122,8 +125,8 @@ class Watcher:
     def begin(self, variant: Variant, seed: int, window: WindowManifest, config: StepConfig) -> None:
         """A step starts."""
 
-    def done(self, variant: Variant, seed: int, step: StepManifest, *, skipped: bool) -> None:
-        (self.skipped if skipped else self.trained).append(f"{variant.name} {step.window}")
+    def done(self, variant: Variant, seed: int, closed: Closed, *, skipped: bool) -> None:
+        (self.skipped if skipped else self.trained).append(f"{variant.name} {closed.step.window}")
 
 
 def test_the_same_again_trains_nothing_and_touches_nothing(lake: Lake) -> None:
@@ -220,15 +223,15 @@ def test_schedules_share_what_they_have_in_common(lake: Lake) -> None:
     for days, distinct in ((0, 1), (1, 1), (2, 2), (3, 3), (4, 3)):
         assert len({made[s.name, DAY.shift(days)].key for s in students}) == distinct, days
     assert len(watcher.trained) == 5 + 5 + 3 + 2
-    assert made["early", DAY.shift(2)].scores_read is None
-    assert made["later", DAY.shift(2)].scores_read is not None
+    assert made["early", DAY.shift(2)].soft_read is None
+    assert made["later", DAY.shift(2)].soft_read is not None
 
 
 def key_of(lake: Lake, chosen: Variant, seed: int = 0, day: int = 0, **choices: Any) -> str:
     manifest = read_manifest(lake, DATASET, DAY.shift(day))
     assert manifest is not None
-    given: dict[str, Any] = {"online_start": DAY.shift(9), "evaluation": EvaluationConfig(), "seed": seed}
-    return step_key(resolve(chosen, DAY, **{**given, **choices}), manifest, None, None)
+    given: dict[str, Any] = {"online_start": DAY.shift(9), "seed": seed}
+    return step_key(resolve(chosen, DAY, **{**given, **choices}), manifest, None)
 
 
 @pytest.mark.parametrize(
@@ -253,7 +256,7 @@ def test_a_change_of_the_recipe_is_another_step(lake: Lake, change: dict[str, An
     assert key_of(lake, variant(**change)) != key_of(lake, variant())
 
 
-def test_data_seed_evaluation_and_parent_decide_and_names_do_not(lake: Lake, tmp_path: Path) -> None:
+def test_data_seed_and_parent_decide_and_names_do_not(lake: Lake, tmp_path: Path) -> None:
     plain = key_of(lake, variant())
     assert key_of(lake, variant("renamed")) == plain
     assert key_of(other_lake(tmp_path), variant()) == plain, "the same rows in another lake"
@@ -261,10 +264,9 @@ def test_data_seed_evaluation_and_parent_decide_and_names_do_not(lake: Lake, tmp
     others = [
         key_of(lake, variant(), seed=1),
         key_of(lake, variant(), day=1),
-        key_of(lake, variant(), evaluation=EvaluationConfig(max_rows=7)),
         key_of(other_lake(tmp_path, seed=1), variant()),
     ]
-    assert len({plain, *others}) == 5
+    assert len({plain, *others}) == 4
     followed = train(lake, lineup(), 2)["plain", DAY.shift(1)]
     started = train(lake, lineup(name="late"), 1, first=DAY.shift(1))["plain", DAY.shift(1)]
     assert followed.window_digest == started.window_digest
@@ -310,8 +312,7 @@ def test_a_teacher_scores_every_row_and_learns_as_if_it_did_not(
     plain = train(quiet, lineup(teacher), 3)
     for day in windows(3):
         scored, unscored = taught["teacher", day], plain["teacher", day]
-        assert unscored.scores is None
-        assert scored.scores is not None
+        assert unscored.signals == ()
         assert scored.key == unscored.key, "whether somebody listens is no part of a step"
         assert np.allclose(logits(lake, scored), logits(quiet, unscored), atol=1e-6)
         assert weights(lake, scored) == weights(quiet, unscored)
@@ -319,7 +320,7 @@ def test_a_teacher_scores_every_row_and_learns_as_if_it_did_not(
         assert (scored.num_selected, scored.num_updates) == (unscored.num_selected, unscored.num_updates)
         manifest = read_manifest(lake, DATASET, day)
         assert manifest is not None
-        reader, found = ScoreReader(lake, scored.scores, manifest.digest), 0
+        reader, found = SignalReader(lake, scored.signals[0], manifest.digest), 0
         for group in range(manifest.num_row_groups):
             ids = read_row_group(lake, manifest, group, ["example_id"]).column(0).to_numpy()
             found += int(np.isfinite(reader(group, ids)).sum())
@@ -333,21 +334,20 @@ def test_scores_are_from_before_the_update_on_their_batch(lake: Lake) -> None:
     made = train(lake, lineup(teacher, variant("student", distillation=Continuous(teacher="teacher"))), 2)
     for day in windows(2):
         step = made["teacher", day]
-        assert step.scores is not None
         assert step.num_updates == 1
-        reader = ScoreReader(lake, step.scores, step.window_digest)
+        reader = SignalReader(lake, step.signals[0], step.window_digest)
         table = predictions(lake, step)
         ids = table.column("example_id").to_numpy()
         scores = np.concatenate([reader(g, ids[100 * g : 100 * (g + 1)]) for g in range(5)])
         assert np.allclose(scores, table.column("logit").to_numpy(), atol=1e-6)
-        assert step.progressive["log_loss"] == pytest.approx(step.metrics["log_loss"], rel=1e-5)
+        assert step.progressive["log_loss"] == pytest.approx(metrics(lake, step)["log_loss"], rel=1e-5)
 
 
 def test_a_teacher_that_got_a_student_later_is_trained_once_more_for_its_scores(lake: Lake) -> None:
     train(lake, lineup(TEACHER), 2)
     chosen = lineup(TEACHER, variant("student", distillation=Continuous(teacher="teacher")))
     made = train(lake, chosen, 2)
-    assert all(made["teacher", day].scores is not None for day in windows(2))
+    assert all(made["teacher", day].signals for day in windows(2))
 
 
 def test_a_students_past_listens_and_what_it_learns_depends_on_the_scores(lake: Lake) -> None:
@@ -357,11 +357,10 @@ def test_a_students_past_listens_and_what_it_learns_depends_on_the_scores(lake: 
     )
     made = train(lake, lineup(variant("plain"), TEACHER, weak, strong), 2)
     day = DAY.shift(1)
-    assert len({made[name, day].metrics["log_loss"] for name in ("plain", "weak", "strong")}) == 3
-    digest = made["strong", DAY].scores_read
+    assert len({metrics(lake, made[name, day])["log_loss"] for name in ("plain", "weak", "strong")}) == 3
+    digest = made["strong", DAY].soft_read
     teachers = made["teacher", DAY]
-    assert teachers.scores is not None
-    assert digest == (teachers.key, teachers.scores.digest)
+    assert digest == (teachers.key, teachers.signals[0].digest)
 
 
 def test_the_model_predicts_a_window_before_it_learns_from_it(lake: Lake) -> None:
@@ -381,9 +380,11 @@ def test_batches_end_with_the_window_and_counts_add_up(lake: Lake) -> None:
         total += step.num_selected
         assert step.num_updates == -(-step.num_selected // 128)
         assert step.total_examples == total
-        assert step.num_rows == step.num_evaluated == 500
+        assert step.num_rows == evaluation(lake, step).num_rows == 500
         assert step.normaliser == "rows"
-        assert step.progressive["base_rate"] == pytest.approx(step.metrics["base_rate"], abs=0.06), "weighted back"
+        assert step.progressive["base_rate"] == pytest.approx(metrics(lake, step)["base_rate"], abs=0.06), (
+            "weighted back"
+        )
 
 
 def test_every_variant_is_evaluated_on_the_same_rows(lake: Lake) -> None:
@@ -391,18 +392,19 @@ def test_every_variant_is_evaluated_on_the_same_rows(lake: Lake) -> None:
     sampled = variant("sampled", selection=NegativeDownsampling(rate=0.1))
     made = train(lake, lineup(variant(), sampled, TEACHER, evaluation=small), 2)
     for day in windows(2):
-        tables = [predictions(lake, made[name, day]) for name in ("plain", "sampled", "teacher")]
+        tables = [predictions(lake, made[name, day], small) for name in ("plain", "sampled", "teacher")]
         assert 130 < tables[0].num_rows < 270
         for table in tables[1:]:
             assert table.drop_columns(["logit"]).equals(tables[0].drop_columns(["logit"]))
 
 
 def test_predictions_bring_what_the_window_knows_of_their_rows(lake: Lake) -> None:
-    step = train(lake, lineup(evaluation=EvaluationConfig(max_rows=200)), 1)["plain", DAY]
+    few = EvaluationConfig(max_rows=200)
+    step = train(lake, lineup(evaluation=few), 1)["plain", DAY]
     manifest = read_manifest(lake, DATASET, DAY)
     assert manifest is not None
     whole = pa.concat_tables(read_row_group(lake, manifest, g) for g in range(manifest.num_row_groups)).to_pandas()
-    found = predictions(lake, step).to_pandas()
+    found = predictions(lake, step, few).to_pandas()
     expected = whole[whole.example_id.isin(found.example_id)].reset_index(drop=True)
     for name in ("example_id", "label", "cluster", "true_prob"):
         assert (found[name] == expected[name]).all(), name
@@ -424,12 +426,12 @@ def test_rows_of_weight_zero_move_neither_weights_nor_accumulators(lake: Lake) -
     assert manifest is not None
     features = Features(read_schema(lake, DATASET, manifest.schema_key))
     trainer = Trainer(features, TINY, STEPS, seed=0, device=alone())
-    share = Share(lake, manifest, features)
-    config = resolve(variant(), DAY, online_start=DAY, evaluation=EvaluationConfig(), seed=0)
-    trainer.train(share, config, salt=selection_salt(0))
+    share = Share(lake, manifest)
+    config = resolve(variant(), DAY, online_start=DAY, seed=0)
+    trainer.train(share, config)
     before = state(trainer)
     assert any("momentum" in name or "sum" in name for name in before), sorted(before)
-    rows = next(selected_rows(share, All(), salt=0))
+    rows = next(whole_rows(share, features))
     silent = assemble(rows, features.keys, features.widths, size=120, normaliser=100.0, soft_weight=2.0)
     silent.weight.zero_()
     silent.soft_weight.zero_()
@@ -446,7 +448,9 @@ def test_a_killed_step_leaves_nothing_that_counts(lake: Lake, monkeypatch: pytes
     train(lake, lineup(), 1)
 
     def documents() -> dict[str, str]:
-        return {p: d for p, d in listing(lake).items() if p.endswith(".json") and "/gen-" not in p}
+        """All but evaluations: they are named by the step that they wait for."""
+        kept = (p for p in listing(lake) if p.endswith(".json") and "/gen-" not in p)
+        return {p: listing(lake)[p] for p in kept if not p.startswith("evaluations/")}
 
     before = documents()
 

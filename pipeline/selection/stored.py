@@ -1,0 +1,312 @@
+"""Stored selections: the examples that a policy keeps of a window, written once and read by all that select alike.
+
+Whoever trains on a tenth of a window reads a tenth. Row group by row group a selection matches its window's, so that it is
+dealt to workers as the window is, whoever made it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from pyarrow import fs
+from pydantic import model_validator
+
+from pipeline.data.dataset import WindowManifest, physical_schema
+from pipeline.data.share import Share
+from pipeline.selection.policy import Candidates, JointPolicy, ThinningPolicy
+from pipeline.selection.sampling import Selected, select, selection_salt
+from pipeline.spec.canonical import Digest, content_key
+from pipeline.spec.config import Policy, Selection
+from pipeline.spec.documents import Frozen, Seed
+from pipeline.spec.schema import Schema
+from pipeline.spec.window import Window
+from pipeline.storage.generation import Generation
+from pipeline.storage.lake import Conflict, Lake, checked_name
+from pipeline.storage.parquet import Part, PartWriter
+from pipeline.storage.together import on_all, on_first
+
+SELECTION_VERSION = 1
+"""Raised by hand whenever the same policy keeps other examples of the same window, or with other weights."""
+
+POSITION, IMPORTANCE, WEIGHT, OFFSET = (f"selection.{name}" for name in ("position", "importance", "weight", "offset"))
+"""Columns beside the window's own; no feature has a dot in its name."""
+_ADDED = [(POSITION, pa.int64()), (IMPORTANCE, pa.float32()), (WEIGHT, pa.float32()), (OFFSET, pa.float32())]
+
+SignalColumn = Callable[[int, NDArray[np.uint64]], NDArray[np.float32]]
+"""(N,) a signal of one row group of a window, by its index and its example ids."""
+
+
+class SelectionManifest(Frozen):
+    """A stored selection: what it was made of, and where it lies."""
+
+    key: Digest
+    """sha256 of everything that decides which examples it has."""
+    generation: str
+    """Which run left the files."""
+    dataset: str
+    window: Window
+    policy: Selection
+    """As it is in that window."""
+    seed: Seed
+    """Gives the salt."""
+    signals: dict[str, Digest]
+    """Digests of the signals that the policy read, by their name in its `reads`."""
+    schema_key: str
+    window_digest: str
+    files: tuple[Part, ...]
+    """Parquet files: example_id, label and features of the kept examples, with position, importance, weight and offset."""
+    places: tuple[tuple[int, int] | None, ...]
+    """For each row group of the window: its file and the row group therein; None where nothing of it is kept."""
+    counts: tuple[int, ...]
+    """Examples kept of each row group of the window."""
+    digest: Digest
+    """sha256 over ids, importance, weights and offsets in the window's order."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> SelectionManifest:
+        there = {(file, group) for file, part in enumerate(self.files) for group in range(part.num_row_groups)}
+        named = [place for place in self.places if place is not None]
+        if len(named) != len(there) or set(named) != there:
+            raise ValueError("each row group of the files is that of one row group of the window, got other places")
+        if [count > 0 for count in self.counts] != [place is not None for place in self.places]:
+            raise ValueError("a row group of the window has a place where some of it is kept, got other counts")
+        return self
+
+    @property
+    def num_rows(self) -> int:
+        """Examples kept."""
+        return sum(self.counts)
+
+    @property
+    def identity(self) -> str:
+        """What a step's key takes: of a joint selection its content, of any other what decides it."""
+        return self.digest if isinstance(self.policy, JointPolicy) else self.key
+
+
+def selection_key(policy: Policy, window: WindowManifest, seed: int, signals: Mapping[str, str]) -> str:
+    """The identity of a selection.
+
+    Args:
+        policy: as it is in the window.
+        window: whose examples.
+        seed: gives the salt.
+        signals: digests of what the policy reads.
+    """
+    return content_key(
+        {
+            "version": SELECTION_VERSION,
+            "policy": policy.model_dump(mode="json"),
+            "schema": window.schema_key,
+            "window": window.digest,
+            "seed": seed,
+            "signals": dict(signals),
+        }
+    )
+
+
+@dataclass(frozen=True)
+class SelectionStore:
+    """The stored selections of a data set."""
+
+    lake: Lake
+    dataset: str
+
+    def path(self, key: str) -> str:
+        """Where the manifest of a selection lies, relative to the lake's root."""
+        return f"selections/{checked_name(self.dataset)}/{key[:16]}/manifest.json"
+
+    def read(self, key: str) -> SelectionManifest | None:
+        """The selection of that key, if it is stored whole; damaged or half gone, it counts as not stored."""
+        document = self.lake.sound(self.path(key))
+        if document is None or document.get("key") != key:
+            return None
+        found = self.lake.load(self.path(key), SelectionManifest)
+        if found is None:
+            return None
+        infos = self.lake.files.get_file_info([part.path for part in found.files])
+        return found if all(info.type == fs.FileType.File for info in infos) else None
+
+    def of(
+        self, policy: Policy, window: WindowManifest, seed: int, signals: Mapping[str, str]
+    ) -> SelectionManifest | None:
+        """What a policy keeps of a window, if it is stored; the arguments are those of `selection_key`."""
+        return self.read(selection_key(policy, window, seed, signals))
+
+    def make(
+        self, share: Share, schema: Schema, policy: Policy, seed: int, signals: Mapping[str, tuple[str, SignalColumn]]
+    ) -> SelectionManifest:
+        """Select and store; every worker calls this, and all get the same answer.
+
+        Args:
+            share: the worker's part of the window.
+            schema: the window's.
+            policy: as it is in the window.
+            seed: gives the salt.
+            signals: what the policy reads: each one's digest, and its column.
+        """
+        digests = {name: digest for name, (digest, _) in signals.items()}
+        key = selection_key(policy, share.manifest, seed, digests)
+        generation = on_first(lambda: uuid.uuid4().hex[:8])
+        folder = f"{self.path(key).rsplit('/', 1)[0]}/gen-{generation}"
+        attempt = Generation(self.lake, generation, folder, self.path(key))
+        choice = _Choice(share, policy, selection_salt(seed), {name: column for name, (_, column) in signals.items()})
+        choice.look_at_all()
+        try:
+            written = on_all(lambda: _write(share, schema, choice, folder))
+            manifest = SelectionManifest(
+                key=key,
+                generation=generation,
+                dataset=self.dataset,
+                window=share.manifest.window,
+                policy=policy,
+                seed=seed,
+                signals=digests,
+                schema_key=share.manifest.schema_key,
+                window_digest=share.manifest.digest,
+                **_joined(written, share),
+            )
+            return on_first(lambda: self._publish(manifest, attempt))
+        except BaseException:
+            if share.rank == 0:
+                attempt.leave()
+            raise
+
+    def _publish(self, manifest: SelectionManifest, attempt: Generation) -> SelectionManifest:
+        before = self.lake.sound(self.path(manifest.key))
+        try:
+            attempt.publish(manifest.model_dump(mode="json"), before)
+        except Conflict:
+            theirs = self.read(manifest.key)
+            if theirs is None or theirs.digest != manifest.digest:
+                raise
+            attempt.leave()  # another job selects alike
+            return theirs
+        return manifest
+
+
+class _Choice:
+    """A policy at work on one window."""
+
+    def __init__(self, share: Share, policy: Policy, salt: int, signals: Mapping[str, SignalColumn]) -> None:
+        self._share, self._policy, self._salt, self._signals = share, policy, salt, signals
+        self._columns = policy.columns if isinstance(policy, ThinningPolicy | JointPolicy) else ()
+        self._summary: object = None
+        self._chosen: Selected | None = None
+
+    def look_at_all(self) -> None:
+        """What must be known of the whole window before the first example is kept; every worker calls this."""
+        if isinstance(self._policy, JointPolicy):
+            self._chosen = on_first(self._choose)
+        elif isinstance(self._policy, ThinningPolicy):
+            tallies = [tally for tally in on_all(self._tally) if tally is not None]
+            self._summary = self._policy.summarize(np.sum(tallies, axis=0)) if tallies else None
+
+    def of(self, group: int, table: pa.Table, start: int) -> Selected:
+        """What is kept of one row group.
+
+        Args:
+            group: its index in the window.
+            table: its columns.
+            start: position of its first row in the window.
+        """
+        if self._chosen is not None:
+            chosen = self._chosen
+            here = slice(*np.searchsorted(chosen.index, (start, start + table.num_rows)))
+            return Selected(
+                chosen.index[here] - start, chosen.importance[here], chosen.weight[here], chosen.offset[here]
+            )
+        rows = self._candidates(group, table)
+        return select(self._policy, rows, table.column("label").to_numpy(), salt=self._salt)
+
+    def _candidates(self, group: int, table: pa.Table) -> Candidates:
+        ids = table.column("example_id").to_numpy()
+        signals = {name: column(group, ids) for name, column in self._signals.items()}
+        return Candidates(ids, signals, table.select(self._columns) if self._columns else None, self._summary)
+
+    def _tally(self) -> NDArray[np.int64] | None:
+        total: NDArray[np.int64] | None = None
+        policy = self._policy
+        if not isinstance(policy, ThinningPolicy) or type(policy).tally is ThinningPolicy.tally:
+            return None
+        for group in self._share.row_groups:
+            table = self._share.read(group, ["example_id", *self._columns])
+            found = policy.tally(self._candidates(group, table))
+            total = found if total is None or found is None else total + found
+        return total
+
+    def _choose(self) -> Selected:
+        """A joint choice, by one worker for all."""
+        whole = Share(self._share.lake, self._share.manifest)
+        tables = [whole.read(group, ["example_id", "label", *self._columns]) for group in whole.row_groups]
+        parts = [self._candidates(group, table) for group, table in enumerate(tables)]
+        rows = Candidates(
+            np.concatenate([part.example_id for part in parts]),
+            {name: np.concatenate([part.signals[name] for part in parts]) for name in self._signals},
+            pa.concat_tables([part.columns for part in parts]) if self._columns else None,
+        )
+        label = np.concatenate([table.column("label").to_numpy() for table in tables])
+        return select(self._policy, rows, label, salt=self._salt)
+
+
+_Written = tuple[tuple[Part, ...], list[tuple[int, str]]]
+"""A worker's files, and of each of its row groups how many examples are kept, and their digest."""
+
+
+def _write(share: Share, schema: Schema, choice: _Choice, folder: str) -> _Written:
+    """Write what is kept of a worker's row groups, each as one row group of its own."""
+    columns = ["example_id", "label", *(feature.name for feature in schema.features)]
+    fields = physical_schema(schema)
+    physical = pa.schema([*(fields.field(name) for name in columns), *(pa.field(*added) for added in _ADDED)])
+    writer = PartWriter(
+        share.lake,
+        lambda part: f"{folder}/worker-{share.rank:05d}-{part:05d}.parquet",
+        physical,
+        use_dictionary=False,
+        write_statistics=False,
+    )
+    starts = share.starts()
+    kept: list[tuple[int, str]] = []
+    for group in share.row_groups:
+        table, start = share.read(group, columns), int(starts[group])
+        found = choice.of(group, table, start)
+        added = [found.index + start, found.importance, found.weight, found.offset]
+        arrays = [*table.take(found.index).columns, *(pa.array(values) for values in added)]
+        chosen = pa.Table.from_arrays(arrays, schema=physical)
+        writer.write(chosen, max(1, chosen.num_rows))
+        kept.append((chosen.num_rows, _digest(chosen)))
+    return writer.finish(), kept
+
+
+def _digest(table: pa.Table) -> str:
+    whole = hashlib.sha256()
+    for name in ("example_id", IMPORTANCE, WEIGHT, OFFSET):
+        whole.update(np.ascontiguousarray(table.column(name).to_numpy()).tobytes())
+    return whole.hexdigest()
+
+
+def _joined(written: Sequence[_Written], share: Share) -> dict[str, object]:
+    """Files, places, counts and digest of all workers' parts, in the window's order."""
+    num_groups = share.manifest.num_row_groups
+    files: list[Part] = []
+    places: list[tuple[int, int] | None] = [None] * num_groups
+    found: list[tuple[int, str]] = [(0, "")] * num_groups
+    for rank, (parts, kept) in enumerate(written):
+        free = iter(
+            [(len(files) + file, group) for file, part in enumerate(parts) for group in range(part.num_row_groups)]
+        )
+        for group, (count, digest) in zip(range(rank, num_groups, share.world_size), kept, strict=True):
+            found[group] = (count, digest)
+            places[group] = next(free) if count else None
+        files += parts
+    return {
+        "files": tuple(files),
+        "places": tuple(places),
+        "counts": tuple(count for count, _ in found),
+        "digest": hashlib.sha256("".join(digest for _, digest in found).encode()).hexdigest(),
+    }

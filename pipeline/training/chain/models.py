@@ -1,0 +1,138 @@
+"""The model that a worker holds: taken from memory, from a checkpoint, or trained again where none was kept."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+
+from pipeline.data.dataset import WindowManifest, read_schema
+from pipeline.data.share import Share
+from pipeline.selection.stored import SelectionManifest, SelectionStore
+from pipeline.spec.config import All, StepConfig
+from pipeline.storage.lake import Lake
+from pipeline.storage.tensors import MissingCheckpoint
+from pipeline.storage.together import of_all, on_first
+from pipeline.training.chain.plan import Plan, Planner
+from pipeline.training.chain.steps import StepManifest
+from pipeline.training.checkpoint import load_checkpoint
+from pipeline.training.models.features import Features
+from pipeline.training.signals import Signal, SignalReader
+from pipeline.training.train import Progress, Trained, Trainer
+
+log = logging.getLogger(__name__)
+
+
+def stored_selection(
+    lake: Lake, share: Share, config: StepConfig, signals: Mapping[str, Signal], *, force: bool = False
+) -> SelectionManifest | None:
+    """The examples that a step trains on, stored now unless they are; None for all. Every worker calls this.
+
+    Args:
+        lake: where to.
+        share: this worker's part of the window.
+        config: the policy, and the seed that gives its salt.
+        signals: what the policy reads.
+        force: store them anew even where they are stored.
+    """
+    if isinstance(config.selection, All):
+        return None
+    store = SelectionStore(lake, share.manifest.dataset)
+    digests = {name: signal.digest for name, signal in signals.items()}
+    known = on_first(lambda: store.of(config.selection, share.manifest, config.seed, digests))
+    if known is not None and not force:
+        return known
+    readers = {
+        name: (signal.digest, SignalReader(lake, signal, share.manifest.digest)) for name, signal in signals.items()
+    }
+    schema = read_schema(lake, share.manifest.dataset, share.manifest.schema_key)
+    return store.make(share, schema, config.selection, config.seed, readers)
+
+
+def train(
+    lake: Lake,
+    trainer: Trainer,
+    share: Share,
+    plan: Plan,
+    selection: SelectionManifest | None,
+    *,
+    progress: Progress | None = None,
+) -> Trained:
+    """Train a model on a step's sources; every worker calls this."""
+    decay = plan.config.optimizer.accumulator_decay
+    if plan.parent is not None and decay != 1:
+        trainer.decay_accumulators(decay)
+    return trainer.train(
+        share,
+        plan.config,
+        selection=selection,
+        synthetic=plan.synthetic,
+        soft=None if plan.soft is None else SignalReader(lake, plan.soft, plan.window.digest),
+        score_all=bool(plan.asked),
+        progress=progress,
+    )
+
+
+@dataclass
+class Models:
+    """The models of one worker's part in a job: one is in memory at a time."""
+
+    planner: Planner
+    device: torch.device
+    rank: int
+    world_size: int
+    _live: tuple[str, Trainer] | None = None
+    """The key of the step that the model in memory has just closed, and the model."""
+
+    def share(self, window: WindowManifest) -> Share:
+        """This worker's part of a window."""
+        return Share(self.planner.lake, window, self.rank, self.world_size)
+
+    def closed(self, key: str, trainer: Trainer) -> None:
+        """The model in memory stands where that step closed its window."""
+        self._live = (key, trainer)
+
+    def forget(self) -> None:
+        """Another chain begins."""
+        self._live = None
+
+    def at(self, parent: StepManifest | None, config: StepConfig, window: WindowManifest) -> Trainer:
+        """A model for `window` that stands where `parent` closed the one before; new weights without a parent."""
+        if parent is not None and self._live is not None and self._live[0] == parent.key:
+            return self._live[1]
+        self._live = None
+        if parent is not None and parent.checkpoint is None:
+            return self._again(parent)
+        trainer = self._new(config, window)
+        if parent is not None and parent.checkpoint is not None:
+            try:
+                load_checkpoint(
+                    self.planner.lake, parent.checkpoint, parent.checkpoint_files, trainer.model, trainer.optimizer
+                )
+            except MissingCheckpoint as error:
+                raise of_all(type(error)(f"{parent.window}: {error}")) from None
+        return trainer
+
+    def older(self, step: StepManifest, window: WindowManifest) -> Trainer:
+        """A model that stands where an earlier step closed its window; the one in memory stays what it is."""
+        live, self._live = self._live, None
+        trainer = self.at(step, step.config, window)
+        self._live = live
+        return trainer
+
+    def _again(self, step: StepManifest) -> Trainer:
+        """Train a step again whose checkpoint was not kept; nothing is published."""
+        plan = on_first(lambda: self.planner.again(step, self.world_size))
+        log.info("%s: step %s kept no checkpoint, training it again", step.window, step.short)
+        trainer = self.at(plan.parent, step.config, plan.window)
+        share = self.share(plan.window)
+        selection = stored_selection(self.planner.lake, share, plan.config, plan.signals)
+        train(self.planner.lake, trainer, share, plan, selection)
+        self._live = (step.key, trainer)
+        return trainer
+
+    def _new(self, config: StepConfig, window: WindowManifest) -> Trainer:
+        features = Features(read_schema(self.planner.lake, window.dataset, window.schema_key), config.model.exclude)
+        return Trainer(features, config.model, config.optimizer, seed=config.seed, device=self.device)

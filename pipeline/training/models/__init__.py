@@ -1,0 +1,1 @@
+"""Click models, a file each, found by name among the entry points of `windrow.models`."""

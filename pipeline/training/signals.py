@@ -1,0 +1,230 @@
+"""Signals: columns that a model makes for a window's examples, stored by example id and read by students and policies."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable
+from typing import Annotated
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from pydantic import Field, model_validator
+from scipy.special import expit
+
+from pipeline.data.share import Share
+from pipeline.spec.canonical import Digest
+from pipeline.spec.documents import Frozen
+from pipeline.spec.errors import BadInput, nearest
+from pipeline.storage import parquet
+from pipeline.storage.damage import MissingFile
+from pipeline.storage.lake import Lake
+from pipeline.storage.parquet import Part, PartWriter, read_row_group
+from pipeline.storage.together import on_all
+from pipeline.training.metrics import log_losses
+
+Floats = NDArray[np.float32]
+
+SIGNALS: dict[str, Callable[[Floats, NDArray[np.uint8]], NDArray[np.floating]]] = {
+    "logit": lambda logit, label: logit,
+    "loss": log_losses,
+    "error": lambda logit, label: np.abs(expit(logit) - label),
+}
+"""(N,) what a model's raw logits and the labels give: the logit itself, the log-loss in nats, and the error |p - y| (EL2N,
+Paul et al. 2021)."""
+
+
+class MissingSignal(BadInput):
+    """A signal is needed that its source has not left."""
+
+
+class Signal(Frozen):
+    """One signal of one window. Row group by row group it matches the window's."""
+
+    name: str
+    """Which of `SIGNALS`, or what its producer calls it."""
+    age: Annotated[int, Field(ge=0)] = 0
+    """Windows between the checkpoint that made it and the window; 0: the producer's own training pass."""
+    producer: Digest
+    """Key of the step that made it."""
+    window_digest: Digest
+    """Of the window that it was made for."""
+    files: tuple[Part, ...] = Field(min_length=1)
+    """Parquet files with the columns `example_id` and `value`."""
+    places: tuple[tuple[int, int], ...]
+    """For each row group of the window: its file and the row group therein."""
+    digest: Digest
+    """sha256 over ids and values in the window's order."""
+
+    @model_validator(mode="after")
+    def _there(self) -> Signal:
+        there = {(file, group) for file, part in enumerate(self.files) for group in range(part.num_row_groups)}
+        if len(self.places) != len(there) or set(self.places) != there:
+            raise ValueError("each row group of the files is that of one row group of the window, got other places")
+        return self
+
+
+def require_signal(name: str) -> None:
+    """Refuse a signal that no model makes.
+
+    Raises:
+        BadInput: there is none of that name.
+    """
+    if name not in SIGNALS:
+        raise BadInput(f"models make the signals {', '.join(SIGNALS)}, got {name!r}: {nearest(name, SIGNALS)}")
+
+
+def write_signals(
+    share: Share,
+    folder: str,
+    producer: str,
+    age: int,
+    names: Iterable[str],
+    positions: NDArray[np.int64],
+    logits: Floats,
+) -> tuple[Signal, ...]:
+    """Store signals of every row of this worker's share; every worker calls this, and all get the same answer.
+
+    Args:
+        share: the worker's part of the window.
+        folder: a new folder of the lake.
+        producer: key of the step whose model it is.
+        age: windows between the checkpoint and the window.
+        names: which of `SIGNALS`.
+        positions: (N,) places in the window's order, in any order, of all of the share's rows.
+        logits: (N,) the model's raw logits of those rows.
+
+    Raises:
+        RuntimeError: some row has no logit, or has two.
+    """
+    order = np.argsort(positions, kind="stable")
+    positions, logits = positions[order], logits[order].astype(np.float32)
+    return tuple(
+        _write(share, f"{folder}/{name}-age-{age}", name, age, producer, positions, logits) for name in sorted(names)
+    )
+
+
+def _write(
+    share: Share, folder: str, name: str, age: int, producer: str, positions: NDArray[np.int64], logits: Floats
+) -> Signal:
+    starts = share.starts()
+    schema = pa.schema([("example_id", pa.uint64()), ("value", pa.float32())])
+
+    def write() -> tuple[tuple[Part, ...], list[str]]:
+        writer = PartWriter(share.lake, lambda part: f"{folder}/worker-{share.rank:05d}-{part:05d}.parquet", schema)
+        digests: list[str] = []
+        taken = 0
+        for group in share.row_groups:
+            first, last = int(starts[group]), int(starts[group + 1])
+            stop = taken + last - first
+            if not np.array_equal(positions[taken:stop], np.arange(first, last)):
+                raise RuntimeError(
+                    f"{share.manifest.window}: rows {first} to {last} do not have exactly one logit each"
+                )
+            table = share.read(group, ["example_id", "label"])
+            label = table.column("label").to_numpy()
+            values = np.asarray(SIGNALS[name](logits[taken:stop], label), np.float32)
+            ids = table.column("example_id").combine_chunks()
+            writer.write(pa.table([ids, values], schema=schema), last - first)
+            digests.append(row_group_digest(ids.to_numpy(), values))
+            taken = stop
+        return writer.finish(), digests
+
+    files: list[Part] = []
+    found: dict[int, tuple[tuple[int, int], str]] = {}
+    for rank, (parts, digests) in enumerate(on_all(write)):
+        places = [(len(files) + file, group) for file, part in enumerate(parts) for group in range(part.num_row_groups)]
+        groups = range(rank, len(starts) - 1, share.world_size)
+        found |= dict(zip(groups, zip(places, digests, strict=True), strict=True))
+        files += parts
+    ordered = [found[group] for group in range(len(starts) - 1)]
+    return Signal(
+        name=name,
+        age=age,
+        producer=producer,
+        window_digest=share.manifest.digest,
+        files=tuple(files),
+        places=tuple(place for place, _ in ordered),
+        digest=joined(digest for _, digest in ordered),
+    )
+
+
+class SignalReader:
+    """Reads a signal of a window row group by row group, for any share of it."""
+
+    def __init__(self, lake: Lake, signal: Signal, window_digest: str) -> None:
+        if signal.window_digest != window_digest:
+            raise MissingSignal(
+                f"the {signal.name} of step {signal.producer[:12]} was made for another generation of the window: "
+                "train that variant on the window again, before those that read it"
+            )
+        self._lake, self._signal = lake, signal
+        try:
+            for part in signal.files:
+                parquet.columns(lake, part)  # refuses what is gone or damaged before anybody trains
+        except MissingFile as error:
+            raise MissingSignal(
+                f"the {signal.name} of step {signal.producer[:12]} is named by its manifest, got no such file ({error}): "
+                "train that variant on the window again with `force`"
+            ) from None
+
+    def __call__(self, group: int, example_id: NDArray[np.uint64]) -> Floats:
+        """(N,) the signal of one row group of the window.
+
+        Raises:
+            MissingSignal: it belongs to other examples.
+            Damaged: it is not what was written.
+        """
+        file, place = self._signal.places[group]
+        table = parquet.read_row_group(self._lake, self._signal.files[file], place)
+        if not np.array_equal(table.column("example_id").to_numpy(), example_id):
+            raise self._lacks(group)
+        values: Floats = table.column("value").to_numpy()
+        return values
+
+    def of_some(self, group: int, within: NDArray[np.int64], example_id: NDArray[np.uint64]) -> Floats:
+        """(K,) the signal of some examples of one row group.
+
+        Args:
+            group: its index in the window.
+            within: (K,) their places in the row group.
+            example_id: (K,) theirs.
+
+        Raises:
+            MissingSignal: it belongs to other examples.
+            Damaged: it is not what was written.
+        """
+        file, place = self._signal.places[group]
+        table = parquet.read_row_group(self._lake, self._signal.files[file], place)
+        ids = table.column("example_id").to_numpy()
+        if len(within) and (within[-1] >= len(ids) or not np.array_equal(ids[within], example_id)):
+            raise self._lacks(group)
+        values: Floats = table.column("value").to_numpy()[within]
+        return values
+
+    def _lacks(self, group: int) -> MissingSignal:
+        return MissingSignal(
+            f"the {self._signal.name} of step {self._signal.producer[:12]} lacks examples of row group {group}: "
+            "train that variant on the window again with `force`"
+        )
+
+
+def row_group_digest(ids: NDArray[np.uint64], values: Floats) -> str:
+    """The sha256 of one row group's ids and values."""
+    return hashlib.sha256(ids.tobytes() + values.tobytes()).hexdigest()
+
+
+def joined(digests: Iterable[str]) -> str:
+    """The digest of a signal from those of its row groups, in the window's order."""
+    return hashlib.sha256("".join(digests).encode()).hexdigest()
+
+
+def content_digest(lake: Lake, signal: Signal) -> str:
+    """The digest that a signal has now, for comparison with its document's; reads all of it.
+
+    Raises:
+        MissingFile: a file is gone.
+        Damaged: a file is not what was written.
+    """
+    tables = (read_row_group(lake, signal.files[file], group) for file, group in signal.places)
+    return joined(row_group_digest(table["example_id"].to_numpy(), table["value"].to_numpy()) for table in tables)

@@ -1,0 +1,63 @@
+"""Policies of the classes that Windrow has none of yet, written as somebody outside would."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.selection.policy import Candidates, FeaturePolicy, JointPolicy, LabelPolicy
+from pipeline.selection.sampling import keyed_uniform
+from pipeline.spec.config import Rate, Read, Source
+
+
+class Disputed(FeaturePolicy):
+    """Keeps negatives on which two models differ: of two signals, made by two variants."""
+
+    kind: Literal["disputed"] = "disputed"
+    rate: Rate
+    one: Source
+    other: Source
+
+    def reads(self) -> dict[str, Read]:
+        return {"one": Read(self.one, 0), "other": Read(self.other, 0)}
+
+    def keep_probabilities(self, rows: Candidates) -> tuple[NDArray[np.float64], float]:
+        apart = np.abs(rows.signals["one"] - rows.signals["other"]).astype(np.float64)
+        return np.clip(self.rate * (0.5 + apart), 0.01, 1.0), 1.0
+
+
+class LocalCaseControl(LabelPolicy):
+    """Keeps an example with |y - p| (Fithian and Hastie 2014), p of a pilot, and never with less than a floor."""
+
+    kind: Literal["local_case_control"] = "local_case_control"
+    pilot: Source
+    floor: Rate = 0.02
+
+    def reads(self) -> dict[str, Read]:
+        return {"error": Read(self.pilot, 0, "error")}
+
+    def keep_probability(self, rows: Candidates, label: NDArray[np.uint8]) -> NDArray[np.float64]:
+        return np.clip(rows.signals["error"].astype(np.float64), self.floor, 1.0)
+
+
+class EveryStratum(JointPolicy):
+    """Keeps the same number of examples of each label, weighted so that each label counts as often as it occurs."""
+
+    kind: Literal["every_stratum"] = "every_stratum"
+    count: int
+
+    columns: ClassVar[tuple[str, ...]] = ()
+
+    def choose(
+        self, rows: Candidates, label: NDArray[np.uint8], salt: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        draw = keyed_uniform(rows.example_id, salt)
+        weight = np.zeros(len(label), np.float32)
+        for value in (0, 1):
+            of = np.flatnonzero(label == value)
+            kept = of[np.argsort(draw[of])][: self.count]
+            weight[kept] = len(of) / max(1, len(kept))
+        index = np.flatnonzero(weight)
+        return index, weight[index]
