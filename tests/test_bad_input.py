@@ -254,7 +254,9 @@ def test_scores_of_other_rows(lake: Lake) -> None:
     chosen = lineup(variant("teacher"), STUDENT)
     train(lake, chosen, 1, variants=("teacher",))
     publish(lake, windows(1), seed=5)
-    message = "made for another generation of the window: train the teacher on the window again, before its students"
+    message = (
+        "made for another generation of the window: train that variant on the window again, before those that read it"
+    )
     refused(MissingSignal, message, lake, chosen, 1, variants=("student",))
     assert len(train(lake, chosen, 1)) == 2, "the cure works"
 
@@ -351,7 +353,7 @@ def test_scores_of_a_teacher_that_was_another_model(lake: Lake) -> None:
     student = variant("student", distillation=Continuous(teacher="teacher"))
     train(lake, lineup(variant("teacher"), student), 1, variants=("teacher",))
     other = lineup(variant("teacher", optimizer=OptimizerConfig(batch_size=50)), student)
-    message = "teacher 'teacher' .* was another model when it scored 2024-01-01: train 'teacher' on 2024-01-01 first"
+    message = "'teacher' .* was another model when it scored 2024-01-01: train 'teacher' on 2024-01-01 first"
     refused(MissingSignal, message, lake, other, 1, variants=("student",))
 
 

@@ -22,6 +22,7 @@ class Network(nn.Module, ABC):
     """A click model as it serves: no labels, no loss. Extend it in one file, and name that as an entry point.
 
     Its embeddings are those of `Features.embedding_bags`, which are sharded and updated in backward; all else is replicated.
+    `torch.fx` traces it where several workers or a GPU train it: no loop over a tensor or over what the embeddings return.
     """
 
     Options: ClassVar[type[Frozen]] = NoOptions

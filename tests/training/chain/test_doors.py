@@ -232,19 +232,19 @@ class Pooled(Network):
     """Mean of the embeddings, beside the dense features, into two layers."""
     Options: ClassVar = Hidden
 
-    def __init__(self, bags, width, units):
+    def __init__(self, bags, dim, width, units):
         super().__init__()
-        self.bags, self.width, self.units = bags, width, units
+        self.bags, self.dim, self.width, self.units = bags, dim, width, units
         self.top = self.new_tower()
 
     @classmethod
     def build(cls, features, config, options):
         dim = config.widths.embedding_dim
-        return cls(features.embedding_bags(dim), dim + features.widths[0], options.units)
+        return cls(features.embedding_bags(dim), dim, dim + features.widths[0], options.units)
 
     def shared(self, dense, sparse):
-        found = self.bags(sparse).to_dict()
-        return torch.cat([dense, torch.stack(list(found.values())).mean(0)], dim=1)
+        found = self.bags(sparse).values()
+        return torch.cat([dense, found.reshape(dense.shape[0], -1, self.dim).mean(1)], dim=1)
 
     @property
     def tower(self):

@@ -167,7 +167,10 @@ def test_older_scores_are_the_same_day_by_day_and_from_checkpoints_that_were_not
         at_once.replace(path, bare.model_dump(mode="json"), at_once.read(path))
     unlink(at_once, chosen, "teacher", [4])
     again = train(at_once, chosen, 5)["teacher", DAY.shift(4)]
-    assert again.signal("logit", 3) == made["teacher", DAY.shift(4)].signal("logit", 3)
+    ours, theirs = (step.signal("logit", 3) for step in (again, made["teacher", DAY.shift(4)]))
+    assert ours is not None
+    assert theirs is not None
+    assert ours.digest == theirs.digest
 
 
 def test_a_step_without_the_age_that_somebody_asks_for_is_done_once_more_and_forgets_no_other(lake: Lake) -> None:
