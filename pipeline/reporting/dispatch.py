@@ -14,17 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal, assert_never
 
 from pipeline.data.account import FileAccount
 from pipeline.spec.errors import BadInput, asked
-from pipeline.spec.job import (
-    SUBMISSION_VARIABLE,
-    AnyJob,
-    CompareJob,
-    IngestJob,
-    ReportJob,
-    TrainJob,
-    load_job,
-    page_path,
-    result_path,
-)
+from pipeline.spec.job import SUBMISSION_VARIABLE, AnyJob, CompareJob, IngestJob, ReportJob, TrainJob, load_job
+from pipeline.spec.paths import page_path, result_path
 from pipeline.spec.lineup import LineUp, LogSource, SimulatedSource
 from pipeline.spec.settings import Settings
 from pipeline.spec.window import Window

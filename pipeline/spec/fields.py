@@ -1,0 +1,217 @@
+"""Fields that a person fills in, each declared once: forms, files, confs and help are made from the same models."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import BeforeValidator, Field, GetCoreSchemaHandler, GetJsonSchemaHandler, WithJsonSchema
+from pydantic.config import JsonDict
+from pydantic_core import CoreSchema, core_schema
+
+from pipeline.spec.config import Name
+from pipeline.spec.documents import Few, Frozen, Seed, Whole
+from pipeline.spec.errors import BadInput, asked, nearest, shown
+from pipeline.spec.lineup import LineUp, load_lineup
+from pipeline.spec.lineups import Dates, lineup_path, lineup_paths
+from pipeline.spec.settings import Settings
+from pipeline.spec.study import Study
+from pipeline.spec.window import Window
+
+LIMITS: JsonDict = {"section": "Workers and limits"}
+"""Of a field that a form folds away at first; fields without a section stand open."""
+
+
+def _several(given: Any) -> Any:
+    """`0, 1, 2`, as a person types it, and a lone value are lists as well; a list stays as it is."""
+    if isinstance(given, str):
+        return [_value(word.strip()) for word in given.split(",")] if given.strip() else []
+    return [given] if isinstance(given, int | float) else given
+
+
+def _value(word: str) -> Any:
+    try:
+        return json.loads(word, parse_constant=str)
+    except ValueError:
+        return word
+
+
+def _distinct(found: tuple[Any, ...]) -> tuple[Any, ...]:
+    for place, entry in enumerate(found):
+        if entry in found[:place]:
+            raise BadInput(f"each value stands there once, got {shown(entry)} twice: take one out")
+    return found
+
+
+@dataclass(frozen=True)
+class Listed:
+    """Marks a list: numbers are typed in one line with commas between them, names are picked from those there are."""
+
+    _NUMBERS: ClassVar[dict[str, str]] = {"integer": r"\d+", "number": r"(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?"}
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """Read from text, too, and refused where an entry stands there twice."""
+        distinct = core_schema.no_info_after_validator_function(_distinct, handler(source))
+        return core_schema.no_info_before_validator_function(_several, distinct)
+
+    def __get_pydantic_json_schema__(self, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        """Numbers as text of that pattern, or as the list itself; names as a list with its choices as examples."""
+        found = handler(core) | {"uniqueItems": True}
+        number = self._NUMBERS.get(found["items"].get("type", ""))
+        if number is None:
+            return found | {"examples": found["items"]["enum"]}
+        return found | {"type": ["string", "array"], "pattern": rf"^\s*{number}(\s*,\s*{number})*\s*$"}
+
+
+def _unless_empty(given: Any) -> Any:
+    """What a form leaves empty is not given."""
+    return None if given == "" else given
+
+
+SeedList = Annotated[tuple[Seed, ...], Field(min_length=1, max_length=1000), Listed()]
+Wholes = Annotated[tuple[Annotated[Whole, Field(ge=1, le=2**24)], ...], Few, Listed()]
+Day = Annotated[Window, WithJsonSchema({"type": "string", "format": "date"})]
+OptionalDay = Annotated[Day | None, BeforeValidator(_unless_empty)]
+OptionalSeeds = Annotated[SeedList | None, BeforeValidator(_unless_empty)]
+NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$"
+"""What a form holds a name to."""
+Minutes = Annotated[Whole, Field(ge=1, le=60 * 24 * 14)]
+Hardware = Literal["as the line-up says", "CPU", "GPU"]
+
+
+class Fields(Frozen):
+    """What a person is asked: each field with its title, its range, its default and, below it, its help."""
+
+    @classmethod
+    def described(cls) -> dict[str, dict[str, Any]]:
+        """Each field as one flat JSON schema: type, range, choices, title, description, section and default.
+
+        A list of numbers has its default as a person would type it. Line-ups, their variants and their days are those that
+        this machine's settings lead to.
+        """
+        return {name: _flat(schema) for name, schema in cls.model_json_schema()["properties"].items()}
+
+
+def _flat(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """A field's schema in which what may be left empty is a type more and no branch."""
+    found = dict(schema)
+    for branch in found.pop("anyOf", ()):
+        types = _types(found) + _types(branch)
+        found |= branch | {"type": types if len(types) > 1 else types[0]}
+    if "const" in found:
+        found["enum"] = [found.pop("const")]
+    if "description" in found:
+        found["description"] = " ".join(found["description"].split())
+    if {"string", "array"} <= set(_types(found)):
+        if found.get("default") is not None:
+            found["default"] = ", ".join(map(str, found["default"]))
+        # A form that finds none shows a field of several types as raw JSON.
+        found["examples"] = [found.get("default") or "0, 1, 2"]
+    return found
+
+
+def _types(schema: Mapping[str, Any]) -> list[str]:
+    kind = schema.get("type", [])
+    return [kind] if isinstance(kind, str) else list(kind)
+
+
+def _offer_lineups(schema: JsonDict) -> None:
+    names: list[Any] = list(lineup_paths())
+    schema.pop("anyOf", None)
+    schema |= {"type": "string", "enum": names, "default": names[0]}
+
+
+def suggest_first(schema: JsonDict) -> None:
+    """The day on which the suggested line-up's history begins."""
+    schema["default"] = Dates.suggested().first
+
+
+def suggest_online(days: int = 0) -> Callable[[JsonDict], None]:
+    """The day so many days after the suggested line-up's first online one."""
+
+    def suggest(schema: JsonDict) -> None:
+        schema["default"] = Dates.suggested().online(days)
+
+    return suggest
+
+
+class OfLineUp(Fields):
+    """What is asked about a line-up."""
+
+    lineup: str | None = Field(default=None, title="Line-up", json_schema_extra=_offer_lineups)
+    """The checked-in YAML that names the data set, its variants and their workers. `WINDROW_LINEUP` sets the default; its
+    neighbours and those beside the DAGs are the other choices."""
+
+    def base(self) -> LineUp:
+        """The chosen line-up as its file has it.
+
+        Raises:
+            BadInput: there is none of that name, or it cannot be run.
+        """
+        offered = list(lineup_paths())
+        if self.lineup is not None and self.lineup not in offered:
+            raise BadInput(
+                "`lineup` is the name of a line-up's file, without folder and ending, got "
+                f"{shown(self.lineup)}: {nearest(self.lineup, offered)} For one that lies elsewhere set WINDROW_LINEUP to its "
+                "path and leave the field out"
+            )
+        return load_lineup(lineup_path(self.lineup or Settings().lineup.stem))
+
+
+class OnWorkers(OfLineUp):
+    """What is asked about a line-up that is trained."""
+
+    num_workers: Annotated[Whole, Field(ge=1, le=4096)] | None = Field(
+        default=None, title="Workers", json_schema_extra=LIMITS
+    )
+    """Processes that share the tables and the batch; leave empty for the line-up's number. Batches are dealt to them
+    differently, so that results of different numbers differ a little."""
+    hardware: Hardware = Field(default="as the line-up says", title="Hardware", json_schema_extra=LIMITS)
+    """CPU workers talk through gloo; GPU workers have one each and talk through NCCL."""
+
+    def on_workers(self) -> LineUp:
+        """The chosen line-up on the workers that are asked for.
+
+        Raises:
+            BadInput: see `base`; or a batch cannot be dealt to so many.
+        """
+        base, given = self.base(), dict[str, Any]()
+        if self.num_workers is not None:
+            given["num_workers"] = self.num_workers
+        if self.hardware != "as the line-up says":
+            given["use_gpu"] = self.hardware == "GPU"
+        with asked("the number of workers"):
+            return LineUp.model_validate(base.model_dump() | {"workers": base.workers.model_dump() | given})
+
+
+class StudyFields(OnWorkers):
+    """What every study asks; a kind of study adds fields of its own."""
+
+    study: Name = Field(title="Name of the study", json_schema_extra={"pattern": NAME})
+    """Names its MLflow experiment and its page: letters, digits, `.`, `_`, `-`."""
+    seeds: OptionalSeeds = Field(default=None, title="Seeds")
+    """Each variant is trained once per seed, e.g. `0, 1, 2`; leave empty for the line-up's."""
+    first: Day = Field(title="First window", json_schema_extra=suggest_first)
+    """Where everybody with full history starts, with new weights."""
+    online_start: Day = Field(title="First online window", json_schema_extra=suggest_online())
+    """Where the online phase begins."""
+    last: Day = Field(title="Last window", json_schema_extra=suggest_online(6))
+    """Included."""
+    judged: OptionalDay = Field(default=None, title="First judged window")
+    """All are judged from here to the last window; leave empty for the first online window."""
+    jobs_at_once: Annotated[Whole, Field(ge=1, le=64)] = Field(
+        default=1, title="Training jobs at once", json_schema_extra=LIMITS
+    )
+    """Into how many Ray jobs the students are dealt, seeds first; as many of them run together as the pool has slots. Each
+    job starts workers of its own."""
+    timeout_minutes: Minutes = Field(
+        default=24 * 60, title="Time limit of each job, in minutes", json_schema_extra=LIMITS
+    )
+    """A job that runs longer is stopped and its task fails. Steps that are done stay done."""
+
+    @classmethod
+    def of(cls, study: Study) -> Self:
+        """What was asked when a study was planned."""
+        return cls.model_validate(study.asked)
