@@ -12,7 +12,7 @@ from pydantic.config import JsonDict
 from pydantic_core import CoreSchema, core_schema
 
 from pipeline.spec.config import Name
-from pipeline.spec.documents import Few, Frozen, Seed, Whole
+from pipeline.spec.documents import Frozen, Real, Seed, Whole
 from pipeline.spec.errors import BadInput, asked, nearest, shown
 from pipeline.spec.lineup import LineUp, load_lineup
 from pipeline.spec.lineups import Dates, lineup_path, lineup_paths
@@ -28,6 +28,8 @@ def _several(given: Any) -> Any:
     """`0, 1, 2`, as a person types it, and a lone value are lists as well; a list stays as it is."""
     if isinstance(given, str):
         return [_value(word.strip()) for word in given.split(",")] if given.strip() else []
+    if given is None:  # what a form says when nothing is picked
+        return []
     return [given] if isinstance(given, int | float) else given
 
 
@@ -61,7 +63,7 @@ class Listed:
         found = handler(core) | {"uniqueItems": True}
         number = self._NUMBERS.get(found["items"].get("type", ""))
         if number is None:
-            return found | {"examples": found["items"]["enum"]}
+            return found | {"type": ["array", "null"], "examples": found["items"]["enum"]}
         return found | {"type": ["string", "array"], "pattern": rf"^\s*{number}(\s*,\s*{number})*\s*$"}
 
 
@@ -71,10 +73,11 @@ def _unless_empty(given: Any) -> Any:
 
 
 SeedList = Annotated[tuple[Seed, ...], Field(min_length=1, max_length=1000), Listed()]
-Wholes = Annotated[tuple[Annotated[Whole, Field(ge=1, le=2**24)], ...], Few, Listed()]
 Day = Annotated[Window, WithJsonSchema({"type": "string", "format": "date"})]
 OptionalDay = Annotated[Day | None, BeforeValidator(_unless_empty)]
 OptionalSeeds = Annotated[SeedList | None, BeforeValidator(_unless_empty)]
+Percent = Annotated[Real, Field(gt=0, le=100)]
+SoftWeight = Annotated[Real, Field(gt=0, le=100)]
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$"
 """What a form holds a name to."""
 Minutes = Annotated[Whole, Field(ge=1, le=60 * 24 * 14)]
@@ -88,10 +91,13 @@ class Fields(Frozen):
     def described(cls) -> dict[str, dict[str, Any]]:
         """Each field as one flat JSON schema: type, range, choices, title, description, section and default.
 
+        Fields of a section come last.
+
         A list of numbers has its default as a person would type it. Line-ups, their variants and their days are those that
         this machine's settings lead to.
         """
-        return {name: _flat(schema) for name, schema in cls.model_json_schema()["properties"].items()}
+        found = {name: _flat(schema) for name, schema in cls.model_json_schema()["properties"].items()}
+        return dict(sorted(found.items(), key=lambda field: "section" in field[1]))
 
 
 def _flat(schema: Mapping[str, Any]) -> dict[str, Any]:
@@ -110,6 +116,31 @@ def _flat(schema: Mapping[str, Any]) -> dict[str, Any]:
         # A form that finds none shows a field of several types as raw JSON.
         found["examples"] = [found.get("default") or "0, 1, 2"]
     return found
+
+
+_WORDS = {"string": "text", "integer": "whole number", "number": "number", "boolean": "true or false"}
+
+
+def worded(schema: Mapping[str, Any]) -> str:
+    """What a described field takes, in words: `numbers from 0 to 5`, `one of a, b`."""
+    types = [kind for kind in _types(schema) if kind != "null"]
+    end = "" if "null" not in _types(schema) or types[0] == "array" else ", or empty"
+    if "array" in types and "items" in schema:
+        item = schema["items"]
+        if "enum" in item:
+            return f"any of {', '.join(map(str, item['enum']))}"
+        return f"{_WORDS[item['type']]}s with commas between them{_range(item)}{end}"
+    if "enum" in schema:
+        return f"one of {', '.join(map(str, schema['enum']))}{end}"
+    if schema.get("format") == "date":
+        return f"a day, YYYY-MM-DD{end}"
+    return f"{_WORDS[types[0]]}{_range(schema)}{end}"
+
+
+def _range(schema: Mapping[str, Any]) -> str:
+    words = {"exclusiveMinimum": "above", "minimum": "at least", "exclusiveMaximum": "below", "maximum": "at most"}
+    ends = [f"{word} {schema[bound]:,}" for bound, word in words.items() if bound in schema and schema[bound] < 2**31]
+    return f", {' and '.join(ends)}" if ends else ""
 
 
 def _types(schema: Mapping[str, Any]) -> list[str]:

@@ -14,6 +14,7 @@ from pipeline.spec.errors import explain, nearest, shown
 from pipeline.spec.fields import StudyFields
 from pipeline.spec.lineup import LineUp
 from pipeline.spec.study import Study, StudyError
+from pipeline.studies.draft import Draft
 
 GROUP = "windrow.studies"
 """Entry points of this group name a kind and its folder: `distillation = pipeline.studies.distillation`."""
@@ -68,9 +69,8 @@ class Kind:
         Raises:
             StudyError: the windows or the line-up have no room for what is asked.
         """
-        study: Study = self.part("cells", "study")(base, asked)
-        # Whoever writes a kind says its name once: in the entry point.
-        return study.model_copy(update={"kind": self.name})
+        draft: Draft = self.part("cells", "draft")(base, asked)
+        return draft.study(self.name, self.question, base, asked)
 
     def part(self, module: str, name: str) -> Any:
         """Something that one of its modules defines.

@@ -14,9 +14,9 @@ from operators.inputs import needed_paths, still_missing, told
 from operators.run_window import resolve_window
 from pipeline.data.simulator import SimulatorConfig
 from pipeline.spec.job import TrainJob
-from pipeline.spec.paths import head_path, manifest_path
 from pipeline.spec.lineup import LineUpError, load_lineup
 from pipeline.spec.lineups import lineup_paths
+from pipeline.spec.paths import head_path, manifest_path
 from pipeline.spec.window import DAY, Window
 from pipeline.storage.lake import Lake
 

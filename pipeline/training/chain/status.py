@@ -15,8 +15,8 @@ from pipeline.spec.config import OddsProportional, Variant
 from pipeline.spec.documents import Frozen
 from pipeline.spec.errors import BadInput
 from pipeline.spec.job import TrainJob
-from pipeline.spec.paths import head_path
 from pipeline.spec.lineup import LineUp
+from pipeline.spec.paths import head_path
 from pipeline.spec.window import Window
 from pipeline.storage.lake import Lake
 from pipeline.training.chain.steps import StepManifest, StepStore, step_key
