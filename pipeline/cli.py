@@ -324,7 +324,7 @@ class _Study(TyperCommand):
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Write the help."""
         told = "\n\n".join(f"- `{kind.name}`: {kind.question}" for kind in kinds().values())
-        self.help = f"{self.help}\n\nKinds of study:\n\n{told}"
+        self.help = f"{self.help}\n\nKinds of study, whose fields --fields shows:\n\n{told}"
         super().format_help(ctx, formatter)
 
 
@@ -335,11 +335,15 @@ def _show_fields(name: str | None) -> None:
     kind = kind_of(name)
     table = Table(Column("field", no_wrap=True), "what it is", "default", box=box.SIMPLE_HEAD, show_lines=True)
     for field, schema in kind.fields.described().items():
-        default = schema.get("default")
+        default = "must be given" if kind.fields.model_fields[field].is_required() else schema.get("default")
         shown = ", ".join(default) if isinstance(default, list) else "" if default is None else str(default)
         help_text = f"{schema['title']}: {worded(schema)}. {schema['description']}"
         table.add_row(field, Text(help_text), Text(shown))
-    out.print(Text(f"{kind.question}\n\nA file has `kind: {kind.name}` and any of these fields:"))
+    out.print(
+        Text(
+            f"{kind.question}\n\nA file has `kind: {kind.name}` and any of these fields; `study` is the file's name unless it is given:"
+        )
+    )
     out.print(table)
     raise typer.Exit
 

@@ -31,7 +31,7 @@ class Cell(Frozen):
     """What tells it from the others; each axis has a figure and a table of its own."""
     label: str
     """What pictures and tables call it."""
-    family: Name | None = None
+    family: str | None = None
     """The curve that it is a point of, where an axis has several."""
     value: Real | None = None
     """Its place on the axis: rows of history, a size ratio, an age, a rate; None where the axis has no numbers."""

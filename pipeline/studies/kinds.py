@@ -103,5 +103,5 @@ def kind_of(name: object) -> Kind:
     """
     known = kinds()
     if not isinstance(name, str) or name not in known:
-        raise StudyError(f"`kind` must be one of {', '.join(known)}, got {shown(name)}: {nearest(name, known)}")
+        raise StudyError(f"`kind` is the name of a kind of study, got {shown(name)}: {nearest(name, known)}")
     return known[name]
