@@ -10,6 +10,7 @@ import httpx
 import pytest
 from playwright.sync_api import Locator, Page, expect, sync_playwright
 
+from pipeline.studies.kinds import kind_of
 from tests.airflow_client import Airflow, eventually
 from tests.conftest import Stack
 
@@ -57,8 +58,14 @@ def test_a_study_from_the_form_to_the_curves_on_one_chart(stack: Stack, page: Pa
 
     page.get_by_role("button", name="Trigger").first.click()
     form = page.get_by_role("dialog")
-    expect(form.get_by_text("Weight of the teacher's loss")).to_be_visible()
+    every_field_explains_itself(form)
     form.locator("#element_study").fill("from_the_browser")
+    form.locator("#element_seeds").fill("zero, 1")
+    form.get_by_test_id("trigger-dag-submit").click()
+    expect(form).to_contain_text("'zero, 1' does not match")
+    form.locator("#element_seeds").fill("0, 1")
+    expect(form.locator("#element_epsilons")).to_have_value("0.1, 0.2, 0.5")
+    expect(form.locator("#element_first")).to_have_attribute("type", "date")  # the browser's own calendar
     choose(form, "lineup", "tiny")
     choose(form, "teacher_size", "small")
     choose(form, "student_size", "tiny")
@@ -73,6 +80,10 @@ def test_a_study_from_the_form_to_the_curves_on_one_chart(stack: Stack, page: Pa
         lambda: (found := airflow.run_state(DAG, run_id)) in {"success", "failed"} and found, STUDY_TIMEOUT_S, "an end"
     )
     assert state == "success"
+
+    planned = airflow.xcom(DAG, run_id, "plan", "report")["study"]
+    assert planned["asked"]["seeds"] == planned["lineup"]["seeds"] == [0, 1]
+    assert planned["asked"]["epsilons"] == [0.1, 0.2, 0.5]
 
     page.goto(f"{stack.addresses.airflow}/dags/{DAG}/runs/{run_id}/tasks/compare/details")
     expect(page.get_by_role("link", name="Ray job")).to_be_visible()
@@ -95,6 +106,17 @@ def test_a_study_from_the_form_to_the_curves_on_one_chart(stack: Stack, page: Pa
     assert headline == report["tags"]["mlflow.note.content"]
     value, low, high = (report["metrics"][f"gain_over_late_cutover_percent{end}"] for end in ("", "_low", "_high"))
     assert f"{value:+.2f} ({low:+.2f} to {high:+.2f}) %" in headline
+
+
+def every_field_explains_itself(form: Locator) -> None:
+    """Title and help of each field stand in the form, those of the folded section once it is opened."""
+    fields = kind_of("distillation").fields.described()
+    expect(form.get_by_text(fields["study"]["title"], exact=False).first).to_be_visible()
+    form.get_by_text("Workers and limits").click()
+    for name, schema in fields.items():
+        expect(form.get_by_text(schema["title"], exact=False).first, name).to_be_visible()
+        beginning = schema["description"].replace("`", "")[:60]
+        expect(form.get_by_text(beginning).first, name).to_be_visible()
 
 
 def read_report(page: Page, path: Path, tmp_path: Path) -> str:
