@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, Self
@@ -20,6 +20,7 @@ from pipeline.spec.settings import Settings
 from pipeline.spec.study import Study
 from pipeline.spec.window import Window
 
+_WHOLE = re.compile(r"[-+]?[0-9]+")
 LIMITS: JsonDict = {"section": "Workers and limits"}
 """Of a field that a form folds away at first; fields without a section stand open."""
 
@@ -34,8 +35,9 @@ def _several(given: Any) -> Any:
 
 
 def _value(word: str) -> Any:
+    """A number if it is one; else the word, for an error or a choice."""
     try:
-        return json.loads(word, parse_constant=str)
+        return int(word) if _WHOLE.fullmatch(word) else float(word)
     except ValueError:
         return word
 
@@ -118,7 +120,7 @@ def _flat(schema: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-_WORDS = {"string": "text", "integer": "whole number", "number": "number", "boolean": "true or false"}
+_IN_WORDS = {"string": "text", "integer": "whole number", "number": "number", "boolean": "true or false"}
 
 
 def worded(schema: Mapping[str, Any]) -> str:
@@ -129,12 +131,12 @@ def worded(schema: Mapping[str, Any]) -> str:
         item = schema["items"]
         if "enum" in item:
             return f"any of {', '.join(map(str, item['enum']))}"
-        return f"{_WORDS[item['type']]}s with commas between them{_range(item)}{end}"
+        return f"{_IN_WORDS[item['type']]}s with commas between them{_range(item)}{end}"
     if "enum" in schema:
         return f"one of {', '.join(map(str, schema['enum']))}{end}"
     if schema.get("format") == "date":
         return f"a day, YYYY-MM-DD{end}"
-    return f"{_WORDS[types[0]]}{_range(schema)}{end}"
+    return f"{_IN_WORDS[types[0]]}{_range(schema)}{end}"
 
 
 def _range(schema: Mapping[str, Any]) -> str:

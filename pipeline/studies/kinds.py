@@ -69,8 +69,11 @@ class Kind:
         Raises:
             StudyError: the windows or the line-up have no room for what is asked.
         """
-        draft: Draft = self.part("cells", "draft")(base, asked)
-        return draft.study(self.name, self.question, base, asked)
+        try:
+            draft: Draft = self.part("cells", "draft")(base, asked)
+            return draft.study(self.name, self.question, base, asked)
+        except ValidationError as error:
+            raise StudyError(f"study {asked.study!r}: {explain(error)}") from None
 
     def part(self, module: str, name: str) -> Any:
         """Something that one of its modules defines.
@@ -88,11 +91,20 @@ class Kind:
 
 
 def kinds() -> dict[str, Kind]:
-    """The kinds of study that are installed, by name."""
-    return {
-        entry.name: Kind(entry.name, entry.value)
-        for entry in sorted(entry_points(group=GROUP), key=lambda entry: entry.name)
-    }
+    """The kinds of study that are installed, by name.
+
+    Raises:
+        StudyError: two packages bring one of the same name.
+    """
+    found: dict[str, Kind] = {}
+    for entry in sorted(entry_points(group=GROUP), key=lambda entry: entry.name):
+        kind = Kind(entry.name, entry.value)
+        if found.setdefault(kind.name, kind) != kind:
+            raise StudyError(
+                f"a kind of study is one package, got {found[kind.name].package} and {kind.package} for {kind.name!r}: "
+                "uninstall one of them"
+            )
+    return found
 
 
 def kind_of(name: object) -> Kind:

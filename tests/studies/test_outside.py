@@ -155,6 +155,13 @@ def test_what_is_no_kind_is_refused_with_those_there_are(folder: Path) -> None:
         kind_of("width").part("cells", "draft")
 
 
+def test_two_packages_that_bring_one_kind_are_both_named(folder: Path) -> None:
+    (folder / "widths-1.0.dist-info" / "entry_points.txt").write_text("[windrow.studies]\ntuning = widths\n")
+    invalidate_caches()
+    with pytest.raises(StudyError, match=r"(?=.*\bwidths\b)(?=.*pipeline.studies.tuning).*'tuning': uninstall one"):
+        kinds()
+
+
 def test_a_file_is_checked_by_its_fields(file: Path) -> None:
     assert conf(file) == ("width", {name: value for name, value in ANSWERS.items() if name != "kind"} | {
         "study": "how_wide", "widths": [4, 12],
