@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from airflow.sdk import get_current_context
 
 from operators.run_window import Interval
-from pipeline.spec.errors import BadInput, asked, nearest
+from pipeline.spec.errors import BadInput, nearest
 from pipeline.spec.fields import Fields
 
 if TYPE_CHECKING:
@@ -25,9 +25,7 @@ def answers(fields: type[F]) -> F:
     Raises:
         BadInput: the conf names something that the form does not have, or a value cannot be used.
     """
-    given, where = filled_in(get_current_context())
-    with asked(where):
-        return fields.model_validate(given)
+    return fields.read(*filled_in(get_current_context()))
 
 
 def filled_in(context: Context) -> tuple[Mapping[str, Any], str]:

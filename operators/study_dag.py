@@ -43,7 +43,7 @@ def _tasks(name: str) -> None:
         """Check the form and write all jobs of the study; returns the students', since only these can be mapped."""
         context = get_current_context()
         kind = kind_of(name)
-        asked = kind.asked(*filled_in(context))
+        asked = kind.fields.read(*filled_in(context))
         study = kind.study(asked.on_workers(), asked)
         lineup = study.lineup
         first, *rest = study_jobs(study, asked.jobs_at_once)

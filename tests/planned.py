@@ -12,4 +12,4 @@ from pipeline.studies.kinds import kind_of
 def planned(name: str, base: LineUp, **answers: Any) -> Study:
     """The study of a kind; each field that is not answered has its default."""
     kind = kind_of(name)
-    return kind.study(base, kind.asked({"study": "s", **answers}, "the test"))
+    return kind.study(base, kind.fields.read({"study": "s", **answers}, "the test"))

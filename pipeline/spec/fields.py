@@ -7,13 +7,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BeforeValidator, Field, GetCoreSchemaHandler, GetJsonSchemaHandler, WithJsonSchema
+from pydantic import BeforeValidator, Field, GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError, WithJsonSchema
 from pydantic.config import JsonDict
 from pydantic_core import CoreSchema, core_schema
 
 from pipeline.spec.config import Name
 from pipeline.spec.documents import Frozen, Real, Seed, Whole
-from pipeline.spec.errors import BadInput, asked, nearest, shown
+from pipeline.spec.errors import BadInput, asked, explain, nearest, shown
 from pipeline.spec.lineup import LineUp, load_lineup
 from pipeline.spec.lineups import Dates, lineup_path, lineup_paths
 from pipeline.spec.settings import Settings
@@ -88,6 +88,24 @@ Hardware = Literal["as the line-up says", "CPU", "GPU"]
 
 class Fields(Frozen):
     """What a person is asked: each field with its title, its range, its default and, below it, its help."""
+
+    @classmethod
+    def read(cls, answers: Mapping[str, Any], where: str) -> Self:
+        """The answers of a form or of a file, checked.
+
+        Args:
+            answers: by field.
+            where: what errors call their source.
+
+        Raises:
+            BadInput: each field that is missing, unknown or cannot be used, with what was given.
+        """
+        try:
+            return cls.model_validate(answers)
+        except ValidationError as error:
+            missing = [fault["loc"][0] for fault in error.errors() if fault["type"] == "missing"]
+            given = "".join(f"; give {name}: {worded(cls.described()[str(name)])}" for name in missing)
+            raise BadInput(f"{where}: {explain(error)}{given}") from None
 
     @classmethod
     def described(cls) -> dict[str, dict[str, Any]]:

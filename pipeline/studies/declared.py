@@ -46,4 +46,4 @@ def read(path: Path) -> tuple[Kind, StudyFields]:
         raise StudyError(f"{path} must be a mapping with a `kind` and the fields of its form, got {answers!r:.80}")
     with named(str(path)):
         kind = kind_of(answers.pop("kind", None))
-    return kind, kind.asked({"study": path.stem, **answers}, str(path))
+    return kind, kind.fields.read({"study": path.stem, **answers}, str(path))

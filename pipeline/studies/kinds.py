@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import entry_points
@@ -47,21 +46,6 @@ class Kind:
     def page(self) -> str:
         """What its form's page says, as markdown."""
         return str(self.part("fields", "PAGE"))
-
-    def asked(self, answers: Mapping[str, Any], where: str) -> StudyFields:
-        """The answers of a form or of a file, checked.
-
-        Args:
-            answers: by field.
-            where: what errors call their source.
-
-        Raises:
-            StudyError: each field that is missing or cannot be used, with what was given.
-        """
-        try:
-            return self.fields.model_validate(answers)
-        except ValidationError as error:
-            raise StudyError(f"{where}: {explain(error)}") from None
 
     def study(self, base: LineUp, asked: StudyFields) -> Study:
         """The cells that answer the question on a line-up's data.

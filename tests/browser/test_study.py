@@ -19,6 +19,7 @@ pytestmark = [pytest.mark.browser, pytest.mark.services, pytest.mark.slow, pytes
 DAG = "distillation_study"
 VARIANTS = ["teacher", "no_teacher", "early_cutover", "late_cutover", "continuous"]
 STUDY_TIMEOUT_S = 1500
+expect.set_options(timeout=60_000)  # a page of MLflow's may take its time beside a study that trains
 
 
 @pytest.fixture
@@ -74,7 +75,7 @@ def test_a_study_from_the_form_to_the_curves_on_one_chart(stack: Stack, page: Pa
         form.locator(f"#element_{field}").fill(date)
     page.screenshot(path=tmp_path / "form.png", full_page=True)
     form.get_by_test_id("trigger-dag-submit").click()
-    expect(form).to_be_hidden(timeout=60_000)
+    expect(form).to_be_hidden()
 
     run_id = eventually(lambda: _latest_run(airflow), 30, "the run is there")
     state = eventually(

@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from operators.forms import form
+from pipeline.spec.errors import BadInput
 from pipeline.spec.job import ReportJob, load_job
 from pipeline.spec.study import Study, StudyError
 from pipeline.storage.lake import Lake
@@ -167,10 +168,10 @@ def test_a_file_is_checked_by_its_fields(file: Path) -> None:
         "study": "how_wide", "widths": [4, 12],
     })  # fmt: skip
     file.write_text(yaml.safe_dump(ANSWERS | {"widths": "4, 6", "bearable": 101, "axes": []}))
-    with pytest.raises(StudyError, match=r"how_wide.yaml: .*no field 'axes'"):
+    with pytest.raises(BadInput, match=r"how_wide.yaml: .*no field 'axes'"):
         declared(file)
     file.write_text(yaml.safe_dump(ANSWERS | {"widths": "4, 6", "bearable": 101}))
-    with pytest.raises(StudyError, match=r"widths.1: must be a multiple of 4, got 6; bearable: must be at most 100"):
+    with pytest.raises(BadInput, match=r"widths.1: must be a multiple of 4, got 6; bearable: must be at most 100"):
         declared(file)
 
 
