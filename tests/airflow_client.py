@@ -22,7 +22,7 @@ class Airflow:
         self.http = httpx.Client(
             base_url=f"{addresses.airflow}/api/v2",
             headers={"Authorization": f"Bearer {token['access_token']}"},
-            timeout=30,
+            timeout=120,
             trust_env=False,
         )
 

@@ -341,7 +341,7 @@ def run_report(job: ReportJob, lake: Lake, settings: Settings, folder: Path | No
     from pipeline.reporting import study_page
     from pipeline.reporting.tracking import record_report
     from pipeline.spec.study import StudyError
-    from pipeline.studies.answers import answer
+    from pipeline.studies.answering import answer
     from pipeline.studies.evidence import gather, wall_times
     from pipeline.training.chain.status import told
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from pipeline.spec.asked import StudyFields
 from pipeline.spec.config import Continuous, Cutover, ModelConfig, NegativeDownsampling, Selection, Size, Variant
-from pipeline.spec.fields import StudyFields
 from pipeline.spec.lineup import LineUp
 from pipeline.spec.study import Cell, Study, StudyError
 from pipeline.spec.window import Window

@@ -9,8 +9,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from pipeline.spec.asked import StudyFields
 from pipeline.spec.errors import explain, nearest, shown
-from pipeline.spec.fields import StudyFields
 from pipeline.spec.lineup import LineUp
 from pipeline.spec.study import Study, StudyError
 from pipeline.studies.draft import Draft

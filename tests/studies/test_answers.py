@@ -14,7 +14,7 @@ from pipeline.reporting.study_page import render
 from pipeline.spec.study import Study
 from pipeline.statistics.interval import Interval
 from pipeline.storage.lake import Lake
-from pipeline.studies.answers import answer
+from pipeline.studies.answering import answer
 from pipeline.studies.distillation.in_run import percent_saved
 from pipeline.studies.downsampling.theory import explained
 from pipeline.studies.evidence import Evidence, MissingEvidence, gather, wall_times

@@ -19,7 +19,7 @@ from pipeline.spec.errors import BadInput
 from pipeline.spec.job import ReportJob, load_job
 from pipeline.spec.study import Study, StudyError
 from pipeline.storage.lake import Lake
-from pipeline.studies.answers import answer
+from pipeline.studies.answering import answer
 from pipeline.studies.declared import conf, declared
 from pipeline.studies.evidence import gather
 from pipeline.studies.jobs import study_jobs
@@ -39,7 +39,8 @@ from typing import Annotated
 from pydantic import Field
 
 from pipeline.spec.documents import Few, Whole
-from pipeline.spec.fields import Listed, StudyFields
+from pipeline.spec.asked import StudyFields
+from pipeline.spec.fields import Listed
 
 QUESTION = "How wide must embeddings be?"
 PAGE = "### How wide must embeddings be?"

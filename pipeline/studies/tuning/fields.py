@@ -6,9 +6,10 @@ from typing import Annotated
 
 from pydantic import Field
 
+from pipeline.spec.asked import StudyFields
 from pipeline.spec.config import Size
 from pipeline.spec.documents import Few, Real, Whole
-from pipeline.spec.fields import Listed, SeedList, SoftWeight, StudyFields
+from pipeline.spec.fields import Listed, SeedList, SoftWeight
 
 QUESTION = "Which batch size and learning rate suit each arm?"
 PAGE = """
