@@ -133,13 +133,15 @@ _IN_WORDS = {"string": "text", "integer": "whole number", "number": "number", "b
 
 
 def worded(schema: Mapping[str, Any]) -> str:
-    """What a described field takes, in words: `numbers from 0 to 5`, `one of a, b`."""
+    """What a described field takes, in words: `number, above 0 and at most 1`, `one of tiny, small`."""
     types = [kind for kind in _types(schema) if kind != "null"]
     end = "" if "null" not in _types(schema) or types[0] == "array" else ", or empty"
     if "array" in types and "items" in schema:
         item = schema["items"]
         if "enum" in item:
             return f"any of {', '.join(map(str, item['enum']))}"
+        if item["type"] == "string":
+            return "names"
         return f"{_IN_WORDS[item['type']]}s with commas between them{_range(item)}{end}"
     if "enum" in schema:
         return f"one of {', '.join(map(str, schema['enum']))}{end}"
