@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from airflow.sdk import DAG, Asset, get_current_context, task
+from airflow.sdk import DAG, Asset, task
 
-from operators import forms
-from operators.answers import Answers
+from operators.answers import answers
+from operators.forms import form
 from operators.operator import RayJobOperator, planned
+from operators.questions import Warmup
 from pipeline.spec.job import TrainJob
 
 DOC = """
@@ -27,8 +28,6 @@ The windows must be published (`ingest_windows`). All of it is one job on the Ra
 Triggering the same span again trains only what is missing: steps that are done are skipped and named in the log.
 """
 
-DATES = forms.Dates.suggested()
-
 with DAG(
     "historical_warmup",
     description="Train variants over a span of past windows, from new weights",
@@ -37,35 +36,20 @@ with DAG(
     is_paused_upon_creation=False,
     max_active_runs=4,
     tags=["windrow", "training"],
-    params={
-        "lineup": forms.lineup(),
-        "variants": forms.variants(),
-        "first": forms.day("First window", "Where the pass starts, with new weights.", DATES.first, required=True),
-        "last": forms.day(
-            "Last window",
-            "Included. As a rule the day before the first online one; a later one trains on online days too.",
-            DATES.online(-1),
-            required=True,
-        ),
-        "seeds": forms.seeds(),
-        **forms.workers(),
-        "force": forms.force("Train again, as new generations, even the steps that are done."),
-        "timeout_minutes": forms.timeout(24 * 60),
-    },
+    params=form(Warmup),
 ):
 
     @task(multiple_outputs=True, doc_md="Checks the form and writes the job's document.")
     def plan() -> dict[str, Any]:
         """Check the form and write the job."""
-        asked = Answers.of(get_current_context())
-        first, last = asked.span
+        asked = answers(Warmup)
         job = TrainJob(
-            lineup=asked.lineup,
+            lineup=asked.seeded(),
             variants=asked.variants,
-            first=first,
-            last=last,
+            first=asked.first,
+            last=asked.last,
             start="scratch",
-            force=asked["force"],
+            force=asked.force,
         )
         return {"train": job.model_dump(mode="json")}
 

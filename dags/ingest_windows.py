@@ -5,12 +5,13 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from airflow.sdk import DAG, Asset, CronDataIntervalTimetable, get_current_context, task
+from airflow.sdk import DAG, Asset, CronDataIntervalTimetable, task
 
-from operators import forms
-from operators.answers import Answers
+from operators.answers import answers, interval
+from operators.forms import dated, form
 from operators.inputs import AwaitInputs
 from operators.operator import RayJobOperator, planned
+from operators.questions import Ingest
 from pipeline.spec.job import IngestJob
 
 DOC = """
@@ -39,31 +40,23 @@ days since 2014. A window that is published already, from the same content, is l
 with DAG(
     "ingest_windows",
     description="Publish a day of the raw log as a window, or a span of days",
-    doc_md=forms.dated(DOC),
+    doc_md=dated(DOC),
     schedule=CronDataIntervalTimetable("@daily", timezone="UTC"),
     start_date=datetime(2014, 1, 1, tzinfo=UTC),
     catchup=False,
     is_paused_upon_creation=True,
     max_active_runs=4,
     tags=["windrow", "data"],
-    params={
-        "lineup": forms.lineup(),
-        "window_date": forms.day("Window", "One day to publish; leave empty for the run's own day."),
-        "first": forms.day("First window of a span", "Instead of one day; the last window goes with it."),
-        "last": forms.day("Last window of a span", "Included."),
-        "force": forms.force("Publish a new generation even where the content is the same."),
-        "wait_minutes": forms.minutes("Wait for files, in minutes", "Then fail and name what is missing.", 36 * 60),
-        "timeout_minutes": forms.timeout(360),
-    },
+    params=form(Ingest),
 ):
 
     @task(multiple_outputs=True, doc_md="Checks the form and writes the job's document.")
     def plan() -> dict[str, Any]:
         """Check the form and write the job."""
-        asked = Answers.of(get_current_context())
-        first, last = asked.span
-        lineup = asked.lineup
-        job = IngestJob(dataset=lineup.dataset, first=first, last=last, seeds=lineup.seeds, force=asked["force"])
+        asked = answers(Ingest)
+        first, last = asked.span(interval())
+        lineup = asked.base()
+        job = IngestJob(dataset=lineup.dataset, first=first, last=last, seeds=lineup.seeds, force=asked.force)
         return {"ingest": job.model_dump(mode="json")}
 
     (

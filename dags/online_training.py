@@ -5,12 +5,14 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from airflow.sdk import DAG, Asset, CronDataIntervalTimetable, get_current_context, task
+from airflow.sdk import DAG, Asset, CronDataIntervalTimetable, task
 
-from operators import forms
-from operators.answers import Answers
+from operators.answers import answers, interval
+from operators.forms import dated, form
 from operators.inputs import AwaitInputs
 from operators.operator import RayJobOperator, planned
+from operators.questions import Online
+from operators.run_window import resolve_window
 from pipeline.spec.job import CompareJob, TrainJob
 
 DOC = """
@@ -39,7 +41,7 @@ skipped. Without `--reprocess-behavior completed` Airflow leaves days as they ar
 with DAG(
     "online_training",
     description="Each day: score the new window, train on it, compare the variants",
-    doc_md=forms.dated(DOC),
+    doc_md=dated(DOC),
     schedule=CronDataIntervalTimetable("@daily", timezone="UTC"),
     start_date=datetime(2014, 1, 1, tzinfo=UTC),
     catchup=False,
@@ -47,33 +49,26 @@ with DAG(
     # Each run waits for its own parents, so their order is kept; with 1, whatever a waiting run asks for would stay queued.
     max_active_runs=16,
     tags=["windrow", "training"],
-    params={
-        "lineup": forms.lineup(),
-        "variants": forms.variants(),
-        "window_date": forms.day("Window", "The day to train on; leave empty for the run's own day."),
-        **forms.workers(),
-        "force": forms.force("Train again, as a new generation, even if the window is done."),
-        "despite_stale": forms.despite_stale(),
-        "wait_minutes": forms.minutes("Wait for inputs, in minutes", "Then fail and name what is missing.", 36 * 60),
-        "timeout_minutes": forms.timeout(12 * 60),
-    },
+    params=form(Online),
 ):
 
     @task(multiple_outputs=True, doc_md="Decides which window, checks the form, writes the jobs' documents.")
     def plan() -> dict[str, Any]:
         """Decide the window, check the form and write the jobs."""
-        asked = Answers.of(get_current_context())
-        lineup, window, variants = asked.lineup, asked.window, asked.variants
+        asked = answers(Online)
+        lineup, window = asked.on_workers(), resolve_window(asked.window_date, interval())
         train = TrainJob(
             lineup=lineup,
-            variants=variants,
+            variants=asked.variants,
             first=window,
             last=window,
             start="parent",
-            force=asked["force"],
-            despite_stale=asked["despite_stale"],
+            force=asked.force,
+            despite_stale=asked.despite_stale,
         )
-        compare = CompareJob(lineup=lineup, variants=variants, first=min(lineup.online_start, window), last=window)
+        compare = CompareJob(
+            lineup=lineup, variants=asked.variants, first=min(lineup.online_start, window), last=window
+        )
         return {"train": train.model_dump(mode="json"), "compare": compare.model_dump(mode="json")}
 
     limits: dict[str, Any] = {"timeout_minutes": "{{ params.timeout_minutes }}", "pool": "windrow_ray"}

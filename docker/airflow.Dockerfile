@@ -7,5 +7,5 @@ COPY --chown=airflow:0 operators /opt/windrow/operators
 COPY --chown=airflow:0 pipeline /opt/windrow/pipeline
 # The image brings what else the light rooms of the pipeline import; the rest of the package stays unused here.
 RUN pip install --no-cache-dir --no-deps /opt/windrow \
-    && python -c "import operators.operator, operators.inputs, pipeline.spec.job, pipeline.storage.lake, pipeline.spec.lineup"
+    && python -c "import operators.operator, operators.inputs, operators.study_dag, pipeline.storage.lake"
 COPY --chown=airflow:0 dags /opt/airflow/dags

@@ -14,8 +14,9 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 from operators.failures import RETRY_DELAY, RETRY_POLICY, DeadlinePassed
 from operators.operator import checked_document, checked_timeout
 from pipeline.spec.errors import BadInput
-from pipeline.spec.job import IngestJob, TrainJob, head_path, load_job, manifest_path
+from pipeline.spec.job import IngestJob, TrainJob, load_job
 from pipeline.spec.lineup import LogSource, SimulatedSource
+from pipeline.spec.paths import head_path, manifest_path
 from pipeline.spec.settings import Settings
 from pipeline.spec.window import Window
 

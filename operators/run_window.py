@@ -3,34 +3,33 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
-from datetime import timedelta
-from typing import Any
+from datetime import datetime, timedelta
 
 from pipeline.spec.errors import BadInput
 from pipeline.spec.window import DAY, Window
 
 log = logging.getLogger(__name__)
+Interval = tuple[datetime | None, datetime | None]
+"""First instant of a run's data interval and the first after it, where it has one."""
 
 
-def resolve_window(params: Mapping[str, Any], start: Any, end: Any) -> Window:
+def resolve_window(given: Window | None, interval: Interval) -> Window:
     """The window given in the form, else the run's data interval.
 
     A run that is triggered by hand gets from Airflow the last interval that is complete, not the day it is
     triggered on: hence the line in the log.
 
     Args:
-        params: the form's answers; `window_date` goes first.
-        start: first instant of the run's data interval, if it has one.
-        end: its end.
+        given: the form's answer, which goes first.
+        interval: the run's.
 
     Raises:
         BadInput: neither names a window.
     """
-    if given := params.get("window_date"):
-        window = Window.of(given)
-        log.info("Window %s, as the form says", window)
-        return window
+    if given is not None:
+        log.info("Window %s, as the form says", given)
+        return given
+    start, end = interval
     if start is None or end is None:
         raise BadInput("this run has no data interval: fill in the window's date, or trigger with a logical date")
     length: timedelta = end - start

@@ -1,43 +1,62 @@
-"""The tasks that every study has after its plan: windows, teachers, students, comparison, report."""
+"""The DAG of a kind of study: its form, a plan, and a chain of jobs that finishes what is missing."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from inspect import signature
 from typing import Any
 
-from airflow.sdk import Asset, chain, get_current_context, task
+from airflow.sdk import DAG, Asset, chain, get_current_context, task
 
-from operators.answers import Answers
+from operators.answers import filled_in
+from operators.forms import form
 from operators.operator import RayJobOperator, planned
-from pipeline.spec.job import CompareJob, IngestJob, ReportJob, study_jobs
-from pipeline.spec.study import Study
+from pipeline.spec.job import CompareJob, IngestJob, ReportJob
+from pipeline.studies.jobs import study_jobs
+from pipeline.studies.kinds import kind_of
 
 
-def study_tasks(recipe: Callable[..., Study]) -> None:
-    """Declare a study's tasks in the DAG around: a plan, and a chain of jobs that finishes what is missing.
+def study_dag(name: str) -> DAG:
+    """The DAG `NAME_study` of a kind of study; its page and its form are the kind's own.
 
-    Args:
-        recipe: makes the study of the chosen line-up and of those answers that bear its arguments' names.
+    Raises:
+        StudyError: no kind of that name is installed.
     """
+    kind = kind_of(name)
+    with DAG(
+        f"{name}_study",
+        description=kind.question,
+        doc_md=kind.page,
+        schedule=None,
+        is_paused_upon_creation=False,
+        max_active_runs=1,
+        tags=["windrow", "study"],
+        params=form(kind.fields, study=name),
+    ) as dag:
+        _tasks(name)
+    return dag
+
+
+def _tasks(name: str) -> None:
+    """The tasks of a study: windows, teachers, students, comparison, report."""
 
     @task(doc_md="Checks the form and writes the documents of all jobs.")
     def plan() -> list[dict[str, Any]]:
         """Check the form and write all jobs of the study; returns the students', since only these can be mapped."""
         context = get_current_context()
-        asked = Answers.of(context)
-        study = recipe(asked.lineup, **asked.arguments(signature(recipe).parameters))
+        kind = kind_of(name)
+        asked = kind.fields.read(*filled_in(context))
+        study = kind.study(asked.on_workers(), asked)
         lineup = study.lineup
-        first, *rest = study_jobs(study, asked["jobs_at_once"])
-        curves = tuple(dict.fromkeys(cell.variant for cell in study.cells if cell.axis != "start"))
+        first, *rest = study_jobs(study, asked.jobs_at_once)
+        shown = dict.fromkeys(cell.variant for cell in study.cells)
+        curves = tuple(variant for variant in shown if lineup.variant(variant).start is None)
         jobs = {
             "ingest": IngestJob(dataset=lineup.dataset, first=study.first, last=study.last, seeds=lineup.seeds),
             "teacher": first,
             "compare": CompareJob(lineup=lineup, variants=curves, first=study.first, last=study.last),
             "report": ReportJob(study=study),
         }
-        for name, job in jobs.items():
-            context["ti"].xcom_push(key=name, value=job.model_dump(mode="json"))
+        for key, job in jobs.items():
+            context["ti"].xcom_push(key=key, value=job.model_dump(mode="json"))
         return [job.model_dump(mode="json") for job in rest]
 
     limits: dict[str, Any] = {"timeout_minutes": "{{ params.timeout_minutes }}", "pool": "windrow_ray"}

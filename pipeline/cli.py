@@ -22,16 +22,18 @@ from rich import box
 from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 from typer.exceptions import TyperException
 
 from pipeline.spec.documents import decoded, read_text
 from pipeline.spec.errors import BadInput, TryAgain, asked, named, readable
-from pipeline.spec.job import AnyJob, CompareJob, IngestJob, ReportJob, TrainJob, load_job, study_jobs
+from pipeline.spec.fields import worded
+from pipeline.spec.job import AnyJob, CompareJob, IngestJob, ReportJob, TrainJob, load_job
 from pipeline.spec.lineup import DatasetConfig, LineUp, LogSource, SimulatedSource, load_lineup
 from pipeline.spec.lineups import ONLINE_DAYS, at_home, is_homemade, lineup_path, yesterday
 from pipeline.spec.settings import CANNOT, Settings, make_folder
 from pipeline.spec.window import Window
+from pipeline.studies.kinds import kind_of, kinds
 
 
 class _Commands(TyperGroup):
@@ -316,11 +318,48 @@ def compare(
     _answer(outcome, as_json, _comparison(outcome))
 
 
-@app.command()
+class _Study(TyperCommand):
+    """The command `study`, whose help tells which kinds there are."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Write the help."""
+        told = "\n\n".join(f"- `{kind.name}`: {kind.question}" for kind in kinds().values())
+        self.help = f"{self.help}\n\nKinds of study, whose fields --fields shows:\n\n{told}"
+        super().format_help(ctx, formatter)
+
+
+def _show_fields(name: str | None) -> None:
+    """Show what a kind of study asks, and end."""
+    if name is None:
+        return
+    kind = kind_of(name)
+    table = Table(Column("field", no_wrap=True), "what it is", "default", box=box.SIMPLE_HEAD, show_lines=True)
+    for field, schema in kind.fields.described().items():
+        default = "must be given" if kind.fields.model_fields[field].is_required() else schema.get("default")
+        shown = ", ".join(default) if isinstance(default, list) else "" if default is None else str(default)
+        help_text = f"{schema['title']}: {worded(schema)}. {schema['description']}"
+        table.add_row(field, Text(help_text), Text(shown))
+    out.print(
+        Text(
+            f"{kind.question}\n\nA file has `kind: {kind.name}` and any of these fields; `study` is the file's name unless it is given:"
+        )
+    )
+    out.print(table)
+    raise typer.Exit
+
+
+@app.command(cls=_Study)
 def study(
     answers: Annotated[
-        Path, typer.Argument(help="YAML or JSON file: `kind`, and the fields of that study's form (see dags/studies).")
-    ],
+        Path | None,
+        typer.Argument(help="YAML or JSON file: `kind`, and the fields of that study's form (see dags/studies)."),
+    ] = None,
+    fields: Annotated[
+        str | None,
+        typer.Option(
+            help="Show the fields of a kind of study, and end.", metavar="KIND", is_eager=True, callback=_show_fields
+        ),
+    ] = None,
     folder: Annotated[Path | None, typer.Option(help="Leave a copy of page, table and figures here.")] = None,
     airflow: Annotated[
         bool,
@@ -336,11 +375,16 @@ def study(
     The file's fields are those of the DAG's form. With --airflow the DAG does the work, else this process.
     """
     with _told():
+        if answers is None:
+            raise BadInput(
+                "a study is a file of answers, got none: name one, such as dags/studies/distillation_drift.yaml"
+            )
         from pipeline.studies.declared import declared
 
         asked = declared(answers)
         from pipeline.reporting.dispatch import run_report
         from pipeline.storage.lake import Lake
+        from pipeline.studies.jobs import study_jobs
 
         settings = Settings()
         _join(settings)

@@ -22,7 +22,7 @@ class Airflow:
         self.http = httpx.Client(
             base_url=f"{addresses.airflow}/api/v2",
             headers={"Authorization": f"Bearer {token['access_token']}"},
-            timeout=30,
+            timeout=120,
             trust_env=False,
         )
 
@@ -47,6 +47,11 @@ class Airflow:
         answer = self.http.get(f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}").raise_for_status()
         found: dict[str, Any] = answer.json()
         return found
+
+    def xcom(self, dag_id: str, run_id: str, task_id: str, key: str) -> Any:
+        """What a task has left for others under a key."""
+        path = f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/xcomEntries/{key}"
+        return self.http.get(path, params={"deserialize": True}).raise_for_status().json()["value"]
 
     def log(self, dag_id: str, run_id: str, task_id: str, try_number: int = 1) -> str:
         """A task's log, as one text."""

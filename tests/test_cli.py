@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -26,6 +27,7 @@ from pipeline.spec.lineups import ONLINE_DAYS, yesterday
 from pipeline.spec.settings import Settings
 from pipeline.spec.window import Window
 from pipeline.storage.lake import Lake
+from pipeline.studies.kinds import kinds
 from tests.conftest import free_ports
 from tests.trained import DAY, lineup, publish, train, windows
 
@@ -62,6 +64,19 @@ def test_every_command_explains_itself_and_its_options(command: str) -> None:
     options = typer.main.get_command(app).commands[command].params  # type: ignore[attr-defined]
     unexplained = [option.name for option in options if not getattr(option, "help", None)]
     assert [name for name in unexplained if name != "help"] == []
+
+
+def test_a_study_s_help_names_the_kinds_and_the_fields_of_each() -> None:
+    told = windrow("study", "--help").output
+    for kind in kinds().values():
+        assert kind.name in told
+        fields = " ".join(windrow("study", "--fields", kind.name).output.split())
+        for name, schema in kind.fields.described().items():
+            assert re.search(rf"\b{name}\b", fields)
+            assert schema["title"] in fields
+    refused = windrow("study", "--fields", "tunning")
+    assert refused.exit_code == BAD_INPUT
+    assert "did you mean 'tuning'?" in refused.output
 
 
 def test_the_program_itself_lists_its_commands() -> None:

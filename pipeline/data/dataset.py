@@ -16,7 +16,7 @@ from pyarrow import fs
 from pydantic import Field, model_validator
 
 from pipeline.data.account import FileAccount, balance
-from pipeline.spec import job
+from pipeline.spec import paths
 from pipeline.spec.canonical import Digest
 from pipeline.spec.documents import Frozen
 from pipeline.spec.schema import Schema
@@ -119,7 +119,7 @@ def generation_prefix(dataset: str, window: Window, generation: str) -> str:
 
 def manifest_path(dataset: str, window: Window) -> str:
     """Where a window's manifest lies, relative to the lake's root; the name is checked."""
-    return job.manifest_path(checked_name(dataset), window)
+    return paths.manifest_path(checked_name(dataset), window)
 
 
 def schema_path(dataset: str, schema_key: str) -> str:

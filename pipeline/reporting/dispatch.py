@@ -14,18 +14,9 @@ from typing import TYPE_CHECKING, Any, Literal, assert_never
 
 from pipeline.data.account import FileAccount
 from pipeline.spec.errors import BadInput, asked
-from pipeline.spec.job import (
-    SUBMISSION_VARIABLE,
-    AnyJob,
-    CompareJob,
-    IngestJob,
-    ReportJob,
-    TrainJob,
-    load_job,
-    page_path,
-    result_path,
-)
+from pipeline.spec.job import SUBMISSION_VARIABLE, AnyJob, CompareJob, IngestJob, ReportJob, TrainJob, load_job
 from pipeline.spec.lineup import LineUp, LogSource, SimulatedSource
+from pipeline.spec.paths import page_path, result_path
 from pipeline.spec.settings import Settings
 from pipeline.spec.window import Window
 from pipeline.storage.generation import tidy
@@ -350,8 +341,8 @@ def run_report(job: ReportJob, lake: Lake, settings: Settings, folder: Path | No
     from pipeline.reporting import study_page
     from pipeline.reporting.tracking import record_report
     from pipeline.spec.study import StudyError
+    from pipeline.studies.answering import answer
     from pipeline.studies.evidence import gather, wall_times
-    from pipeline.studies.kinds import answer
     from pipeline.training.chain.status import told
 
     study = job.study

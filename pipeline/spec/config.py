@@ -160,6 +160,10 @@ class Policy(Frozen):
         """The signals that it asks for, by the name under which it finds them."""
         return {}
 
+    def share(self, click_rate: float) -> float:
+        """About what share of the rows it keeps, for dealing work evenly; all where it can't tell."""
+        return 1.0
+
     def anonymous(self) -> Self:
         """The same with the field's own name in the place of each variant's: an identity has the signals' content instead."""
         fields = {

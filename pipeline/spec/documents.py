@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -28,7 +28,6 @@ Flag = Annotated[bool, Strict()]
 """`true` or `false`, and no number."""
 Seed = Annotated[int, Strict(), Field(ge=0, le=2**63 - 1)]
 """What a random number generator starts from."""
-Seeds = Annotated[Sequence[Seed], Field(min_length=1, max_length=1000)]
 Few = Field(min_length=1, max_length=20)
 """Of a list of values that are tried one by one."""
 

@@ -1,15 +1,18 @@
-"""Which line-ups there are, by name; and the demo's, of which each home has one with dates of its own."""
+"""Which line-ups there are, by name, and what forms suggest from them; and the demo's, of which each home has one of its own."""
 
 from __future__ import annotations
 
 import os
 import re
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from filelock import FileLock
 
-from pipeline.spec.lineup import LineUpError, load_lineup
+from pipeline.spec.documents import read_yaml
+from pipeline.spec.errors import BadInput
+from pipeline.spec.lineup import LineUpError, SimulatedSource, load_lineup
 from pipeline.spec.settings import CHECKOUT, Settings
 from pipeline.spec.window import Window
 
@@ -17,6 +20,8 @@ DEMO = CHECKOUT / "dags" / "lineups" / "demo.yaml"
 """What a home's demo is made from."""
 ONLINE_DAYS = 12
 """Online windows that a new demo has behind it."""
+HISTORY = 8
+"""Windows of history suggested where a line-up does not say how many its log has."""
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
 
 
@@ -96,3 +101,40 @@ def lineup_path(name: str, settings: Settings | None = None) -> Path:
         folders = dict.fromkeys((settings.lineup.parent, settings.dags / "lineups"))
         raise LineUpError(f"no line-up {name!r} in {' or '.join(map(str, folders))}; there are {', '.join(paths)}")
     return paths[name]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Dates:
+    """The days that a form suggests."""
+
+    first: str
+    online_start: str
+
+    @classmethod
+    def suggested(cls) -> Dates:
+        """Those of the line-up that the form suggests, or of the next one where that can't be read."""
+        for path in lineup_paths().values():
+            try:
+                lineup = load_lineup(path)
+            except BadInput:
+                continue  # a broken file must not take the forms with it
+            source, online = lineup.dataset.source, lineup.online_start
+            first = source.origin if isinstance(source, SimulatedSource) else source.first
+            return cls(first=(first or online.shift(-HISTORY)).name, online_start=online.name)
+        raise LineUpError(f"no line-up can be read among {list(lineup_paths().values())}")
+
+    def online(self, days: int) -> str:
+        """The day so many days after the first online one."""
+        return Window.of(self.online_start).shift(days).name
+
+
+def variant_names() -> list[str]:
+    """Every variant of every line-up, unchecked: a broken file must not take the forms with it."""
+    names: dict[str, None] = {}
+    for path in lineup_paths().values():
+        try:
+            document = read_yaml(path, "a line-up")
+            names |= {str(variant["name"]): None for variant in document["variants"]}
+        except (BadInput, KeyError, TypeError):
+            continue
+    return list(names)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any
 
 from pydantic import Field, model_validator
 
@@ -11,24 +11,6 @@ from pipeline.spec.documents import Frozen, Real
 from pipeline.spec.errors import BadInput
 from pipeline.spec.lineup import LineUp
 from pipeline.spec.window import Window
-
-Axis = Literal[
-    "schedule",
-    "start",
-    "size",
-    "age",
-    "head",
-    "weight",
-    "rate",
-    "scope",
-    "correction",
-    "policy",
-    "batch",
-    "combined",
-    "theory",
-    "setting",
-]
-"""What tells a cell from the others; each axis has a figure and a table of its own."""
 
 MIN_JUDGED = 3
 """Fewer windows than this judge nothing: their interval would say so and nothing else."""
@@ -45,9 +27,12 @@ class Cell(Frozen):
     """Its name in the line-up."""
     against: Name
     """The variant it is compared with, on the same rows."""
-    axis: Axis
+    axis: Name
+    """What tells it from the others; each axis has a figure and a table of its own."""
     label: str
     """What pictures and tables call it."""
+    family: str | None = None
+    """The curve that it is a point of, where an axis has several."""
     value: Real | None = None
     """Its place on the axis: rows of history, a size ratio, an age, a rate; None where the axis has no numbers."""
 
@@ -55,8 +40,8 @@ class Cell(Frozen):
 class Study(Frozen):
     """A question with all that is needed to answer it."""
 
-    kind: Literal["distillation", "downsampling", "tuning"]
-    """Which analysis reads the cells."""
+    kind: Name
+    """Which kind of study reads the cells: the name of an entry point, see `pipeline.studies.kinds`."""
     question: str
     """In one sentence, as its readers would ask it."""
     lineup: LineUp
@@ -66,12 +51,8 @@ class Study(Frozen):
     last: Window
     judged: Window
     """First of the windows, up to `last`, on which all are judged."""
-    epsilons: tuple[Real, ...] = Field(default=(0.1, 0.2, 0.5), max_length=20)
-    """Percent of log-loss within which two models count as equal; the first is the headline's."""
-    centre: Name | None = None
-    """The variant that all axes but the rate's vary in one factor, where the study has one."""
-    affordable: Real = Field(default=0.5, gt=0)
-    """Percent of log-loss that the asker can afford to lose."""
+    asked: dict[str, Any] = {}
+    """The fields of its kind as they were filled in, as JSON: what else its answer needs to know."""
 
     @model_validator(mode="after")
     def _answerable(self) -> Study:
@@ -86,8 +67,6 @@ class Study(Frozen):
                 "a study's first window lies before its first online window, which is not after the first judged window, "
                 f"which is not after the last; got {self.first}, {self.lineup.online_start}, {self.judged}, {self.last}"
             )
-        if not self.epsilons or min(self.epsilons) <= 0:
-            raise ValueError(f"epsilons are percents of log-loss above zero, at least one, got {list(self.epsilons)}")
         return self
 
     @property
@@ -95,7 +74,7 @@ class Study(Frozen):
         """The study's name: that of its MLflow experiment and of its chains in the lake."""
         return self.lineup.name
 
-    def of(self, *axes: Axis) -> tuple[Cell, ...]:
+    def of(self, *axes: str) -> tuple[Cell, ...]:
         """The cells of some axes, in order."""
         return tuple(cell for cell in self.cells if cell.axis in axes)
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from pipeline.selection.policies.negatives import NegativeDownsampling
+from pipeline.spec.asked import StudyFields
 from pipeline.spec.config import Continuous, Cutover, ModelConfig, Selection, Size, Variant
 from pipeline.spec.lineup import LineUp
-from pipeline.spec.study import Axis, Cell, StudyError
+from pipeline.spec.study import Cell, Study, StudyError
 from pipeline.spec.window import Window
 
 BOTH = "both"
@@ -20,6 +20,8 @@ class Draft:
 
     reference: str
     """What cells are compared with unless they say otherwise."""
+    judged: Window | None = None
+    """First judged window; what was asked, or else the first online window, when not given."""
     variants: list[Variant] = field(default_factory=list)
     cells: list[Cell] = field(default_factory=list)
 
@@ -29,34 +31,53 @@ class Draft:
             self.variants.append(variant)
 
     def add(
-        self, axis: Axis, label: str, variant: Variant, value: float | None = None, against: str | None = None
+        self,
+        axis: str,
+        label: str,
+        variant: Variant,
+        value: float | None = None,
+        *,
+        against: str | None = None,
+        family: str | None = None,
     ) -> None:
         """Show a variant on an axis."""
         self.train(variant)
         against = against or self.reference
-        self.cells.append(Cell(variant=variant.name, against=against, axis=axis, label=label, value=value))
+        self.cells.append(
+            Cell(variant=variant.name, against=against, axis=axis, label=label, value=value, family=family)
+        )
 
-    def lineup(self, base: LineUp, name: str, online_start: Window, seeds: Sequence[int]) -> LineUp:
-        """The line-up that trains them, with data and workers of another.
+    def study(self, kind: str, question: str, base: LineUp, asked: StudyFields) -> Study:
+        """The study that trains and compares them, with data and workers of a line-up.
 
         Raises:
             StudyError: it would go by that one's name.
         """
-        if name == base.name:
+        if asked.study == base.name:
             raise StudyError(
-                f"a study has a name of its own: {name!r} is the line-up's, whose chains it would take over"
+                f"a study has a name of its own: {base.name!r} is the line-up's, whose chains it would take over"
             )
-        return LineUp(
-            name=name,
+        lineup = LineUp(
+            name=asked.study,
             dataset=base.dataset,
             variants=tuple(self.variants),
             reference=self.reference,
-            online_start=online_start,
-            seeds=tuple(seeds),
+            online_start=asked.online_start,
+            seeds=asked.seeds or base.seeds,
             workers=base.workers,
             evaluation=base.evaluation,
             checkpoint_every=base.checkpoint_every,
             tuned=base.tuned,
+        )
+        return Study(
+            kind=kind,
+            question=question,
+            lineup=lineup,
+            cells=tuple(self.cells),
+            first=asked.first,
+            last=asked.last,
+            judged=self.judged or asked.judged or asked.online_start,
+            asked=asked.model_dump(mode="json"),
         )
 
 

@@ -10,6 +10,8 @@ import httpx
 import pytest
 from playwright.sync_api import Locator, Page, expect, sync_playwright
 
+from pipeline.spec.fields import LIMITS
+from pipeline.studies.kinds import kind_of
 from tests.airflow_client import Airflow, eventually
 from tests.conftest import Stack
 
@@ -17,6 +19,7 @@ pytestmark = [pytest.mark.browser, pytest.mark.services, pytest.mark.slow, pytes
 DAG = "distillation_study"
 VARIANTS = ["teacher", "no_teacher", "early_cutover", "late_cutover", "continuous"]
 STUDY_TIMEOUT_S = 1500
+expect.set_options(timeout=60_000)  # a page of MLflow's may take its time beside a study that trains
 
 
 @pytest.fixture
@@ -57,8 +60,14 @@ def test_a_study_from_the_form_to_the_curves_on_one_chart(stack: Stack, page: Pa
 
     page.get_by_role("button", name="Trigger").first.click()
     form = page.get_by_role("dialog")
-    expect(form.get_by_text("Weight of the teacher's loss")).to_be_visible()
+    every_field_explains_itself(form)
     form.locator("#element_study").fill("from_the_browser")
+    form.locator("#element_seeds").fill("zero, 1, 2")
+    form.get_by_test_id("trigger-dag-submit").click()
+    expect(form).to_contain_text("'zero, 1, 2' does not match")
+    form.locator("#element_seeds").fill("0, 1, 2")
+    expect(form.locator("#element_epsilons")).to_have_value("0.1, 0.2, 0.5")
+    expect(form.locator("#element_first")).to_have_attribute("type", "date")  # the browser's own calendar
     choose(form, "lineup", "tiny")
     choose(form, "teacher_size", "small")
     choose(form, "student_size", "tiny")
@@ -73,6 +82,10 @@ def test_a_study_from_the_form_to_the_curves_on_one_chart(stack: Stack, page: Pa
         lambda: (found := airflow.run_state(DAG, run_id)) in {"success", "failed"} and found, STUDY_TIMEOUT_S, "an end"
     )
     assert state == "success"
+
+    planned = airflow.xcom(DAG, run_id, "plan", "report")["study"]
+    assert planned["asked"]["seeds"] == planned["lineup"]["seeds"] == [0, 1, 2]
+    assert planned["asked"]["epsilons"] == [0.1, 0.2, 0.5]
 
     page.goto(f"{stack.addresses.airflow}/dags/{DAG}/runs/{run_id}/tasks/compare/details")
     expect(page.get_by_role("link", name="Ray job")).to_be_visible()
@@ -95,6 +108,17 @@ def test_a_study_from_the_form_to_the_curves_on_one_chart(stack: Stack, page: Pa
     assert headline == report["tags"]["mlflow.note.content"]
     value, low, high = (report["metrics"][f"gain_over_late_cutover_percent{end}"] for end in ("", "_low", "_high"))
     assert f"{value:+.2f} ({low:+.2f} to {high:+.2f}) %" in headline
+
+
+def every_field_explains_itself(form: Locator) -> None:
+    """Title and help of each field stand in the form, those of the folded section once it is opened."""
+    fields = kind_of("distillation").fields.described()
+    for section in (str(LIMITS["section"]), None):  # one is open at a time; the form is left as it was
+        form.get_by_role("button", name=section or "Run Parameters").click()
+        for name, schema in fields.items():
+            if schema.get("section") == section:
+                for text in (schema["title"], schema["description"].replace("`", "")[:60]):
+                    expect(form.get_by_text(text).filter(visible=True).first, name).to_be_visible()
 
 
 def read_report(page: Page, path: Path, tmp_path: Path) -> str:

@@ -5,22 +5,28 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
-from operators.answers import Answers
+from operators import answers as operators_answers
+from operators.answers import answers, interval
+from operators.forms import form
 from operators.inputs import needed_paths, still_missing, told
+from operators.questions import Ingest, Online, Warmup
 from operators.run_window import resolve_window
 from pipeline.data.simulator import SimulatorConfig
-from pipeline.spec.job import TrainJob, head_path, manifest_path
-from pipeline.spec.lineup import LineUpError, load_lineup
+from pipeline.spec.errors import BadInput
+from pipeline.spec.fields import Fields
+from pipeline.spec.job import TrainJob
+from pipeline.spec.lineup import load_lineup
 from pipeline.spec.lineups import lineup_paths
+from pipeline.spec.paths import head_path, manifest_path
 from pipeline.spec.window import DAY, Window
 from pipeline.storage.lake import Lake
 
 START = datetime(2024, 1, 9, tzinfo=UTC)
-FORM = {"lineup": "demo", "variants": [], "window_date": None, "num_workers": None, "hardware": "as the line-up says"}
+F = TypeVar("F", bound=Fields)
 
 
 @pytest.fixture(autouse=True)
@@ -28,53 +34,85 @@ def _lineups(monkeypatch: pytest.MonkeyPatch, root: Path) -> None:
     monkeypatch.setenv("WINDROW_LINEUP", str(root / "dags" / "lineups" / "demo.yaml"))
 
 
-def asked(conf: dict[str, Any], start: datetime | None = START) -> Answers:
-    """The answers of a run with that conf."""
-    end = start + DAY if start else None
-    context = {
-        "dag": SimpleNamespace(params=FORM, dag_id="online_training"),
-        "dag_run": SimpleNamespace(conf=conf, data_interval_start=start, data_interval_end=end),
-        "params": FORM | conf,
-    }
-    return Answers.of(context)  # type: ignore[arg-type]
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The answers of a run with some conf, as its task finds them."""
+
+    def run(fields: type[F], conf: dict[str, Any], start: datetime | None = START) -> F:
+        params = {name: param.value for name, param in form(fields).items()}
+        context = {
+            "dag": SimpleNamespace(params=params, dag_id="mine"),
+            "dag_run": SimpleNamespace(
+                conf=conf, data_interval_start=start, data_interval_end=start + DAY if start else None
+            ),
+            "params": params | conf,
+        }
+        monkeypatch.setattr(operators_answers, "get_current_context", lambda: context)
+        return answers(fields)
+
+    return run
 
 
-def test_the_window_is_the_date_given_else_the_interval_else_an_error() -> None:
-    assert asked({"window_date": "2024-02-01"}).window == Window.of("2024-02-01")
-    assert asked({}).window == Window.of("2024-01-09")
+def test_the_window_is_the_date_given_else_the_interval_else_an_error(asked: Any) -> None:
+    def window(conf: dict[str, Any], start: datetime | None = START) -> Window:
+        return resolve_window(asked(Online, conf, start).window_date, interval())
+
+    assert window({"window_date": "2024-02-01"}) == Window.of("2024-02-01")
+    assert window({}) == window({"window_date": ""}) == Window.of("2024-01-09")
     with pytest.raises(ValueError, match="window's date"):
-        assert asked({}, start=None).window
+        window({}, start=None)
 
 
 @pytest.mark.parametrize("length", [timedelta(0), timedelta(hours=23), timedelta(hours=25)])
 def test_an_interval_that_is_no_day_is_refused(length: timedelta) -> None:
     with pytest.raises(ValueError, match="one day"):
-        resolve_window({}, START, START + length)
+        resolve_window(None, (START, START + length))
 
 
-def test_an_unknown_field_is_refused_with_the_nearest_name() -> None:
+def test_an_unknown_field_is_refused_with_the_nearest_name(asked: Any) -> None:
     with pytest.raises(ValueError, match="'varients'.*'variants'"):
-        asked({"varients": ["teacher"]})
+        asked(Online, {"varients": ["teacher"]})
 
 
-def test_the_conf_overrides_the_line_up() -> None:
-    answers = asked({"lineup": "upworthy", "variants": ["baseline"], "num_workers": 2, "hardware": "GPU"})
-    assert answers.lineup.name == "upworthy"
-    assert answers.lineup.workers.num_workers == 2
-    assert answers.lineup.workers.use_gpu
-    assert answers.variants == ("baseline",)
-    assert asked({}).lineup == load_lineup(lineup_paths()["demo"])
+def test_the_conf_overrides_the_line_up(asked: Any) -> None:
+    found = asked(Online, {"lineup": "upworthy", "variants": ["baseline"], "num_workers": 2, "hardware": "GPU"})
+    assert found.on_workers().name == "upworthy"
+    assert found.on_workers().workers.num_workers == 2
+    assert found.on_workers().workers.use_gpu
+    assert found.variants == ("baseline",)
+    assert asked(Online, {}).on_workers() == load_lineup(lineup_paths()["demo"])
 
 
-def test_an_unknown_line_up_is_refused_with_those_there_are() -> None:
-    with pytest.raises(LineUpError, match="there are demo, "):
-        assert asked({"lineup": "dmeo"}).lineup
+def test_an_unknown_line_up_is_refused_with_the_nearest_name(asked: Any) -> None:
+    with pytest.raises(BadInput, match="got 'dmeo': did you mean 'demo'"):
+        asked(Online, {"lineup": "dmeo"}).base()
 
 
 @pytest.mark.parametrize("span", [{"first": "2024-01-01"}, {"last": "2024-01-01"}])
-def test_half_a_span_is_refused(span: dict[str, str]) -> None:
+def test_half_a_span_is_refused(asked: Any, span: dict[str, str]) -> None:
     with pytest.raises(ValueError, match="both"):
-        assert Answers(span).span
+        asked(Ingest, span).span(interval())
+
+
+@pytest.mark.parametrize("seeds", ["3, 1", " 3,1 ", [3, 1]])
+def test_seeds_come_as_a_person_types_them_or_as_a_list(asked: Any, seeds: Any) -> None:
+    assert asked(Warmup, {"seeds": seeds}).seeded().seeds == (3, 1)
+    assert asked(Warmup, {}).seeded().seeds == load_lineup(lineup_paths()["demo"]).seeds
+
+
+@pytest.mark.parametrize(
+    ("seeds", "words"),
+    [
+        ("zero, 1", "seeds.0: must be a whole number, got 'zero'"),
+        ("1, 2, 1", "seeds: each value stands there once, got 1 twice: take one out"),
+        ("-1", "seeds.0: must be at least 0, got -1"),
+        ("1.5", "seeds.0: must be a whole number, got 1.5"),
+    ],
+)
+def test_what_cannot_be_a_seed_is_named_with_its_field(asked: Any, seeds: str, words: str) -> None:
+    with pytest.raises(BadInput, match="the form of mine: ") as error:
+        asked(Warmup, {"seeds": seeds})
+    assert words in str(error.value)
 
 
 def test_every_checked_in_line_up_can_be_run(root: Path) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from inspect import Parameter, signature
 from typing import Any
 
 import jsonschema
 import pytest
 
-from pipeline.studies.declared import RECIPES
+from pipeline.spec.asked import StudyFields
+from pipeline.studies.kinds import kind_of, kinds
 
 DAGS = [
     "distillation_study",
@@ -43,16 +43,47 @@ def test_every_field_has_title_help_and_a_valid_default(parsed: dict[str, Any], 
         jsonschema.validate(field["default"], schema)
 
 
-@pytest.mark.parametrize("kind", sorted(RECIPES))
-def test_a_study_from_its_form_and_one_from_a_file_have_the_same_defaults(parsed: dict[str, Any], kind: str) -> None:
-    fields = parsed["dags"][f"{kind}_study"]["fields"]
-    asked = signature(RECIPES[kind]).parameters
-    shared = {name for name in asked if name in fields and asked[name].default is not Parameter.empty}
-    assert len(shared) >= 6
-    assert set(asked) - set(fields) == {"base", "name"}, "the form asks for everything else"
-    for name in shared - {"seeds"} | ({"seeds"} if kind == "tuning" else set()):
-        default = asked[name].default
-        assert fields[name]["default"] == (list(default) if isinstance(default, tuple) else default), name
+@pytest.mark.parametrize("kind", sorted(kinds()))
+def test_a_form_asks_for_every_field_of_its_kind_and_its_defaults_are_those_of_a_file(
+    parsed: dict[str, Any], kind: str
+) -> None:
+    form = parsed["dags"][f"{kind}_study"]["fields"]
+    fields = kind_of(kind).fields
+    assert set(form) == set(fields.model_fields)
+    asked = fields.model_validate({name: field["default"] for name, field in form.items()})
+    for name, field in fields.model_fields.items():
+        if not field.is_required() and name != "lineup":
+            assert getattr(asked, name) == field.default, name
+
+
+@pytest.mark.parametrize("kind", sorted(kinds()))
+def test_every_field_is_one_that_a_person_can_fill_in(parsed: dict[str, Any], kind: str) -> None:
+    """As Airflow draws them: lists of numbers in one line, dates from a calendar, choices from a list; none as raw JSON."""
+    for name, field in parsed["dags"][f"{kind}_study"]["fields"].items():
+        schema = field["schema"]
+        types = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
+        shown = [each for each in types if each != "null"]
+        if shown == ["string", "array"]:
+            assert schema["examples"], f"{name} would be shown as JSON"
+            for typed in ("zero", "0, one", "0;1"):
+                with pytest.raises(jsonschema.ValidationError):
+                    jsonschema.validate(typed, schema)
+            jsonschema.validate("1, 1,1", schema)
+            jsonschema.validate([1], schema)
+        else:
+            assert len(shown) == 1, name
+            assert shown != ["array"] or schema["examples"], name
+            assert shown != ["object"]
+    assert {"first", "online_start", "last", "judged"} == {
+        name
+        for name, field in parsed["dags"][f"{kind}_study"]["fields"].items()
+        if field["schema"].get("format") == "date"
+    }
+
+
+def test_what_every_study_asks_is_declared_once() -> None:
+    for kind in kinds().values():
+        assert set(StudyFields.model_fields) <= set(kind.fields.model_fields)
 
 
 @pytest.mark.parametrize("dag_id", DAGS)

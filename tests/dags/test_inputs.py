@@ -11,8 +11,9 @@ import pytest
 
 from operators.inputs import AwaitInputs, InputsTrigger, missing_inputs, needed_paths, told
 from pipeline.spec.config import Variant
-from pipeline.spec.job import IngestJob, TrainJob, head_path, manifest_path
+from pipeline.spec.job import IngestJob, TrainJob
 from pipeline.spec.lineup import DatasetConfig, LineUp, LogSource, SimulatedSource
+from pipeline.spec.paths import head_path, manifest_path
 from pipeline.spec.window import Window
 from pipeline.storage.lake import Lake
 

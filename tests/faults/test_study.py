@@ -13,15 +13,16 @@ import pytest
 from mlflow import MlflowClient
 
 from pipeline.data.simulator import SimulatorConfig, simulate
-from pipeline.spec.job import TrainJob, study_jobs
+from pipeline.spec.job import TrainJob
 from pipeline.spec.lineup import Workers
 from pipeline.spec.study import Study
 from pipeline.spec.window import Window
 from pipeline.storage.lake import Lake
-from pipeline.studies.distillation.cells import distillation_study
+from pipeline.studies.jobs import study_jobs
 from pipeline.training.chain.steps import StepManifest
 from tests.airflow_client import eventually
 from tests.conftest import Stack
+from tests.planned import planned
 from tests.trained import DAY, lineup, train, variant
 
 pytestmark = [pytest.mark.faults, pytest.mark.services, pytest.mark.slow]
@@ -34,7 +35,7 @@ def study(name: str) -> Study:
     """A teacher and four schedules over the same windows."""
     base = lineup(variant(), name="base", workers=Workers(threads=1))
     last = DAY.shift(NUM_WINDOWS - 1)
-    return distillation_study(base, name=name, first=DAY, online_start=DAY.shift(8), last=last, teacher_size="small", student_size="tiny")  # fmt: skip
+    return planned("distillation", base, study=name, first=DAY, online_start=DAY.shift(8), last=last, teacher_size="small", student_size="tiny")  # fmt: skip
 
 
 def whole(name: str) -> TrainJob:

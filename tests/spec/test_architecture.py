@@ -13,6 +13,14 @@ LIGHT = [
     "pipeline.spec.lineup",
     "pipeline.spec.job",
     "pipeline.spec.settings",
+    "pipeline.spec.asked",
+    "pipeline.studies.jobs",
+    "pipeline.studies.declared",
+    *(
+        f"pipeline.studies.{kind}.{part}"
+        for kind in ("distillation", "downsampling", "tuning")
+        for part in ("fields", "cells")
+    ),
 ]
 HEAVY = ["torch", "torchrec", "mlflow", "ray", "numpy", "pyarrow", "airflow"]
 

@@ -14,7 +14,7 @@ from pipeline.spec.config import Continuous, Cutover, Variant
 from pipeline.spec.errors import BadInput
 from pipeline.spec.lineup import LineUp, LineUpError, load_lineup, teachers_first
 from pipeline.spec.window import Window
-from pipeline.studies.distillation.cells import distillation_study
+from tests.planned import planned
 
 ROOT = Path(__file__).resolve().parents[2]
 GOOD: dict[str, Any] = {
@@ -46,8 +46,8 @@ def test_a_lineup_reads_the_same_as_yaml_and_as_json(tmp_path: Path) -> None:
 def test_every_lineup_of_the_repository_can_be_run_and_studied(path: Path) -> None:
     lineup = load_lineup(path)
     online = lineup.online_start
-    study = distillation_study(
-        lineup, name="study", first=online.shift(-3), online_start=online, last=online.shift(4), negative_rate=0.1
+    study = planned(
+        "distillation", lineup, first=online.shift(-3), online_start=online, last=online.shift(4), negative_rate=0.1
     )
     assert study.lineup.dataset == lineup.dataset
     assert len(study.lineup.variants) == 6

@@ -24,8 +24,8 @@ from pipeline.selection.policies.negatives import NegativeDownsampling
 from pipeline.spec.canonical import content_key
 from pipeline.spec.config import Continuous
 from pipeline.spec.errors import BadInput
-from pipeline.spec.job import head_path
 from pipeline.spec.lineup import Workers
+from pipeline.spec.paths import head_path
 from pipeline.storage import parquet
 from pipeline.storage.damage import Damaged
 from pipeline.storage.lake import MAX_DOCUMENT_BYTES, Conflict, Lake, LakeError

@@ -11,41 +11,39 @@ import numpy as np
 import pytest
 
 from pipeline.reporting.study_page import render
-from pipeline.spec.job import study_jobs
 from pipeline.spec.study import Study
 from pipeline.statistics.interval import Interval
 from pipeline.storage.lake import Lake
-from pipeline.studies.distillation.cells import distillation_study
+from pipeline.studies.answering import answer
 from pipeline.studies.distillation.in_run import percent_saved
-from pipeline.studies.downsampling.cells import downsampling_study
 from pipeline.studies.downsampling.theory import explained
 from pipeline.studies.evidence import Evidence, MissingEvidence, gather, wall_times
 from pipeline.studies.findings import Findings
-from pipeline.studies.kinds import answer
+from pipeline.studies.jobs import study_jobs
 from pipeline.studies.measures import compute
-from pipeline.studies.tuning.cells import tuning_study
 from pipeline.training.chain.engine import Engine
+from tests.planned import planned
 from tests.trained import DAY, TINY, alone, lineup, publish, variant, windows
 
 NUM_WINDOWS = 18
 BASE = lineup(variant(model=TINY), name="base")
 SPAN = {"first": DAY, "online_start": DAY.shift(5), "judged": DAY.shift(10), "last": DAY.shift(NUM_WINDOWS - 1)}
-DISTILLATION = distillation_study(
-    BASE, name="taught", teacher_size="small", student_size="tiny", axes=["start", "age", "head"], num_starts=3,
+DISTILLATION = planned(
+    "distillation", BASE, study="taught", teacher_size="small", student_size="tiny", axes=["start", "age", "head"], num_starts=3,
     epsilons=(2.0, 5.0), seeds=(0, 1), **SPAN,
 )  # fmt: skip
-DOWNSAMPLING = downsampling_study(
-    BASE, name="sampled", size="tiny", teacher_size="small", rates=(0.5, 0.1), affordable=20.0, seeds=(0, 1),
+DOWNSAMPLING = planned(
+    "downsampling", BASE, study="sampled", size="tiny", teacher_size="small", rates=(0.5, 0.1), affordable=20.0, seeds=(0, 1),
     axes=["scope", "correction", "policy", "batch", "combined", "theory"], **SPAN,
 )  # fmt: skip
 
-SHORT = distillation_study(
-    BASE, name="short", teacher_size="small", student_size="tiny",
+SHORT = planned(
+    "distillation", BASE, study="short", teacher_size="small", student_size="tiny",
     first=DAY, online_start=DAY.shift(2), last=DAY.shift(4),
 )  # fmt: skip
 """Too short for anything but a look: no late cutover, no slope, no half-life."""
-TUNING = tuning_study(
-    BASE, name="tuned", teacher_size="small", student_size="tiny", batch_sizes=(256,), learning_rates=(1e-6, 0.02),
+TUNING = planned(
+    "tuning", BASE, study="tuned", teacher_size="small", student_size="tiny", batch_sizes=(256,), learning_rates=(1e-6, 0.02),
     seeds=(0, 1), **(SPAN | {"last": DAY.shift(11)}),
 )  # fmt: skip
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "figures.json").read_text())
@@ -119,8 +117,8 @@ def test_what_was_trained_under_other_settings_is_no_evidence(lake: Lake) -> Non
     """The page would show the new settings beside the old ones' losses."""
     optimizer = BASE.variants[0].optimizer.model_copy(update={"dense_lr": 0.123})
     base = BASE.model_copy(update={"variants": (BASE.variants[0].model_copy(update={"optimizer": optimizer}),)})
-    changed = distillation_study(
-        base, name="short", teacher_size="small", student_size="tiny",
+    changed = planned(
+        "distillation", base, study="short", teacher_size="small", student_size="tiny",
         first=DAY, online_start=DAY.shift(2), last=DAY.shift(4),
     )  # fmt: skip
     with pytest.raises(

@@ -9,16 +9,14 @@ import pytest
 
 from pipeline.selection.policies.negatives import NegativeDownsampling
 from pipeline.spec.config import All, OptimizerConfig, Selection, Variant
-from pipeline.spec.job import study_jobs
 from pipeline.spec.lineup import LineUp, load_lineup
 from pipeline.spec.study import Study, StudyError
 from pipeline.spec.window import Window
 from pipeline.studies.declared import declared
 from pipeline.studies.distillation.cells import AXES as DISTILLATION_AXES
-from pipeline.studies.distillation.cells import distillation_study
 from pipeline.studies.downsampling.cells import AXES as DOWNSAMPLING_AXES
-from pipeline.studies.downsampling.cells import downsampling_study
-from pipeline.studies.tuning.cells import TUNING_SEEDS, tuning_study
+from pipeline.studies.jobs import first_step, study_jobs
+from tests.planned import planned
 
 SPAN = {
     name: Window.of(day)
@@ -34,11 +32,11 @@ def base(root: Path) -> LineUp:
 
 
 def distillation(base: LineUp, **choices: Any) -> Study:
-    return distillation_study(base, **{"name": "s", **SPAN} | choices)
+    return planned("distillation", base, **SPAN | choices)
 
 
 def downsampling(base: LineUp, **choices: Any) -> Study:
-    return downsampling_study(base, **{"name": "s", **SPAN} | choices)
+    return planned("downsampling", base, **SPAN | choices)
 
 
 def differing(one: Variant, other: Variant) -> set[str]:
@@ -72,7 +70,7 @@ def test_starts_differ_from_the_full_history_in_nothing_but_their_start(base: Li
     assert len(cells) == 7 * 4
     for cell in cells:
         variant = study.lineup.variant(cell.variant)
-        assert differing(variant, study.lineup.variant(cell.variant.partition("_from_")[0])) == {"start"}
+        assert differing(variant, study.lineup.variant(cell.family or "")) == {"start"}
         assert variant.start is not None
         assert study.judged.days_since(variant.start) == cell.value
     assert study.judged >= study.lineup.online_start.shift(8)
@@ -111,7 +109,7 @@ def test_a_batch_can_be_dealt_to_the_workers(base: LineUp) -> None:
 
 @pytest.mark.parametrize("num_groups", [1, 3, 50])
 @pytest.mark.parametrize("seeds", [(4,), (4, 7)])
-def test_every_chain_is_trained_in_exactly_one_job_and_teachers_first(
+def test_every_chain_is_trained_in_one_job_and_every_step_in_one_too(
     base: LineUp, num_groups: int, seeds: tuple[int, ...]
 ) -> None:
     for study in (
@@ -121,14 +119,33 @@ def test_every_chain_is_trained_in_exactly_one_job_and_teachers_first(
         first, *rest = study_jobs(study, num_groups)
         chains = [(name, seed) for job in (first, *rest) for seed in job.lineup.seeds for name in job.variants]
         assert sorted(chains) == sorted((v.name, seed) for v in study.lineup.variants for seed in seeds)
-        assert set(first.variants) == set(study.lineup.teachers)
-        starts = [
-            {(study.lineup.variant(n).start, seed) for n in job.variants for seed in job.lineup.seeds} for job in rest
+        assert set(first.variants) == set(study.lineup.teachers), "whom others read from goes first"
+        begun = [
+            {(first_step(study, study.lineup.variant(n)), seed) for n in job.variants for seed in job.lineup.seeds}
+            for job in rest
         ]
-        for place, together in enumerate(starts):
-            for other in starts[place + 1 :]:
-                assert not together & other
+        assert sum(map(len, begun)) == len(set().union(*begun)), "what begins alike is trained once, in one job"
         assert len(rest) <= num_groups
+
+
+def test_cells_that_share_no_step_are_dealt_so_that_jobs_cost_alike(base: LineUp) -> None:
+    """Twelve cells that begin on one day, of which nothing but the history of two is the same."""
+    study = downsampling(base, axes=["scope", "correction", "batch", "theory"])
+    _, *rest = study_jobs(study, 4)
+    assert len(rest) == 4
+    rows = [
+        sum(1.0 if (s := study.lineup.variant(n).selection).kind == "all" else s.rate for n in job.variants)
+        for job in rest
+    ]
+    assert max(rows) < 2 * min(rows)
+    taught = distillation(base)
+    assert [len(job.variants) for job in study_jobs(taught, 4)[1:]] == [3, 1], "schedules share what came before"
+
+
+def test_the_pilot_of_odds_goes_first_too(base: LineUp) -> None:
+    first, *rest = study_jobs(downsampling(base, axes=["policy"]), 3)
+    assert first.variants == ("teacher",)
+    assert {"odds_age_0", "odds_age_4"} < {name for job in rest for name in job.variants}
 
 
 def test_the_largest_study_fits_a_job_document(base: LineUp) -> None:
@@ -192,7 +209,7 @@ def test_both_together_is_the_same_arm_in_every_study(base: LineUp) -> None:
     studies = (
         distillation(base, negative_rate=0.1, student_size="tiny", **sizes),
         downsampling(base, axes=["combined"], size="tiny", **sizes),
-        tuning_study(base, name="s", **SPAN, student_size="tiny", **sizes),
+        planned("tuning", base, **SPAN, student_size="tiny", **sizes),
     )
     assert len({study.lineup.variant("both") for study in studies}) == 1
     assert len({study.lineup.variant("teacher") for study in studies}) == 1
@@ -215,11 +232,11 @@ def test_a_file_may_hold_every_field_of_the_form(root: Path, tmp_path: Path, mon
     )
     study = declared(file)
     assert (study.lineup.workers.num_workers, study.lineup.workers.use_gpu) == (2, True)
-    assert study.lineup.seeds == TUNING_SEEDS, "the line-up's are for what is reported"
+    assert study.lineup.seeds == (1000,), "the line-up's are for what is reported"
 
 
 def test_every_arm_is_tuned_on_the_same_grid(base: LineUp) -> None:
-    study = tuning_study(base, name="s", **SPAN, batch_sizes=[512, 1024], learning_rates=[0.01, 0.02, 0.04], seeds=(9,))
+    study = planned("tuning", base, **SPAN, batch_sizes=[512, 1024], learning_rates=[0.01, 0.02, 0.04], seeds=(9,))
     grids: dict[str, list[float | None]] = {}
     for cell in study.of("setting"):
         grids.setdefault(cell.against, []).append(cell.value)
@@ -236,9 +253,7 @@ def test_every_arm_is_tuned_on_the_same_grid(base: LineUp) -> None:
 def test_a_point_of_the_grid_that_is_the_arms_own_setting_is_not_trained_twice(base: LineUp) -> None:
     base = base.model_copy(update={"variants": (base.variant(base.reference),)})
     own = base.variants[0].optimizer
-    study = tuning_study(
-        base, name="s", **SPAN, batch_sizes=[own.batch_size], learning_rates=[own.embedding_lr], seeds=(9,)
-    )
+    study = planned("tuning", base, **SPAN, batch_sizes=[own.batch_size], learning_rates=[own.embedding_lr], seeds=(9,))
     assert len(study.lineup.variants) == len(study.cells) == 7
 
 
@@ -260,7 +275,7 @@ def test_too_short_a_history_for_so_many_starts_says_what_it_takes(base: LineUp)
 def test_a_study_does_not_take_over_the_daily_chains(base: LineUp) -> None:
     for recipe in (distillation, downsampling):
         with pytest.raises(StudyError, match="a name of its own"):
-            recipe(base, name=base.name)
+            recipe(base, study=base.name)
 
 
 def test_windows_in_the_wrong_order_are_refused(base: LineUp) -> None:

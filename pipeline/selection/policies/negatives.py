@@ -20,6 +20,10 @@ class NegativeDownsampling(FeaturePolicy):
         """All rows at a rate of one."""
         return All() if self.rate == 1 else super().in_window(window, online=online)
 
+    def share(self, click_rate: float) -> float:
+        """The clicks, and the rate of the rest."""
+        return click_rate + (1 - click_rate) * self.rate
+
     def keep_probabilities(self, rows: Candidates) -> tuple[float, float]:
         """The rate, and one."""
         return self.rate, 1.0

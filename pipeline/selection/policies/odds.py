@@ -65,6 +65,10 @@ class OddsProportional(FeaturePolicy):
         found = super().in_window(window, online=online)
         return found if isinstance(found, All) else found.model_copy(update={"since": None, "floor": self.least})
 
+    def share(self, click_rate: float) -> float:
+        """The clicks, and the rate of the rest."""
+        return click_rate + (1 - click_rate) * self.rate
+
     def tally(self, rows: Candidates) -> NDArray[np.int64]:
         """(LOGIT_BINS,) how many of the pilot's logits lie in each bin."""
         import numpy as np

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from pipeline.spec.config import late_cutover
-from pipeline.spec.study import Axis, Cell
+from pipeline.spec.study import Cell
 from pipeline.statistics.effects import transfer_ratio
 from pipeline.statistics.interval import Interval
 from pipeline.statistics.trend import MIN_WINDOWS, decay
@@ -17,7 +17,7 @@ from pipeline.studies.evidence import Evidence
 from pipeline.studies.findings import Check, Findings, Section, Table
 from pipeline.studies.measures import percent
 
-TITLES: dict[Axis, tuple[str, str]] = {
+TITLES: dict[str, tuple[str, str]] = {
     "size": ("Size of the teacher", "The same student, continuously taught by teachers of several sizes."),
     "age": (
         "Age of the teacher",

@@ -1,21 +1,16 @@
-"""The recipe of a study of knowledge distillation: schedules, and what else may matter, one factor at a time."""
+"""The cells of a study of knowledge distillation: schedules, and what else may matter, one factor at a time."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Literal
 
-from pydantic import Field
-
-from pipeline.spec.config import LATE_CUTOVER_WINDOWS, SIZES, Continuous, Cutover, Name, Rate, Size, Variant
-from pipeline.spec.documents import Few, Real, Seeds, Whole
+from pipeline.spec.config import LATE_CUTOVER_WINDOWS, SIZES, Continuous, Cutover, Variant
 from pipeline.spec.lineup import LineUp
-from pipeline.spec.study import MIN_JUDGED, Study, StudyError
+from pipeline.spec.study import MIN_JUDGED, StudyError
 from pipeline.spec.window import Window
+from pipeline.studies.distillation.fields import Axis, Fields
 from pipeline.studies.draft import Draft, both, kept, plain, taught, tuned
-
-DistillationAxis = Literal["start", "size", "age", "head", "weight"]
 
 TEACHER, NO_TEACHER = "teacher", "no_teacher"
 EARLY, LATE, CONTINUOUS = "early_cutover", "late_cutover", "continuous"
@@ -28,29 +23,11 @@ SETTLED_WINDOWS = 2 * LATE_CUTOVER_WINDOWS
 """Windows from the first online one to the first that is judged: as long again after the late cutover as before it."""
 
 
-def distillation_study(
-    base: LineUp,
-    *,
-    name: Name,
-    first: Window,
-    online_start: Window,
-    last: Window,
-    judged: Window | None = None,
-    teacher_size: Size = "small",
-    student_size: Size = "tiny",
-    soft_weight: Real = 3.0,
-    negative_rate: Rate | None = None,
-    axes: Sequence[DistillationAxis] = (),
-    num_starts: Annotated[Whole, Field(ge=1, le=100)] = 7,
-    epsilons: Annotated[Sequence[Real], Few] = (0.1, 0.2, 0.5),
-    seeds: Seeds = (0,),
-) -> Study:
-    """When shall a student stop listening to its teacher, and how much less data does it need if it never does?
+def draft(base: LineUp, asked: Fields) -> Draft:
+    """A teacher, its students under every schedule, and what else is asked.
 
     Paper: Jain et al. 2024, "Data Efficiency for Large Recommendation Models": a student with a continuous teacher
     converges with 35 % less data than one whose teacher left at a later cutover.
-
-    Command: `airflow dags trigger distillation_study`, or the form in the UI.
 
     Cost: a pass of the teacher and one of each student over the span, per seed. Students share what their schedules
     have in common up to the cutover, which is trained once. With the axis `start`, about half a pass more for each
@@ -59,67 +36,42 @@ def distillation_study(
     Args:
         base: gives the data set, the workers, the evaluation slice, and of its reference variant all but the size. An arm
             whose name one of its variants has takes that one's optimizer.
-        name: names the study, its MLflow experiment and its chains in the lake.
-        first: where everybody with full history starts.
-        online_start: first window of the online phase, where the early cutover lies.
-        last: last window, included.
-        judged: first window on which all are judged; well after the late cutover when not given, if there is room.
-        teacher_size: size of the teacher.
-        student_size: size of every student.
-        soft_weight: weight of the teacher's loss beside the labels'.
-        negative_rate: also a continuous student that trains on this fraction of the negatives; none when not given.
-        axes: what to vary beside the schedule, one at a time.
-        num_starts: how many starts the axis `start` has, beside the full history.
-        epsilons: percents of log-loss within which a student counts as converged; the headline takes the first.
-        seeds: each variant is trained with each of them.
+        asked: the form's answers.
 
     Raises:
         StudyError: the windows have no room for what is asked.
     """
-    judged = judged or _settled(online_start, last)
-    asked = _Asked(base, first, judged, teacher_size, student_size, soft_weight, num_starts)
-    draft = Draft(NO_TEACHER)
-    draft.add("schedule", "teacher", plain(base, TEACHER, teacher_size))
-    for student in asked.students:
-        draft.add("schedule", _words(student.name), student)
-    for axis in axes:
-        AXES[axis](draft, asked)
-    if negative_rate is not None:
-        fewer = both(base, kept(base, asked.students[0], negative_rate), asked.schedule)
-        draft.add("combined", f"continuous, {100 * negative_rate:g} % of negatives", fewer, negative_rate)
-    return Study(
-        kind="distillation",
-        question="When shall a student stop listening to its teacher, and how much less data does it need if it never does?",
-        lineup=draft.lineup(base, name, online_start, seeds),
-        cells=tuple(draft.cells),
-        first=first,
-        last=last,
-        judged=judged,
-        epsilons=tuple(epsilons),
-    )
+    plan = _Plan(base, asked, asked.judged or _settled(asked.online_start, asked.last))
+    found = Draft(NO_TEACHER, judged=plan.judged)
+    found.add("schedule", "teacher", plain(base, TEACHER, asked.teacher_size))
+    for student in plan.students:
+        found.add("schedule", _words(student.name), student)
+    for axis in asked.axes:
+        AXES[axis](found, plan)
+    if (rate := asked.negative_rate) is not None:
+        fewer = both(base, kept(base, plan.students[0], rate), plan.schedule)
+        found.add("combined", f"continuous, {100 * rate:g} % of negatives", fewer, rate)
+    return found
 
 
 @dataclass(frozen=True)
-class _Asked:
+class _Plan:
     """What the axes vary."""
 
     base: LineUp
-    first: Window
+    asked: Fields
     judged: Window
-    teacher_size: Size
-    student_size: Size
-    soft_weight: float
-    num_starts: int
 
     @property
     def schedule(self) -> Continuous:
         """A teacher that stays."""
-        return Continuous(teacher=TEACHER, weight=self.soft_weight)
+        return Continuous(teacher=TEACHER, weight=self.asked.soft_weight)
 
     @property
     def students(self) -> list[Variant]:
         """The student under every schedule."""
-        return schedules(self.base, plain(self.base, NO_TEACHER, self.student_size), self.soft_weight)
+        student = plain(self.base, NO_TEACHER, self.asked.student_size)
+        return schedules(self.base, student, self.asked.soft_weight)
 
     @property
     def continuous(self) -> Variant:
@@ -137,57 +89,57 @@ def schedules(base: LineUp, student: Variant, soft_weight: float) -> list[Varian
     return [student, *(tuned(base, taught(student, name, schedule)) for name, schedule in taught_until.items())]
 
 
-def _starts(draft: Draft, asked: _Asked) -> None:
+def _starts(draft: Draft, plan: _Plan) -> None:
     """The same students with less and less history, each held against the one with all of it."""
-    for length in _lengths(asked.judged.days_since(asked.first), asked.num_starts):
-        start = asked.judged.shift(-length)
-        for student in asked.students:
+    for length in _lengths(plan.judged.days_since(plan.asked.first), plan.asked.num_starts):
+        start = plan.judged.shift(-length)
+        for student in plan.students:
             later = student.model_copy(update={"name": f"{student.name}_from_{start}", "start": start})
-            draft.add("start", _words(student.name), later, length, against=CONTINUOUS)
+            draft.add("start", _words(student.name), later, length, against=CONTINUOUS, family=student.name)
 
 
-def _sizes(draft: Draft, asked: _Asked) -> None:
+def _sizes(draft: Draft, plan: _Plan) -> None:
     """Teachers larger than the student: one of its own size and seed is its twin and teaches it nothing."""
     sizes = list(SIZES)
-    larger = sizes[sizes.index(asked.student_size) + 1 :]
+    larger = sizes[sizes.index(plan.asked.student_size) + 1 :]
     for size in larger[:NUM_SIZES]:
-        if size == asked.teacher_size:
-            draft.add("size", f"{size} teacher", asked.continuous)
+        if size == plan.asked.teacher_size:
+            draft.add("size", f"{size} teacher", plan.continuous)
             continue
-        teacher = plain(asked.base, f"{TEACHER}_{size}", size)
+        teacher = plain(plan.base, f"{TEACHER}_{size}", size)
         draft.train(teacher)
-        schedule = asked.schedule.model_copy(update={"teacher": teacher.name})
-        draft.add("size", f"{size} teacher", taught(asked.continuous, f"continuous_{size}_teacher", schedule))
+        schedule = plan.schedule.model_copy(update={"teacher": teacher.name})
+        draft.add("size", f"{size} teacher", taught(plan.continuous, f"continuous_{size}_teacher", schedule))
 
 
-def _ages(draft: Draft, asked: _Asked) -> None:
+def _ages(draft: Draft, plan: _Plan) -> None:
     """Teachers that are some windows behind; all listen from the window in which the oldest scores exist."""
-    since = asked.first.shift(max(AGES))
+    since = plan.asked.first.shift(max(AGES))
     for age in (0, *AGES):
-        schedule = asked.schedule.model_copy(update={"age": age, "since": since})
-        draft.add("age", f"{age} windows old", taught(asked.continuous, f"continuous_age_{age}", schedule), age)
+        schedule = plan.schedule.model_copy(update={"age": age, "since": since})
+        draft.add("age", f"{age} windows old", taught(plan.continuous, f"continuous_age_{age}", schedule), age)
 
 
-def _heads(draft: Draft, asked: _Asked) -> None:
+def _heads(draft: Draft, plan: _Plan) -> None:
     """The teacher's loss on the logit that is served, or on one of its own (Rec-Distill 2026, ExFM 2025)."""
-    draft.add("head", "serving head", asked.continuous)
-    model = asked.continuous.model.model_copy(update={"distillation_head": "auxiliary"})
-    auxiliary = asked.continuous.model_copy(update={"name": "continuous_auxiliary_head", "model": model})
+    draft.add("head", "serving head", plan.continuous)
+    model = plan.continuous.model.model_copy(update={"distillation_head": "auxiliary"})
+    auxiliary = plan.continuous.model_copy(update={"name": "continuous_auxiliary_head", "model": model})
     draft.add("head", "auxiliary head", auxiliary)
 
 
-def _weights(draft: Draft, asked: _Asked) -> None:
+def _weights(draft: Draft, plan: _Plan) -> None:
     """The teacher's loss at a third, once and three times its weight, and ramped in."""
     for factor in (1 / 3, 1.0, 3.0):
-        weight = asked.soft_weight * factor
-        schedule = asked.schedule.model_copy(update={"weight": weight})
-        other = taught(asked.continuous, f"continuous_weight_{weight:.3g}", schedule)
-        draft.add("weight", f"weight {weight:.3g}", asked.continuous if factor == 1 else other, weight)
-    ramp = asked.schedule.model_copy(update={"since": asked.first, "ramp": LATE_CUTOVER_WINDOWS})
-    draft.add("weight", f"ramp over {LATE_CUTOVER_WINDOWS} windows", taught(asked.continuous, "continuous_ramp", ramp))
+        weight = plan.asked.soft_weight * factor
+        schedule = plan.schedule.model_copy(update={"weight": weight})
+        other = taught(plan.continuous, f"continuous_weight_{weight:.3g}", schedule)
+        draft.add("weight", f"weight {weight:.3g}", plan.continuous if factor == 1 else other, weight)
+    ramp = plan.schedule.model_copy(update={"since": plan.asked.first, "ramp": LATE_CUTOVER_WINDOWS})
+    draft.add("weight", f"ramp over {LATE_CUTOVER_WINDOWS} windows", taught(plan.continuous, "continuous_ramp", ramp))
 
 
-AXES: dict[DistillationAxis, Callable[[Draft, _Asked], None]] = {
+AXES: dict[Axis, Callable[[Draft, _Plan], None]] = {
     "start": _starts,
     "size": _sizes,
     "age": _ages,

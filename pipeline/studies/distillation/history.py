@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from pipeline.statistics.needed import HistoryNeeded, Student, history_needed, history_saved
 from pipeline.studies import measures
 from pipeline.studies.distillation.cells import CONTINUOUS, EARLY, LATE, NO_TEACHER
+from pipeline.studies.distillation.fields import Fields
 from pipeline.studies.distillation.in_run import percent_saved
 from pipeline.studies.drawing import by_number
 from pipeline.studies.evidence import Evidence
@@ -22,7 +23,7 @@ def section(evidence: Evidence, metrics: dict[str, float]) -> tuple[Section, str
     own = {name: _students(evidence, name, name) for name in SCHEDULES}
     shared = {name: _students(evidence, name, CONTINUOUS) for name in SCHEDULES}
     rows = []
-    for epsilon in evidence.study.epsilons:
+    for epsilon in Fields.of(evidence.study).epsilons:
         for name in SCHEDULES:
             against, alone = (history_needed(students[name], epsilon) for students in (shared, own))
             rows.append(
@@ -57,7 +58,7 @@ def section(evidence: Evidence, metrics: dict[str, float]) -> tuple[Section, str
 
 def _students(evidence: Evidence, schedule: str, reference: str) -> list[Student]:
     """The students of a schedule by their start, and the one with all history unless it is the reference."""
-    names = [c.variant for c in evidence.study.of("start") if c.variant.startswith(f"{schedule}_from_")]
+    names = [c.variant for c in evidence.study.of("start") if c.family == schedule]
     if schedule != reference:
         names.append(schedule)
     judged = evidence.judged
@@ -81,7 +82,7 @@ def _figure(evidence: Evidence) -> Figure:
         "examples from its start to the first judged window",
         "percent against all history and a teacher throughout",
         curves,
-        levels={f"epsilon {epsilon:g} %": epsilon for epsilon in evidence.study.epsilons},
+        levels={f"epsilon {epsilon:g} %": epsilon for epsilon in Fields.of(evidence.study).epsilons},
         logarithmic=True,
     )
 
@@ -109,7 +110,7 @@ def _millions(found: HistoryNeeded) -> str:
 
 def _headline(evidence: Evidence, shared: dict[str, list[Student]], own: dict[str, list[Student]]) -> str:
     """About the late cutover at the first epsilon: against the common reference where both converge, else each its own."""
-    epsilon = evidence.study.epsilons[0]
+    epsilon = Fields.of(evidence.study).epsilons[0]
     needs = [history_needed(shared[name], epsilon) for name in (CONTINUOUS, LATE)]
     share = history_saved(shared[CONTINUOUS], shared[LATE], epsilon)
     if math.isfinite(share.value):

@@ -12,6 +12,7 @@ from pipeline.statistics.interval import Interval
 from pipeline.statistics.paired import Paired
 from pipeline.studies import measures
 from pipeline.studies.distillation.cells import CONTINUOUS, EARLY, LATE, NO_TEACHER
+from pipeline.studies.distillation.fields import Fields
 from pipeline.studies.drawing import Band, by_window
 from pipeline.studies.evidence import Evidence
 from pipeline.studies.findings import Section, Table
@@ -38,7 +39,7 @@ def section(evidence: Evidence, metrics: dict[str, float]) -> Section | None:
         {"early cutover": online, "late cutover": late_cutover(online)},
     )
     rows = []
-    for epsilon in study.epsilons:
+    for epsilon in Fields.of(study).epsilons:
         for name, pair in pairs.items():
             found = convergence(pair, epsilon)
             rows.append(
@@ -68,10 +69,7 @@ def shortly_before_cutover(evidence: Evidence) -> dict[str, Cell]:
     until_judged = study.judged.days_since(study.lineup.online_start)
     lengths = {cell.value or 0.0 for cell in starts}
     chosen = min((length for length in lengths if length > until_judged), default=max(lengths))
-    return {
-        name: next(cell for cell in starts if cell.value == chosen and cell.variant.startswith(f"{name}_from_"))
-        for name in SCHEDULES
-    }
+    return {name: next(cell for cell in starts if cell.value == chosen and cell.family == name) for name in SCHEDULES}
 
 
 def _tail(shown: Band) -> Band:

@@ -8,19 +8,21 @@ import numpy as np
 
 from pipeline.selection.policies.negatives import NegativeDownsampling
 from pipeline.selection.policies.odds import OddsProportional
-from pipeline.spec.study import Axis, Cell
+from pipeline.spec.study import Cell
 from pipeline.statistics.effects import recommend
 from pipeline.statistics.interval import Interval
 from pipeline.statistics.trend import Trend
 from pipeline.studies import measures
 from pipeline.studies.downsampling import theory
 from pipeline.studies.downsampling.cells import ALL_ROWS
+from pipeline.studies.downsampling.fields import Fields
+from pipeline.studies.draft import kept_name
 from pipeline.studies.drawing import by_number, by_window
 from pipeline.studies.evidence import Evidence
 from pipeline.studies.findings import Check, Findings, Section, Table
 from pipeline.studies.measures import percent
 
-TITLES: dict[Axis, tuple[str, str]] = {
+TITLES: dict[str, tuple[str, str]] = {
     "scope": ("Sampled in history only", "Sampling kept up in the online phase, or ended with its first window."),
     "correction": ("Weight or offset", "Two corrections that leave predictions calibrated."),
     "policy": (
@@ -57,7 +59,7 @@ def answer(evidence: Evidence) -> Findings:
     beside_theory = theory.section(evidence, metrics)
     if beside_theory is not None:
         sections.append(beside_theory)
-    centre = study.cell(study.centre or rates[0].variant)
+    centre = study.cell(kept_name(Fields.of(study).centre))
     slope = measures.moved(evidence.paired(centre.variant, ALL_ROWS, evidence.judged).series())
     moves = "" if slope is None else f", moving by {percent(slope.slope, 4)} percentage points a window"
     advice = (
@@ -65,7 +67,7 @@ def answer(evidence: Evidence) -> Findings:
     )
     return Findings(
         headline=(
-            f"{centre.label} cost {percent(penalties[centre.variant])} % of log-loss{moves}; where {study.affordable:g} % "
+            f"{centre.label} cost {percent(penalties[centre.variant])} % of log-loss{moves}; where {Fields.of(study).affordable:g} % "
             f"can be afforded, {advice}."
         ),
         metrics=metrics,
@@ -140,7 +142,7 @@ def _by_rate(
                 measures.band([penalties[cell.variant] for cell in rates]),
             )
         },
-        levels={"affordable": evidence.study.affordable},
+        levels={"affordable": Fields.of(evidence.study).affordable},
         logarithmic=True,
     )
     header = (
@@ -173,7 +175,7 @@ def _num_choosing(evidence: Evidence) -> int:
 def recommended(evidence: Evidence, rates: Sequence[Cell], seeds: slice) -> Cell | None:
     """The lowest rate that is surely affordable, as some of the seeds tell."""
     penalties = {cell.value or 1.0: measures.judged(evidence, cell, seeds) for cell in rates}
-    lowest = recommend(penalties, evidence.study.affordable).rate
+    lowest = recommend(penalties, Fields.of(evidence.study).affordable).rate
     return next((cell for cell in rates if cell.value == lowest), None)
 
 
@@ -191,7 +193,7 @@ def _recommendation(
     metrics["recommended_rate"] = float("nan") if lowest is None or lowest.value is None else lowest.value
     text = (
         f"Rates are tested downwards on seeds {', '.join(map(str, seeds[:choosing]))}, until the upper end of a penalty's "
-        f"interval reaches the {evidence.study.affordable:g} % that can be afforded; the last that passed is recommended. "
+        f"interval reaches the {Fields.of(evidence.study).affordable:g} % that can be afforded; the last that passed is recommended. "
         "In such a fixed sequence every test keeps its level, however many there are (Maurer, Hothorn & Lehmacher 1995). "
         "The other seeds, which had no part in the choice, confirm it or do not."
     )

@@ -35,8 +35,7 @@ def section(evidence: Evidence, metrics: dict[str, float]) -> Section | None:
         rows.append(
             (cell.label, f"{predicted:.2f}", f"{measured.value:.2f} ({measured.low:.2f} to {measured.high:.2f})")
         )
-        family = cell.label.partition(" % ")[2]
-        across, points = curves.setdefault(family, ([], []))
+        across, points = curves.setdefault(cell.family or cell.label, ([], []))
         across.append(predicted)
         points.append(measured)
     share = explained(

@@ -16,8 +16,9 @@ from pipeline.spec.canonical import Digest
 from pipeline.spec.config import Read, Variant
 from pipeline.spec.documents import Frozen
 from pipeline.spec.errors import BadInput
-from pipeline.spec.job import TrainJob, head_path
+from pipeline.spec.job import TrainJob
 from pipeline.spec.lineup import LineUp
+from pipeline.spec.paths import head_path
 from pipeline.spec.window import Window
 from pipeline.storage.lake import Lake
 from pipeline.training.chain.plan import selection_identity

@@ -15,7 +15,7 @@ from pipeline.spec.canonical import Digest, content_key
 from pipeline.spec.config import Read, StepConfig, Variant
 from pipeline.spec.documents import Frozen
 from pipeline.spec.errors import BadInput
-from pipeline.spec.job import head_path
+from pipeline.spec.paths import head_path
 from pipeline.spec.window import Window
 from pipeline.storage.damage import Damaged
 from pipeline.storage.generation import Generation

@@ -22,8 +22,9 @@ from operators import forms
 from pipeline.cli import BAD_INPUT, TRY_AGAIN, app
 from pipeline.reporting import dispatch as stages
 from pipeline.spec.config import Continuous, OptimizerConfig
-from pipeline.spec.job import TrainJob, head_path
+from pipeline.spec.job import TrainJob
 from pipeline.spec.lineup import LineUp
+from pipeline.spec.paths import head_path
 from pipeline.spec.window import Window
 from pipeline.storage.lake import Conflict, Lake
 from pipeline.storage.leases import StillTrained

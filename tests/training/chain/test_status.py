@@ -10,8 +10,8 @@ import pytest
 from pipeline.data.dataset import manifest_path, publish_window
 from pipeline.data.simulator import Simulator, SimulatorConfig
 from pipeline.spec.config import Continuous, OptimizerConfig
-from pipeline.spec.job import head_path
 from pipeline.spec.lineup import LineUp
+from pipeline.spec.paths import head_path
 from pipeline.spec.schema import Schema
 from pipeline.storage.lake import Lake
 from pipeline.training.chain import steps as steps_module
