@@ -160,7 +160,7 @@ def test_what_is_no_kind_is_refused_with_those_there_are(folder: Path) -> None:
 def test_two_packages_that_bring_one_kind_are_both_named(folder: Path) -> None:
     (folder / "widths-1.0.dist-info" / "entry_points.txt").write_text("[windrow.studies]\ntuning = widths\n")
     invalidate_caches()
-    with pytest.raises(StudyError, match=r"(?=.*\bwidths\b)(?=.*pipeline.studies.tuning).*'tuning': uninstall one"):
+    with pytest.raises(BadInput, match=r"(?=.*\bwidths\b)(?=.*pipeline.studies.tuning).*'tuning': uninstall one"):
         kinds()
 
 
