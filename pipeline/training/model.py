@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
-from torchrec.models.dlrm import DLRM, DLRM_DCN, InteractionArch, OverArch
+from torchrec.models.dlrm import DLRM, DLRM_DCN, InteractionArch, OverArch, SparseArch
 from torchrec.modules.embedding_configs import EmbeddingBagConfig, PoolingType
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
-from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
+from torchrec.sparse.jagged_tensor import KeyedJaggedTensor, KeyedTensor
 
 from pipeline.spec.config import ModelConfig
 from pipeline.spec.errors import BadInput
@@ -51,6 +51,24 @@ class Features:
     def columns(self) -> list[str]:
         """Names of the columns that a reader needs for them."""
         return [f.name for f in (*self.dense, *self.categorical, *self.lists)]
+
+
+@torch.fx.wrap
+def _in_order(pooled: KeyedTensor, keys: list[str]) -> torch.Tensor:
+    """(B, F x D) embeddings in the order of `keys`; as they are where that is theirs."""
+    if pooled.keys() == keys:
+        return pooled.values()  # type: ignore[no-any-return]
+    by_key = pooled.to_dict()
+    return torch.cat([by_key[key] for key in keys], dim=1)
+
+
+class OrderedSparse(SparseArch):
+    """TorchRec's lookup of a batch's ids, without its cutting and joining of what already lies in order."""
+
+    def forward(self, features: KeyedJaggedTensor) -> torch.Tensor:
+        """From ids to (B, F, D)."""
+        pooled = _in_order(self.embedding_bag_collection(features), self.sparse_feature_names)
+        return pooled.reshape(-1, self.F, self.D)
 
 
 class _PairProducts(torch.autograd.Function):
@@ -160,6 +178,7 @@ def build_model(features: Features, config: ModelConfig, *, seed: int) -> ClickM
             network.inter_arch = PairwiseInteraction(len(tables))
         else:
             network = DLRM_DCN(**shape, dcn_num_layers=widths.cross_layers, dcn_low_rank_dim=widths.cross_rank)
+        network.sparse_arch = OrderedSparse(embeddings)
         auxiliary = None
         if config.distillation_head == "auxiliary":
             width = next(network.over_arch.parameters()).shape[1]

@@ -12,7 +12,9 @@ import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
 from torch.distributed._shard.sharded_tensor import ShardedTensor
+from torchrec.distributed import DistributedModelParallel
 from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
+from torchrec.optim.keyed import CombinedOptimizer
 
 from pipeline.spec.config import All, ModelConfig, OddsProportional, OptimizerConfig, StepConfig
 from pipeline.training.batch import ClickBatch, Rows
@@ -28,9 +30,9 @@ from pipeline.training.loader import (
     selected_rows,
     whole_rows,
 )
-from pipeline.training.metrics import ClickSums
+from pipeline.training.metrics import ClickSums, RunningSums
 from pipeline.training.model import Features, build_model, forward_flops
-from pipeline.training.sharding import shard
+from pipeline.training.sharding import is_alone, shard
 
 Progress = Callable[[int, int], None]
 
@@ -58,6 +60,29 @@ class Trained:
     """Wall time of the pass."""
 
 
+class OneByOne:
+    """A batch after the other, for a worker that is alone on a CPU: a pipeline has nothing to overlap there."""
+
+    def __init__(self, model: DistributedModelParallel, optimizer: CombinedOptimizer) -> None:
+        self._model = model
+        self._optimizer = optimizer
+
+    def progress(self, stream: Iterator[ClickBatch]) -> torch.Tensor:
+        """(B,) logits of the next batch, from before the update on it.
+
+        Raises:
+            StopIteration: there is none.
+        """
+        batch = next(stream)
+        if not self._model.training:
+            return self._model(batch)[1]  # type: ignore[no-any-return]
+        self._optimizer.zero_grad()
+        loss, logits = self._model(batch)
+        loss.backward()
+        self._optimizer.step()
+        return logits  # type: ignore[no-any-return]
+
+
 class Trainer:
     """A sharded model with its optimizer and the pipeline that feeds it, on this worker's device."""
 
@@ -74,8 +99,10 @@ class Trainer:
         self.features = features
         self.device = device
         self.model, self.optimizer = shard(fresh, optimizer, device)
-        self._pipeline: TrainPipelineSparseDist[ClickBatch, torch.Tensor] = TrainPipelineSparseDist(
-            self.model, self.optimizer, device
+        self._pipeline: TrainPipelineSparseDist[ClickBatch, torch.Tensor] | OneByOne = (
+            OneByOne(self.model, self.optimizer)
+            if is_alone(device)
+            else TrainPipelineSparseDist(self.model, self.optimizer, device)
         )
 
     def train(
@@ -121,20 +148,20 @@ class Trainer:
             source = interleave(source, schedule.num_steps, scoring, passed.num_steps)
         self.model.train()
         started = time.perf_counter()
-        sums = ClickSums()
+        sums = RunningSums()
         kept: list[tuple[NDArray[np.int64], NDArray[np.float32]]] = []
         done = 0
         for rows, logits in self._run(source):
             done += 1
             if rows is not None:
-                sums += ClickSums.of(rows.label, logits, weight=rows.importance * (rows.weight > 0))
+                sums.add(rows.label, logits, rows.importance * (rows.weight > 0))
                 if score_all:
                     kept.append((rows.position, logits))
             if progress is not None:
                 progress(done, schedule.num_steps)
         seconds = time.perf_counter() - started
         return Trained(
-            sums=all_sums(sums),
+            sums=all_sums(sums.total()),
             num_rows=sum(schedule.counts),
             num_scored=num_scored,
             num_updates=schedule.num_steps,
