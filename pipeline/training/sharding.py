@@ -44,6 +44,8 @@ class OwnTables(ShardedEmbeddingBagCollection):
     TorchRec would send them through a process group of one, bitwise the same at several times the cost of the lookup.
     """
 
+    _has_uninitialized_input_dist: bool
+
     def forward(self, features: KeyedJaggedTensor) -> KeyedTensor:
         """From ids to pooled embeddings, (B, F x D)."""
         if self._has_uninitialized_input_dist:
@@ -75,6 +77,23 @@ class NoReplicas(DataParallelWrapper):
 
     def wrap(self, dmp: DistributedModelParallel, env: ShardingEnv, device: torch.device) -> None:
         """Nothing."""
+
+
+class PlainAdagrad(torch.optim.Adagrad):
+    """Torch's Adagrad on a CPU, bit for bit: in a small model, torch's takes longer to choose among its kernels than to run."""
+
+    @torch.no_grad()
+    def step(self, closure: object = None) -> None:  # type: ignore[override]
+        """Update the parameters that have a gradient."""
+        for group in self.param_groups:
+            moved = [parameter for parameter in group["params"] if parameter.grad is not None]
+            gradients = [parameter.grad for parameter in moved]
+            sums = [self.state[parameter]["sum"] for parameter in moved]
+            torch._foreach_add_([self.state[parameter]["step"] for parameter in moved], 1)
+            torch._foreach_addcmul_(sums, gradients, gradients)
+            scales = torch._foreach_sqrt(sums)
+            torch._foreach_add_(scales, group["eps"])
+            torch._foreach_addcdiv_(moved, gradients, scales, value=-group["lr"])
 
 
 def is_alone(device: torch.device) -> bool:
@@ -126,9 +145,10 @@ def shard(
         data_parallel_wrapper=NoReplicas() if alone else None,
     )
     _set_tables(sharded, weights)
+    adagrad = PlainAdagrad if device.type == "cpu" else torch.optim.Adagrad
     dense = KeyedOptimizerWrapper(
         dict(in_backward_optimizer_filter(sharded.named_parameters())),
-        lambda params: torch.optim.Adagrad(params, lr=config.dense_lr, eps=config.eps),
+        lambda params: adagrad(params, lr=config.dense_lr, eps=config.eps),
     )
     return sharded, CombinedOptimizer([sharded.fused_optimizer, dense])
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch.distributed._shard.sharded_tensor import ShardedTensor
 from torchrec.distributed import DistributedModelParallel
 from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
-from torchrec.optim.keyed import CombinedOptimizer
+from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizerWrapper
 
 from pipeline.spec.config import All, ModelConfig, OddsProportional, OptimizerConfig, StepConfig
 from pipeline.training.batch import ClickBatch, Rows
@@ -65,7 +65,8 @@ class OneByOne:
 
     def __init__(self, model: DistributedModelParallel, optimizer: CombinedOptimizer) -> None:
         self._model = model
-        self._optimizer = optimizer
+        # The tables are updated in backward; their optimizer's step would but set their learning rate, which never changes.
+        (self._dense,) = (own for _, own in optimizer.optimizers if isinstance(own, KeyedOptimizerWrapper))
 
     def progress(self, stream: Iterator[ClickBatch]) -> torch.Tensor:
         """(B,) logits of the next batch, from before the update on it.
@@ -76,10 +77,10 @@ class OneByOne:
         batch = next(stream)
         if not self._model.training:
             return self._model(batch)[1]  # type: ignore[no-any-return]
-        self._optimizer.zero_grad()
+        self._dense.zero_grad()
         loss, logits = self._model(batch)
         loss.backward()
-        self._optimizer.step()
+        self._dense.step()
         return logits  # type: ignore[no-any-return]
 
 
