@@ -155,7 +155,8 @@ class Trainer:
         for rows, logits in self._run(source):
             done += 1
             if rows is not None:
-                sums.add(rows.label, logits, rows.importance * (rows.weight > 0))
+                if rows.weight.any():  # else scored in between: the same sums, to the last bit, as without
+                    sums.add(rows.label, logits, rows.importance * (rows.weight > 0))
                 if score_all:
                     kept.append((rows.position, logits))
             if progress is not None:

@@ -28,6 +28,7 @@ from pipeline.storage.lake import Lake
 from pipeline.storage.parquet import Part, write_table
 from pipeline.storage.tensors import MissingCheckpoint
 from pipeline.storage.together import is_of_all, of_all, on_all, on_first
+from pipeline.training.chain.lanes import Chain, deal
 from pipeline.training.chain.steps import Flops, StepManifest, StepStore, check_parent, check_start, step_key
 from pipeline.training.checkpoint import load_checkpoint, not_finite, save_checkpoint
 from pipeline.training.evaluate import Evaluation, evaluate
@@ -102,8 +103,10 @@ class Engine:
     lake: Lake
     job: TrainJob
     recorder: Recorder | None
-    """On worker 0 only."""
+    """On the lane's first worker only."""
     device: torch.device
+    lane: int = 0
+    """Which of the job's lanes this worker is in."""
     rank: int = field(default_factory=lambda: dist.get_rank())
     world_size: int = field(default_factory=lambda: dist.get_world_size())
     _live: tuple[str, Trainer] | None = None
@@ -119,7 +122,7 @@ class Engine:
         return StepStore(self.lake, self.lineup.dataset.under(seed))
 
     def run(self) -> list[StepManifest]:
-        """Every step of the job in order: seeds, then variants (teachers first), then windows.
+        """Every step of the lane in order: seeds, then variants (teachers first), then windows.
 
         A chain begins at its variant's `start` where that lies later than the job's first window; one that starts after
         the job's last window has nothing to do.
@@ -127,10 +130,13 @@ class Engine:
         Returns:
             The last step of each chain that has one.
         """
-        chains = [
-            self._chain(variant, seed) for seed in self.lineup.seeds for variant in self.lineup.only(self.job.variants)
-        ]
+        chains = [self._chain(variant, seed) for seed, variant in self.chains]
         return [last for last in chains if last is not None]
+
+    @property
+    def chains(self) -> list[Chain]:
+        """The job's chains that are this lane's."""
+        return deal(self.job)[self.lane]
 
     def _chain(self, variant: Variant, seed: int) -> StepManifest | None:
         parent: StepManifest | None = None
