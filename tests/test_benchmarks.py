@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import contest_page, contestants, reading
+from benchmarks import contest_page, contestants, many_cells, reading, small_batches
 from benchmarks.contest import Rates, Ratio, Result, measure
 from benchmarks.contest_data import BATCH_SIZE, Examples, make_examples
 from pipeline.spec.config import Widths
+from pipeline.spec.job import TrainJob
 from pipeline.storage.lake import Lake
+from pipeline.training.chain.lanes import deal
 from pipeline.training.loader import whole_rows
 from tests import trained
 
@@ -126,3 +128,26 @@ def test_reading_is_measured_on_the_same_rows_and_an_unmet_goal_is_shown(example
     page = reading.page("command", 1, 2, 0.0, 2, [slow, fast])
     assert page.count("**not met**") == page.count("0.95: met") == 1
     assert "0.940 (0.940 to 0.940)" in page
+
+
+def test_small_batches_are_timed_by_turns_and_a_goal_is_judged_by_the_lower_end(
+    examples: Examples, alone: None
+) -> None:
+    sides = small_batches.measure(examples, 2, tell=lambda line: None)
+    assert [(len(side.wall), len(side.own)) for side in sides] == [(2, 2), (2, 2)]
+    assert all(set(side.parts) == {small_batches.REST, *small_batches.PARTS} for side in sides)
+    for small, met in (([59.0, 63.0], False), ([61.0, 61.0], True)):
+        sides[0].wall, sides[1].wall = small, [100.0, 100.0]
+        page = small_batches.page("command", 1, 2, 0.0, [(1, sides)])
+        assert ("0.6: met" in page, "**not met**" in page) == (met, not met)
+
+
+def test_cells_are_judged_against_the_default_by_the_upper_end() -> None:
+    line = many_cells.cells(many_cells.LANES, 512)
+    job = TrainJob(lineup=line, first=many_cells.ORIGIN, last=many_cells.ORIGIN, start="scratch")
+    assert [len(lane) for lane in deal(job)] != [12, 0]
+    config = {"command": "", "rounds": 2, "num_windows": 1, "rows": 1, "batch_size": 1}
+    for packed, met in (([59.0, 57.0], True), ([50.0, 62.0], False)):
+        found = dict.fromkeys([f"{way}{end}" for way in many_cells.WAYS for end in ("", ", processor")], [100.0, 100.0])
+        page = many_cells.page(config, 0.0, 1.0, {**found, many_cells.PACKED: packed})
+        assert ("0.6: met" in page, "**not met**" in page) == (met, not met)

@@ -165,9 +165,32 @@ def _on_workers(job: TrainJob, lake: Lake, settings: Settings, run: str) -> dict
 
 
 def train_on_worker(config: dict[str, Any]) -> dict[str, Any]:
-    """What every Ray Train worker does; the process group is up."""
+    """What every Ray Train worker does; the process group of its lane is up.
+
+    Returns:
+        On every worker, what all lanes did.
+    """
+    from pipeline.training.workers import of_all_lanes
+
+    job = load_job(config["job"])
+    if not isinstance(job, TrainJob):
+        raise BadInput(f"only a train job runs on workers, got {job.kind}")
+    lanes: list[dict[str, Any]] = of_all_lanes(_train_lane(job, config))
+    if failed := next((lane for lane in lanes if "chains" not in lane), None):
+        return failed
+    order = {chain: place for place, chain in enumerate((seed, v.name) for seed, v in job.chains)}
+    chains = [chain for lane in lanes for chain in lane["chains"]]
+    return {
+        "lineup": job.lineup.name,
+        "chains": sorted(chains, key=lambda chain: order[chain["seed"], chain["variant"]]),
+        "warnings": sorted({warning for lane in lanes for warning in lane["warnings"]}),
+    }
+
+
+def _train_lane(job: TrainJob, config: dict[str, Any]) -> dict[str, Any]:
+    """Train the chains of this worker's lane."""
     began = time.time()
-    from pipeline.training.workers import quiet, worker_device
+    from pipeline.training.workers import lane, quiet, worker_device
 
     quiet(config["log_level"])
     import torch.distributed as dist
@@ -176,17 +199,14 @@ def train_on_worker(config: dict[str, Any]) -> dict[str, Any]:
     from pipeline.storage.together import is_of_all
     from pipeline.training.chain.engine import Engine
 
-    job = load_job(config["job"])
-    if not isinstance(job, TrainJob):
-        raise BadInput(f"only a train job runs on workers, got {job.kind}")
     lake, uri = Lake(config["lake"]), config["tracking_uri"]
     recorder = None
     if dist.get_rank() == 0:
         daily = job.start == "parent" and job.first == job.last
         recorder = MlflowRecorder(
-            lake, job.lineup, first=job.first, daily=daily, tracking_uri=uri, job=config.get("run")
+            lake, job.lineup, first=job.first, daily=daily, tracking_uri=uri, job=config.get("run"), lane=lane()
         )
-    engine = Engine(lake, job, recorder, worker_device(config["threads"]))
+    engine = Engine(lake, job, recorder, worker_device(config["threads"]), lane())
     status: Literal["FINISHED", "FAILED"] = "FAILED"
     try:
         last = _through_conflicts(engine)
@@ -199,11 +219,12 @@ def train_on_worker(config: dict[str, Any]) -> dict[str, Any]:
     finally:
         if recorder is not None:
             recorder.end(status)
-            account(lake, job, submitted=config["submitted"], began=began, tracking=recorder.seconds)
+            if not engine.lane:  # the others start and end beside it
+                account(lake, job, submitted=config["submitted"], began=began, tracking=recorder.seconds)
     lost = None if recorder is None else recorder.lost
     cure = "run this again once it answers: done steps are skipped, and what it lacks is recorded"
+    trained = [(seed, variant) for seed, variant in engine.chains if variant.start is None or variant.start <= job.last]
     return {
-        "lineup": job.lineup.name,
         "chains": [
             {
                 "variant": variant.name,
@@ -214,7 +235,7 @@ def train_on_worker(config: dict[str, Any]) -> dict[str, Any]:
                 "total_examples": step.total_examples,
                 "log_loss": evaluation.metrics.get("log_loss"),
             }
-            for (seed, variant), (step, evaluation) in zip(job.chains, last, strict=True)
+            for (seed, variant), (step, evaluation) in zip(trained, last, strict=True)
         ],
         "warnings": [f"all steps are in the lake, but MLflow at {uri} lacks some of them ({lost}): {cure}"]
         if lost

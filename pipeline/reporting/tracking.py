@@ -46,6 +46,8 @@ JOB_TAG = "windrow.job"
 """The train job that opened a run, or last went on with it: whoever finds it dead closes the run."""
 ATTEMPT_TAG = "windrow.attempt"
 """Which group of workers of that job."""
+LANE_TAG = "windrow.lane"
+"""Which of the job's lanes records a run."""
 LAKE_TAG = "windrow.lake"
 """Which lake's jobs: several may share a server."""
 RECIPE_TAG = "windrow.recipe"
@@ -238,6 +240,7 @@ class MlflowRecorder:
         daily: bool,
         tracking_uri: str,
         job: str | None = None,
+        lane: int = 0,
         pause_s: float = PAUSE_S,
     ) -> None:
         self._lake, self._lineup, self._daily, self._first = lake, lineup, daily, first
@@ -248,6 +251,7 @@ class MlflowRecorder:
         self._tags = job_tags() | {
             JOB_TAG: self._job,
             ATTEMPT_TAG: uuid.uuid4().hex[:8],
+            LANE_TAG: str(lane),
             LAKE_TAG: content_key(lake.url)[:16],
         }
         self._experiment: tuple[str, Window] | None = None
@@ -380,7 +384,8 @@ class MlflowRecorder:
         alive = holders(self._lake, self._lineup.name) - {self._job}
         for run in _all_runs(self._client, experiment, _running({LAKE_TAG: self._tags[LAKE_TAG]})):
             owner = run.data.tags.get(JOB_TAG)
-            if owner not in alive:
+            beside = owner == self._job and run.data.tags.get(LANE_TAG) != self._tags[LANE_TAG]
+            if owner not in alive and not beside:
                 self._client.set_terminated(run.info.run_id, "FAILED" if owner == self._job else "KILLED")
         for run in _all_runs(self._client, experiment, _filter({"windrow.kind": "variant"})):
             self._found.setdefault((run.data.tags["windrow.variant"], run.data.tags["windrow.seed"]), run)

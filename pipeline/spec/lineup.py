@@ -115,6 +115,13 @@ class Workers(Frozen):
     """One GPU per worker with NCCL, or CPU with gloo."""
     threads: Whole = Field(default=0, ge=0, le=4096)
     """CPU threads per worker; 0 divides the node's cores among its workers."""
+    lanes: Whole = Field(default=1, ge=1, le=4096)
+    """Groups of so many workers side by side, each training chains of its own: small models fill no machine."""
+
+    @property
+    def num_processes(self) -> int:
+        """The workers of all lanes."""
+        return self.lanes * self.num_workers
 
 
 class LineUp(Frozen):

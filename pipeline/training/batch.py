@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 import torch
@@ -70,15 +71,25 @@ class Rows:
 
     def slice(self, start: int, stop: int) -> Rows:
         """The rows `start:stop`."""
-        return self._each(lambda a: a[start:stop], lambda a: a[:, start:stop], lambda b: b.slice(start, stop))
+        return self._at(slice(start, stop), tuple(bags.slice(start, stop) for bags in self.bags))
 
     def take(self, index: NDArray[np.int64]) -> Rows:
         """The rows at `index`, in that order."""
-        return self._each(lambda a: a[index], lambda a: a[:, index], lambda b: b.take(index))
+        return self._at(index, tuple(bags.take(index) for bags in self.bags))
 
-    def _each(self, plain, by_feature, bags) -> Rows:  # type: ignore[no-untyped-def]
-        changed = {f.name: plain(getattr(self, f.name)) for f in fields(self) if f.name not in ("ids", "bags")}
-        return Rows(ids=by_feature(self.ids), bags=tuple(bags(b) for b in self.bags), **changed)
+    def _at(self, place: Any, bags: tuple[Bags, ...]) -> Rows:
+        return Rows(
+            example_id=self.example_id[place],
+            position=self.position[place],
+            label=self.label[place],
+            dense=self.dense[place],
+            ids=self.ids[:, place],
+            bags=bags,
+            importance=self.importance[place],
+            weight=self.weight[place],
+            offset=self.offset[place],
+            soft_logit=self.soft_logit[place],
+        )
 
     @staticmethod
     def concat(parts: Sequence[Rows]) -> Rows:
@@ -112,25 +123,28 @@ class ClickBatch(Pipelineable):
     """(B,) float32"""
     weight: torch.Tensor
     """(B,) weight of the hard loss over the step's normaliser; 0 for padding."""
-    soft_weight: torch.Tensor
-    """(B,) weight of the soft loss over the step's normaliser; 0 without a teacher."""
     offset: torch.Tensor
     """(B,) added to the logit in training, for either label alike."""
     soft_logit: torch.Tensor
     """(B,) the teacher's raw logit."""
+    soft_weight: torch.Tensor | None = None
+    """(B,) weight of the soft loss over the step's normaliser; None without a teacher."""
 
     def to(self, device: torch.device, non_blocking: bool = False) -> ClickBatch:
         """The same batch on another device."""
-        return ClickBatch(**{f.name: getattr(self, f.name).to(device, non_blocking=non_blocking) for f in fields(self)})
+        return ClickBatch(**{name: part.to(device, non_blocking=non_blocking) for name, part in self._parts()})
 
     def pin_memory(self) -> ClickBatch:
         """The same batch in page-locked memory, from which copies to a GPU overlap with compute."""
-        return ClickBatch(**{f.name: getattr(self, f.name).pin_memory() for f in fields(self)})
+        return ClickBatch(**{name: part.pin_memory() for name, part in self._parts()})
 
     def record_stream(self, stream: torch.Stream) -> None:
         """Tell the allocator that `stream` uses this batch."""
-        for f in fields(self):
-            getattr(self, f.name).record_stream(stream)
+        for _, part in self._parts():
+            part.record_stream(stream)
+
+    def _parts(self) -> list[tuple[str, Any]]:
+        return [(f.name, part) for f in fields(self) if (part := getattr(self, f.name)) is not None]
 
 
 def assemble(
@@ -155,34 +169,30 @@ def assemble(
     """
     num_dense, num_ids, num_lists = widths
     count = 0 if rows is None else len(rows)
-    lengths = torch.zeros((num_ids + num_lists, size), dtype=torch.int32)
+    lengths = np.zeros((num_ids + num_lists, size), np.int32)
     values: list[NDArray[np.int32]] = []
+    dense = np.zeros((size, num_dense), np.float32)
+    label, weight, offset, soft_logit, taught = np.zeros((5, size), np.float32)
     if rows is not None:
         lengths[:num_ids, :count] = 1
         values.append(rows.ids.ravel())
         for column, bags in enumerate(rows.bags):
-            lengths[num_ids + column, :count] = torch.from_numpy(np.diff(bags.offsets).astype(np.int32))
+            lengths[num_ids + column, :count] = np.diff(bags.offsets)
             values.append(bags.values)
-    flat = np.concatenate(values) if values else np.empty(0, np.int32)
-    sparse = KeyedJaggedTensor(keys=keys, values=torch.from_numpy(flat).long(), lengths=lengths.ravel())
-
-    def padded(column: Floats | None) -> torch.Tensor:
-        out = np.zeros(size, np.float32)
-        if column is not None:
-            out[:count] = column
-        return torch.from_numpy(out)
-
-    dense = np.zeros((size, num_dense), np.float32)
-    if rows is not None:
         dense[:count] = rows.dense
-    weight = padded(None if rows is None else rows.weight) / normaliser
-    heard = padded(None if rows is None else (rows.position >= 0).astype(np.float32))
+        label[:count] = rows.label
+        weight[:count] = rows.weight
+        offset[:count] = rows.offset
+        soft_logit[:count] = rows.soft_logit
+        taught[:count] = rows.position >= 0
+    flat = np.concatenate(values, dtype=np.int64) if values else np.empty(0, np.int64)
+    weight /= np.float32(normaliser)
     return ClickBatch(
         dense=torch.from_numpy(dense),
-        sparse=sparse,
-        label=padded(None if rows is None else rows.label),
-        weight=weight,
-        soft_weight=weight * heard * soft_weight,
-        offset=padded(None if rows is None else rows.offset),
-        soft_logit=padded(None if rows is None else rows.soft_logit),
+        sparse=KeyedJaggedTensor(keys=keys, values=torch.from_numpy(flat), lengths=torch.from_numpy(lengths.ravel())),
+        label=torch.from_numpy(label),
+        weight=torch.from_numpy(weight),
+        offset=torch.from_numpy(offset),
+        soft_logit=torch.from_numpy(soft_logit),
+        soft_weight=torch.from_numpy(weight * taught * np.float32(soft_weight)) if soft_weight else None,
     )

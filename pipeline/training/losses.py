@@ -31,8 +31,10 @@ def click_loss(logits: torch.Tensor, batch: ClickBatch, auxiliary: torch.Tensor 
     listening = sampled
     if auxiliary is not None:
         listening = auxiliary + batch.offset
-        taught = batch.weight * (batch.soft_weight > 0)
+        taught = torch.zeros_like(batch.weight) if batch.soft_weight is None else batch.weight * (batch.soft_weight > 0)
         hard = hard + cross_entropy(listening, batch.label, weight=taught, reduction="sum")
+    if batch.soft_weight is None:
+        return hard
     soft_label = torch.sigmoid(batch.soft_logit + batch.offset)
     soft = cross_entropy(listening, soft_label, weight=batch.soft_weight, reduction="sum")
     return hard + soft

@@ -86,6 +86,31 @@ class ClickSums:
         return {name: value for name, value in found.items() if math.isfinite(value)}
 
 
+class RunningSums:
+    """The sums of a stream of small batches, taken of thousands of rows at a time: a batch's own would cost more."""
+
+    def __init__(self, at_once: int = 8192) -> None:
+        self._at_once = at_once
+        self._done = ClickSums()
+        self._waiting: list[tuple[NDArray[Any], NDArray[Any], NDArray[Any]]] = []
+        self._num_waiting = 0
+
+    def add(self, label: NDArray[Any], logit: NDArray[Any], weight: NDArray[Any]) -> None:
+        """Some more rows, each standing for `weight` rows; the arrays must not change afterwards."""
+        self._waiting.append((label, logit, weight))
+        self._num_waiting += len(label)
+        if self._num_waiting >= self._at_once:
+            self.total()
+
+    def total(self) -> ClickSums:
+        """The sums of all rows so far."""
+        if self._waiting:
+            label, logit, weight = (np.concatenate(column) for column in zip(*self._waiting, strict=True))
+            self._done += ClickSums.of(label, logit, weight=weight)
+            self._waiting, self._num_waiting = [], 0
+        return self._done
+
+
 def auc(label: NDArray[Any], logit: NDArray[Any]) -> float | None:
     """Area under the ROC curve from the pooled rows, ties counted half (Mann-Whitney); None if a class is missing."""
     positive = np.asarray(label) > 0

@@ -50,7 +50,7 @@ def require_cores(workers: Workers, settings: Settings) -> None:
         BadInput: see `require_room`.
     """
     if settings.ray_address == "local":
-        _require("cores", workers.num_workers, os.cpu_count() or 1, "this machine")
+        _require("cores", workers.num_processes, os.cpu_count() or 1, "this machine")
 
 
 def require_room(workers: Workers, offered: dict[str, float], where: str) -> None:
@@ -64,9 +64,9 @@ def require_room(workers: Workers, offered: dict[str, float], where: str) -> Non
     Raises:
         BadInput: it has fewer; the message says how many.
     """
-    _require("cores", workers.num_workers, int(offered.get("CPU", 0)), where)
+    _require("cores", workers.num_processes, int(offered.get("CPU", 0)), where)
     if workers.use_gpu:
-        _require("GPUs", workers.num_workers, int(offered.get("GPU", 0)), where)
+        _require("GPUs", workers.num_processes, int(offered.get("GPU", 0)), where)
 
 
 def _require(what: str, needed: int, there: int, where: str) -> None:

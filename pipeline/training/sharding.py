@@ -10,7 +10,8 @@ from torch import nn
 from torch.distributed._shard.sharded_tensor import ShardedTensor
 from torchrec.distributed import DistributedModelParallel
 from torchrec.distributed.embedding_types import EmbeddingComputeKernel
-from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
+from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder, ShardedEmbeddingBagCollection
+from torchrec.distributed.model_parallel import DataParallelWrapper
 from torchrec.distributed.planner import EmbeddingShardingPlanner
 from torchrec.distributed.planner.types import (
     HardwareConfig,
@@ -19,12 +20,13 @@ from torchrec.distributed.planner.types import (
     TopologyFactory,
     TrainerConfig,
 )
-from torchrec.distributed.types import ModuleSharder, ShardingType
+from torchrec.distributed.types import ModuleSharder, ParameterSharding, ShardingEnv, ShardingType
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 from torchrec.optim.apply_optimizer_in_backward import apply_optimizer_in_backward
 from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizerWrapper
 from torchrec.optim.optimizers import in_backward_optimizer_filter
 from torchrec.optim.rowwise_adagrad import RowWiseAdagrad
+from torchrec.sparse.jagged_tensor import KeyedJaggedTensor, KeyedTensor
 
 from pipeline.spec.config import OptimizerConfig
 
@@ -34,6 +36,69 @@ SHARDING_TYPES = {
 }
 """How tables may lie. FBGEMM's CPU kernels know no sharding by rows. By columns, row-wise Adagrad would keep an
 accumulator per row *and shard*: another optimizer for each number of workers, whose checkpoints no other could read."""
+
+
+class OwnTables(ShardedEmbeddingBagCollection):
+    """The tables of a CPU worker that is alone: its ids and embeddings are at their place, so it looks up and no more.
+
+    TorchRec would send them through a process group of one, bitwise the same at several times the cost of the lookup.
+    """
+
+    _has_uninitialized_input_dist: bool
+
+    def forward(self, features: KeyedJaggedTensor) -> KeyedTensor:
+        """From ids to pooled embeddings, (B, F x D)."""
+        if self._has_uninitialized_input_dist:
+            self._create_input_dist(features.keys())
+            self._has_uninitialized_input_dist = False
+        if self._has_features_permute:
+            features = features.permute(self._features_order, self._features_order_tensor)
+        (lookup,) = self._lookups
+        return KeyedTensor(self._embedding_names, self._embedding_dims, lookup(features))
+
+
+class OwnTablesSharder(EmbeddingBagCollectionSharder):
+    """Makes `OwnTables`."""
+
+    def shard(
+        self,
+        module: EmbeddingBagCollection,
+        params: dict[str, ParameterSharding],
+        env: ShardingEnv,
+        device: torch.device | None = None,
+        module_fqn: str | None = None,
+    ) -> OwnTables:
+        """The tables in the place of a plain collection's."""
+        return OwnTables(module, params, env, fused_params=self.fused_params, device=device, module_fqn=module_fqn)
+
+
+class NoReplicas(DataParallelWrapper):
+    """Leaves the dense layers as they are: the only worker has nobody's gradients to average with."""
+
+    def wrap(self, dmp: DistributedModelParallel, env: ShardingEnv, device: torch.device) -> None:
+        """Nothing."""
+
+
+class PlainAdagrad(torch.optim.Adagrad):
+    """Torch's Adagrad on a CPU, bit for bit: in a small model, torch's takes longer to choose among its kernels than to run."""
+
+    @torch.no_grad()
+    def step(self, closure: object = None) -> None:  # type: ignore[override]
+        """Update the parameters that have a gradient."""
+        for group in self.param_groups:
+            moved = [parameter for parameter in group["params"] if parameter.grad is not None]
+            gradients = [parameter.grad for parameter in moved]
+            sums = [self.state[parameter]["sum"] for parameter in moved]
+            torch._foreach_add_([self.state[parameter]["step"] for parameter in moved], 1)
+            torch._foreach_addcmul_(sums, gradients, gradients)
+            scales = torch._foreach_sqrt(sums)
+            torch._foreach_add_(scales, group["eps"])
+            torch._foreach_addcdiv_(moved, gradients, scales, value=-group["lr"])
+
+
+def is_alone(device: torch.device) -> bool:
+    """Whether this process and its CPU do everything: nothing is sent, and there is nobody to overlap work with."""
+    return device.type == "cpu" and dist.get_world_size() == 1
 
 
 def shard(
@@ -61,7 +126,9 @@ def shard(
                 )
                 for table in module.embedding_bag_configs()
             }
-    sharders = [cast("ModuleSharder[nn.Module]", EmbeddingBagCollectionSharder())]
+    alone = is_alone(device)
+    made = OwnTablesSharder() if alone else EmbeddingBagCollectionSharder()
+    sharders = [cast("ModuleSharder[nn.Module]", made)]
     topology = TopologyFactory.create_topology(
         TrainerConfig(world_size=dist.get_world_size()),
         HardwareConfig(hbm_cap_bytes=_gpu_bytes(device)),
@@ -70,11 +137,18 @@ def shard(
     planner = EmbeddingShardingPlanner(topology=topology, constraints=constraints)
     plan = planner.collective_plan(model, sharders, dist.GroupMember.WORLD)
     weights = {name: value.detach().clone() for name, value in model.state_dict().items()}
-    sharded = DistributedModelParallel(module=model, device=device, plan=plan, sharders=sharders)
+    sharded = DistributedModelParallel(
+        module=model,
+        device=device,
+        plan=plan,
+        sharders=sharders,
+        data_parallel_wrapper=NoReplicas() if alone else None,
+    )
     _set_tables(sharded, weights)
+    adagrad = PlainAdagrad if device.type == "cpu" else torch.optim.Adagrad
     dense = KeyedOptimizerWrapper(
         dict(in_backward_optimizer_filter(sharded.named_parameters())),
-        lambda params: torch.optim.Adagrad(params, lr=config.dense_lr, eps=config.eps),
+        lambda params: adagrad(params, lr=config.dense_lr, eps=config.eps),
     )
     return sharded, CombinedOptimizer([sharded.fused_optimizer, dense])
 

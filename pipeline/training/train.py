@@ -12,7 +12,9 @@ import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
 from torch.distributed._shard.sharded_tensor import ShardedTensor
+from torchrec.distributed import DistributedModelParallel
 from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
+from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizerWrapper
 
 from pipeline.data.share import Share
 from pipeline.selection.stored import SelectionManifest
@@ -30,10 +32,10 @@ from pipeline.training.loader import (
     synthetic_rows,
     whole_rows,
 )
-from pipeline.training.metrics import ClickSums
+from pipeline.training.metrics import ClickSums, RunningSums
 from pipeline.training.model import build_model, forward_flops
 from pipeline.training.models.features import Features
-from pipeline.training.sharding import shard
+from pipeline.training.sharding import is_alone, shard
 from pipeline.training.signals import SignalReader
 
 Progress = Callable[[int, int], None]
@@ -62,6 +64,30 @@ class Trained:
     """Wall time of the pass."""
 
 
+class OneByOne:
+    """A batch after the other, for a worker that is alone on a CPU: a pipeline has nothing to overlap there."""
+
+    def __init__(self, model: DistributedModelParallel, optimizer: CombinedOptimizer) -> None:
+        self._model = model
+        # The tables are updated in backward; their optimizer's step would but set their learning rate, which never changes.
+        (self._dense,) = (own for _, own in optimizer.optimizers if isinstance(own, KeyedOptimizerWrapper))
+
+    def progress(self, stream: Iterator[ClickBatch]) -> torch.Tensor:
+        """(B,) logits of the next batch, from before the update on it.
+
+        Raises:
+            StopIteration: there is none.
+        """
+        batch = next(stream)
+        if not self._model.training:
+            return self._model(batch)[1]  # type: ignore[no-any-return]
+        self._dense.zero_grad()
+        loss, logits = self._model(batch)
+        loss.backward()
+        self._dense.step()
+        return logits  # type: ignore[no-any-return]
+
+
 class Trainer:
     """A sharded model with its optimizer and the pipeline that feeds it, on this worker's device."""
 
@@ -78,8 +104,10 @@ class Trainer:
         self.features = features
         self.device = device
         self.model, self.optimizer = shard(fresh, optimizer, device)
-        self._pipeline: TrainPipelineSparseDist[ClickBatch, torch.Tensor] = TrainPipelineSparseDist(
-            self.model, self.optimizer, device
+        self._pipeline: TrainPipelineSparseDist[ClickBatch, torch.Tensor] | OneByOne = (
+            OneByOne(self.model, self.optimizer)
+            if is_alone(device)
+            else TrainPipelineSparseDist(self.model, self.optimizer, device)
         )
 
     def train(
@@ -121,13 +149,14 @@ class Trainer:
             source = interleave(source, schedule.num_steps, scoring, passed.num_steps)
         self.model.train()
         started = time.perf_counter()
-        sums = ClickSums()
+        sums = RunningSums()
         kept: list[tuple[NDArray[np.int64], NDArray[np.float32]]] = []
         done = 0
         for rows, logits in self._run(source):
             done += 1
             if rows is not None:
-                sums += ClickSums.of(rows.label, logits, weight=rows.importance * (rows.weight > 0))
+                if rows.weight.any():  # else scored in between: the same sums, to the last bit, as without
+                    sums.add(rows.label, logits, rows.importance * (rows.weight > 0))
                 if score_all:
                     own = rows.position >= 0
                     kept.append((rows.position[own], logits[own]))
@@ -135,7 +164,7 @@ class Trainer:
                 progress(done, schedule.num_steps)
         seconds = time.perf_counter() - started
         return Trained(
-            sums=all_sums(sums),
+            sums=all_sums(sums.total()),
             num_rows=schedule.num_rows,
             num_scored=num_scored,
             num_updates=schedule.num_steps,

@@ -1,7 +1,8 @@
-"""The one door to Ray Train: runs a function on a group of workers that share a process group."""
+"""The one door to Ray Train: runs a function on workers that share a process group, or one for each lane of them."""
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import signal
@@ -33,6 +34,9 @@ log = logging.getLogger(__name__)
 MAX_WORKER_FAILURES = 2
 """How often a group is started again after a worker was lost; done steps are skipped then."""
 
+PATIENCE = timedelta(days=365)
+"""A lane waits for the others until they are done; if one of them dies, Ray ends them all."""
+
 
 class WorkersLost(TryAgain):
     """The workers died, and starting them again did not help."""
@@ -52,7 +56,7 @@ def run_on_workers(
     What is done already is decided by the lake alone.
 
     Args:
-        work: an importable function; a process group (gloo or NCCL) is up when it starts.
+        work: an importable function; its lane's process group (gloo or NCCL) is up when it starts.
         config: its argument, plain data.
         workers: how many, and on what.
         address: the Ray cluster to join; `local` starts a private one.
@@ -72,8 +76,8 @@ def run_on_workers(
     trainer = TorchTrainer(
         work,
         train_loop_config={**config, "threads": workers.threads},
-        torch_config=OneAddress(backend="nccl" if workers.use_gpu else "gloo"),
-        scaling_config=ScalingConfig(num_workers=workers.num_workers, use_gpu=workers.use_gpu),
+        torch_config=OneAddress(backend="nccl" if workers.use_gpu else "gloo", lanes=workers.lanes),
+        scaling_config=ScalingConfig(num_workers=workers.num_processes, use_gpu=workers.use_gpu),
         run_config=RunConfig(
             name=name,
             storage_path=storage,
@@ -119,7 +123,7 @@ def _join(address: str, workers: Workers) -> None:
         require_room(workers, offered, f"the Ray cluster at {address}")
     log.info(
         "starting %d workers on the Ray cluster at %s as soon as so many of its %d cores are free",
-        workers.num_workers,
+        workers.num_processes,
         address,
         offered.get("CPU", 0),
     )
@@ -132,7 +136,7 @@ def _told(error: BaseException) -> str:
 
 
 def quiet(level: int) -> None:
-    """Let worker 0 tell what this program tells, and every worker warnings.
+    """Let the first worker of each lane tell what this program tells, and every worker warnings.
 
     TorchRec and FBGEMM tell every library, batch and table. To be called before they are imported.
 
@@ -140,7 +144,7 @@ def quiet(level: int) -> None:
         level: of this program's own log.
     """
     logging.getLogger().setLevel(logging.WARNING)
-    logging.getLogger("pipeline").setLevel(level if train.get_context().get_world_rank() == 0 else logging.WARNING)
+    logging.getLogger("pipeline").setLevel(level if dist.get_rank() == 0 else logging.WARNING)
     for about_itself in ("torch.fx._symbolic_trace", "torchrec.distributed.planner.storage_reservations"):
         logging.getLogger(about_itself).setLevel(logging.ERROR)
     warnings.simplefilter("ignore", FutureWarning)  # of TorchRec about itself
@@ -165,12 +169,35 @@ def worker_device(threads: int) -> torch.device:
     return device
 
 
+def lane() -> int:
+    """Which lane this worker belongs to."""
+    return int(train.get_context().get_world_rank()) // dist.get_world_size()
+
+
+def of_all_lanes(outcome: Any) -> list[Any]:
+    """Wait for all lanes and give each what every one of them brought, in their order; every worker calls this.
+
+    Args:
+        outcome: plain data; a lane's first worker's counts.
+    """
+    if _meeting is None or _meeting.num_lanes == 1:
+        return [outcome]
+    _meeting.num_times += 1
+    names = [f"{_meeting.num_times}/{each}" for each in range(_meeting.num_lanes)]
+    if dist.get_rank() == 0:
+        _meeting.store.set(names[lane()], json.dumps(outcome))
+    return [json.loads(_meeting.store.get(name)) for name in names]
+
+
 @dataclass
 class OneAddress(TorchConfig):
     """How workers meet: as Ray Train lets them, but at the node's address alone, which is loopback on a laptop.
 
     Ray's own way has the first worker listen on every interface, and whoever connects may write there.
     """
+
+    lanes: int = 1
+    """Process groups that the workers form, in the order of their ranks."""
 
     @property
     def backend_cls(self) -> type[_TorchBackend]:
@@ -182,17 +209,35 @@ class _MeetingBackend(_TorchBackend):
     def on_start(self, worker_group: Any, backend_config: OneAddress) -> None:
         address = worker_group.execute_single(0, _open_meeting)
         worker_group.execute(_set_torch_distributed_env_vars)
+        size = len(worker_group) // backend_config.lanes
         joining = [
             worker_group.execute_single_async(
-                rank, _join_meeting, address, rank, len(worker_group), backend_config.backend, backend_config.timeout_s
+                rank,
+                _join_meeting,
+                address,
+                rank,
+                size,
+                backend_config.lanes,
+                backend_config.backend,
+                backend_config.timeout_s,
             )
             for rank in range(len(worker_group))
         ]
         ray.get(joining)
 
 
-_meetings: list[dist.TCPStore] = []
+@dataclass
+class _Meeting:
+    """Where all lanes of a job meet."""
+
+    store: dist.Store
+    num_lanes: int
+    num_times: int = 0
+
+
+_opened: list[dist.TCPStore] = []
 """Those that this process holds, for as long as it lives."""
+_meeting: _Meeting | None = None
 
 
 def _open_meeting() -> tuple[str, int]:
@@ -201,11 +246,21 @@ def _open_meeting() -> tuple[str, int]:
     listening = socket.create_server((host, 0), family=family)
     port = int(listening.getsockname()[1])
     store = dist.TCPStore(host, port, is_master=True, wait_for_workers=False, master_listen_fd=listening.detach())
-    _meetings.append(store)
+    _opened.append(store)
     return host, port
 
 
-def _join_meeting(address: tuple[str, int], rank: int, num_workers: int, backend: str, timeout_s: int) -> None:
+def _join_meeting(
+    address: tuple[str, int], rank: int, num_workers: int, num_lanes: int, backend: str, timeout_s: int
+) -> None:
+    """Join the process group of one's lane, the `num_workers` workers whose ranks follow each other."""
+    global _meeting
     timeout = timedelta(seconds=timeout_s)
-    store = dist.TCPStore(*address, is_master=False, timeout=timeout)
+    own, rank = divmod(rank, num_workers)
+    if num_lanes > 1:
+        os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(num_workers)}
+        os.environ["LOCAL_WORLD_SIZE"] = str(min(num_workers, int(os.environ["LOCAL_WORLD_SIZE"])))
+        whole = dist.TCPStore(*address, is_master=False, timeout=PATIENCE)
+        _meeting = _Meeting(dist.PrefixStore("lanes", whole), num_lanes)
+    store = dist.PrefixStore(f"lane-{own}", dist.TCPStore(*address, is_master=False, timeout=timeout))
     dist.init_process_group(backend, store=store, rank=rank, world_size=num_workers, timeout=timeout)

@@ -27,6 +27,7 @@ from pipeline.storage.lake import Lake
 from pipeline.storage.parquet import write_table
 from pipeline.storage.together import is_of_all, on_all, on_first
 from pipeline.training.chain.evaluations import Closed, EvaluationManifest, EvaluationStore, evaluation_key
+from pipeline.training.chain.lanes import Chain, deal
 from pipeline.training.chain.models import Models, stored_selection, train
 from pipeline.training.chain.plan import Plan, Planner
 from pipeline.training.chain.retention import keeps_checkpoint
@@ -60,8 +61,10 @@ class Engine:
     lake: Lake
     job: TrainJob
     recorder: Recorder | None
-    """On worker 0 only."""
+    """On the lane's first worker only."""
     device: torch.device
+    lane: int = 0
+    """Which of the job's lanes this worker is in."""
     rank: int = field(default_factory=lambda: dist.get_rank())
     world_size: int = field(default_factory=lambda: dist.get_world_size())
 
@@ -70,7 +73,7 @@ class Engine:
         self._models = Models(self._planner, self.device, self.rank, self.world_size)
 
     def run(self) -> list[Closed]:
-        """Every step of the job in order: seeds, then variants (teachers first), then windows.
+        """Every step of the lane in order: seeds, then variants (teachers first), then windows.
 
         A chain begins at its variant's `start` where that lies later than the job's first window; one that starts after
         the job's last window has nothing to do.
@@ -78,9 +81,13 @@ class Engine:
         Returns:
             The last window of each chain that has one.
         """
-        lineup = self.job.lineup
-        chains = [self._chain(variant, seed) for seed in lineup.seeds for variant in lineup.only(self.job.variants)]
+        chains = [self._chain(variant, seed) for seed, variant in self.chains]
         return [last for last in chains if last is not None]
+
+    @property
+    def chains(self) -> list[Chain]:
+        """The job's chains that are this lane's."""
+        return deal(self.job)[self.lane]
 
     def _chain(self, variant: Variant, seed: int) -> Closed | None:
         last: Closed | None = None

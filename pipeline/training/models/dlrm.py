@@ -6,13 +6,31 @@ from typing import Any, Self, cast
 
 import torch
 from torch import nn
-from torchrec.models.dlrm import DLRM, InteractionArch, OverArch
-from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
+from torchrec.models.dlrm import DLRM, InteractionArch, OverArch, SparseArch
+from torchrec.sparse.jagged_tensor import KeyedJaggedTensor, KeyedTensor
 
 from pipeline.spec.config import ModelConfig
 from pipeline.spec.documents import Frozen
 from pipeline.training.models.features import Features
 from pipeline.training.models.network import Network
+
+
+@torch.fx.wrap
+def _in_order(pooled: KeyedTensor, keys: list[str]) -> torch.Tensor:
+    """(B, F x D) embeddings in the order of `keys`; as they are where that is theirs."""
+    if pooled.keys() == keys:
+        return pooled.values()  # type: ignore[no-any-return]
+    by_key = pooled.to_dict()
+    return torch.cat([by_key[key] for key in keys], dim=1)
+
+
+class OrderedSparse(SparseArch):
+    """TorchRec's lookup of a batch's ids, without its cutting and joining of what already lies in order."""
+
+    def forward(self, features: KeyedJaggedTensor) -> torch.Tensor:
+        """From ids to (B, F, D)."""
+        pooled = _in_order(self.embedding_bag_collection(features), self.sparse_feature_names)
+        return pooled.reshape(-1, self.F, self.D)
 
 
 class _PairProducts(torch.autograd.Function):
@@ -65,6 +83,7 @@ class Dlrm(Network):
     def __init__(self, dlrm: DLRM, over_layers: list[int]) -> None:
         super().__init__()
         self.dlrm = dlrm
+        dlrm.sparse_arch = OrderedSparse(dlrm.sparse_arch.embedding_bag_collection)
         self._over_layers = over_layers
 
     @classmethod

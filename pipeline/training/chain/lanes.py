@@ -1,0 +1,63 @@
+"""Which chains of a job are trained side by side: what they share keeps them in one lane."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from itertools import chain as joined
+
+from pipeline.spec.config import Variant
+from pipeline.spec.job import TrainJob
+from pipeline.spec.window import Window
+
+Chain = tuple[int, Variant]
+"""A seed and a variant."""
+
+BESIDE_TRAINING = 0.3
+"""What scoring a window's evaluation slice and saving take, over training on all of the window's rows; roughly."""
+
+
+def deal(job: TrainJob) -> list[list[Chain]]:
+    """The chains of each lane, in the order in which they are trained: seeds, then variants, teachers first.
+
+    Chains of one seed that begin alike stay together, since what they have in common is trained once, and so do those that
+    read each other's scores, since a source comes first. The rest is spread evenly, the longest first.
+    """
+    seeds, chosen = job.lineup.seeds, job.lineup.only(job.variants)
+    groups = [(seed, group) for seed in seeds for group in _together(job, chosen)]
+    lanes: list[list[Chain]] = [[] for _ in range(job.lineup.workers.lanes)]
+    loads = [0.0] * len(lanes)
+    for seed, group in sorted(groups, key=lambda each: -_cost(job, each[1])):
+        least = loads.index(min(loads))
+        lanes[least] += [(seed, variant) for variant in group]
+        loads[least] += _cost(job, group)
+    place = {variant.name: number for number, variant in enumerate(chosen)}
+    return [sorted(lane, key=lambda each: (seeds.index(each[0]), place[each[1].name])) for lane in lanes]
+
+
+def _together(job: TrainJob, chosen: tuple[Variant, ...]) -> list[list[Variant]]:
+    """Variants in groups that have nothing to do with each other, whatever the seed."""
+    names = {variant.name for variant in chosen}
+    groups: list[tuple[set[Hashable], list[Variant]]] = []
+    for variant in chosen:
+        first = _first(job, variant)
+        begins: Hashable = (first, job.lineup.resolved(variant, first, job.lineup.seeds[0]).model_dump_json())
+        marks = {begins, variant.name, *(read.source for read in variant.reads if read.source in names)}
+        touched = [group for group in groups if group[0] & marks]
+        groups = [group for group in groups if not group[0] & marks]
+        groups.append(
+            (marks.union(*(own for own, _ in touched)), [*joined.from_iterable(held for _, held in touched), variant])
+        )
+    return [held for _, held in groups]
+
+
+def _first(job: TrainJob, variant: Variant) -> Window:
+    return job.first if variant.start is None else max(job.first, variant.start)
+
+
+def _cost(job: TrainJob, group: list[Variant]) -> float:
+    """How long chains take, in windows that are trained on whole."""
+    cost = 0.0
+    for variant in group:
+        share = variant.selection.share(variant.model.prior)
+        cost += max(0, job.last.days_since(_first(job, variant)) + 1) * (share + BESIDE_TRAINING)
+    return cost
