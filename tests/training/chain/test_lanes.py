@@ -5,7 +5,9 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.spec.config import All, Continuous, Cutover, NegativeDownsampling, OddsProportional, Variant
+from pipeline.selection.policies.negatives import NegativeDownsampling
+from pipeline.selection.policies.odds import OddsProportional
+from pipeline.spec.config import All, Continuous, Cutover, Variant
 from pipeline.spec.job import TrainJob
 from pipeline.spec.lineup import LineUp, Workers
 from pipeline.training.chain.lanes import BESIDE_TRAINING, deal
