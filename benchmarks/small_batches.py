@@ -48,7 +48,7 @@ class Timed(OneByOne):
 
     def progress(self, stream: Iterator[ClickBatch]) -> torch.Tensor:
         """(B,) logits of the next batch."""
-        batch, network, ticks = next(stream), self._model.module.network, [time.perf_counter()]
+        batch, network, ticks = next(stream), self._model.module.network.dlrm, [time.perf_counter()]
         self._dense.zero_grad()
         ticks.append(time.perf_counter())
         sparse = network.sparse_arch(batch.sparse)
