@@ -1,6 +1,6 @@
 """Measures what a stored selection saves: a tenth of the negatives, read and trained on, against all rows.
 
-    python -m benchmarks.stored_selections --write
+python -m benchmarks.stored_selections --write
 """
 
 from __future__ import annotations
@@ -66,7 +66,8 @@ class Sides:
             for name in policies
         }
         self.trainers = {
-            name: Trainer(features, model, optimizer, seed=SEED, device=DEVICE) for name, optimizer in optimizers.items()
+            name: Trainer(features, model, optimizer, seed=SEED, device=DEVICE)
+            for name, optimizer in optimizers.items()
         }
 
     def round(self) -> None:
@@ -92,7 +93,9 @@ class Sides:
 
     def ratio(self, name: str) -> Interval:
         """A part's time over that of all rows, with its interval over the rounds."""
-        return mean_ratio([ours / all_ for ours, all_ in zip(self.seconds[name], self.seconds["all rows"], strict=True)])
+        return mean_ratio(
+            [ours / all_ for ours, all_ in zip(self.seconds[name], self.seconds["all rows"], strict=True)]
+        )
 
 
 def page(command: str, rows: int, load: float, found: Sides) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from graphlib import CycleError, TopologicalSorter
+from heapq import heappop, heappush
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -204,23 +206,28 @@ class LineUp(Frozen):
 
 
 def teachers_first(variants: tuple[Variant, ...]) -> tuple[Variant, ...]:
-    """The variants in their order, each moved behind those that it reads scores from: its teacher and its pilot.
+    """The variants in their order, each moved behind those that it reads signals from.
 
     Raises:
         ValueError: some read from each other in a circle.
     """
+    places = {variant.name: place for place, variant in enumerate(variants)}
+    sorter = TopologicalSorter({places[v.name]: {places[read.source] for read in v.reads} for v in variants})
+    try:
+        sorter.prepare()
+    except CycleError as error:
+        circle = [variants[place].name for place in error.args[1][1:]]
+        raise ValueError(
+            f"these variants learn from each other in a circle: {shown(circle)}: let one of them learn from labels alone"
+        ) from None
     ordered: list[Variant] = []
-    waiting = list(variants)
-    while waiting:
-        placed = {v.name for v in ordered}
-        ready = [v for v in waiting if {read.source for read in v.reads} <= placed]
-        if not ready:
-            raise ValueError(
-                "these variants learn from each other in a circle: "
-                f"{shown([v.name for v in waiting])}: let one of them learn from labels alone"
-            )
-        ordered.append(ready[0])
-        waiting.remove(ready[0])
+    ready: list[int] = []
+    while sorter.is_active():
+        for place in sorter.get_ready():
+            heappush(ready, place)
+        first = heappop(ready)  # of those that may come next, the first
+        ordered.append(variants[first])
+        sorter.done(first)
     return tuple(ordered)
 
 
