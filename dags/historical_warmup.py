@@ -6,10 +6,10 @@ from typing import Any
 
 from airflow.sdk import DAG, Asset, task
 
-from operators.answers import answers
-from operators.forms import form
+from operators.form.answers import answers
+from operators.form.params import form
+from operators.form.questions import Warmup
 from operators.operator import RayJobOperator, planned
-from operators.questions import Warmup
 from pipeline.spec.job import TrainJob
 
 DOC = """

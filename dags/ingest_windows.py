@@ -7,11 +7,11 @@ from typing import Any
 
 from airflow.sdk import DAG, Asset, CronDataIntervalTimetable, task
 
-from operators.answers import answers, interval
-from operators.forms import dated, form
+from operators.form.answers import answers, interval
+from operators.form.params import dated, form
+from operators.form.questions import Ingest
 from operators.inputs import AwaitInputs
 from operators.operator import RayJobOperator, planned
-from operators.questions import Ingest
 from pipeline.spec.job import IngestJob
 
 DOC = """

@@ -7,12 +7,12 @@ from typing import Any
 
 from airflow.sdk import DAG, Asset, CronDataIntervalTimetable, task
 
-from operators.answers import answers, interval
-from operators.forms import dated, form
+from operators.form.answers import answers, interval
+from operators.form.params import dated, form
+from operators.form.questions import Online
+from operators.form.run_window import resolve_window
 from operators.inputs import AwaitInputs
 from operators.operator import RayJobOperator, planned
-from operators.questions import Online
-from operators.run_window import resolve_window
 from pipeline.spec.job import CompareJob, TrainJob
 
 DOC = """

@@ -16,9 +16,9 @@ from operators.operator import checked_document, checked_timeout
 from pipeline.spec.errors import BadInput
 from pipeline.spec.job import IngestJob, TrainJob, load_job
 from pipeline.spec.lineup import LogSource, SimulatedSource
-from pipeline.spec.paths import head_path, manifest_path
 from pipeline.spec.settings import Settings
 from pipeline.spec.window import Window
+from pipeline.storage.paths import head_path, manifest_path
 
 if TYPE_CHECKING:
     from airflow.sdk import Context

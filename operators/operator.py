@@ -18,7 +18,7 @@ from operators.links import RAY_KEY, CurvesLink, MLflowLink, RayJobLink
 from operators.open_runs import TrackingServer
 from operators.submission import TaskTry
 from operators.trigger import POLL_S, RayJobTrigger
-from pipeline.spec.canonical import canonical_json, content_key
+from pipeline.spec.documents import canonical_json, content_key
 from pipeline.spec.errors import BadInput
 from pipeline.spec.job import ENTRYPOINT, SPEC_VARIABLE, SUBMISSION_VARIABLE, TAGS_VARIABLE, IngestJob, load_job
 

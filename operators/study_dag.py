@@ -6,8 +6,8 @@ from typing import Any
 
 from airflow.sdk import DAG, Asset, chain, get_current_context, task
 
-from operators.answers import filled_in
-from operators.forms import form
+from operators.form.answers import filled_in
+from operators.form.params import form
 from operators.operator import RayJobOperator, planned
 from pipeline.spec.job import CompareJob, IngestJob, ReportJob
 from pipeline.studies.jobs import study_jobs

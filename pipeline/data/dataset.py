@@ -16,12 +16,10 @@ from pyarrow import fs
 from pydantic import Field, model_validator
 
 from pipeline.data.account import FileAccount, balance
-from pipeline.spec import paths
-from pipeline.spec.canonical import Digest
-from pipeline.spec.documents import Frozen
+from pipeline.spec.documents import Digest, Frozen
 from pipeline.spec.schema import Schema
 from pipeline.spec.window import Window
-from pipeline.storage import parquet
+from pipeline.storage import parquet, paths
 from pipeline.storage.damage import Damaged
 from pipeline.storage.generation import Generation
 from pipeline.storage.lake import Conflict, Lake, LakeError, checked_name

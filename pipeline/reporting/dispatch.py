@@ -16,11 +16,11 @@ from pipeline.data.account import FileAccount
 from pipeline.spec.errors import BadInput, asked
 from pipeline.spec.job import SUBMISSION_VARIABLE, AnyJob, CompareJob, IngestJob, ReportJob, TrainJob, load_job
 from pipeline.spec.lineup import LineUp, LogSource, SimulatedSource
-from pipeline.spec.paths import page_path, result_path
 from pipeline.spec.settings import Settings
 from pipeline.spec.window import Window
 from pipeline.storage.generation import tidy
 from pipeline.storage.lake import Conflict, Lake
+from pipeline.storage.paths import page_path, result_path
 from pipeline.training.chain.timings import account
 from pipeline.training.probe import require_cores, require_ray
 

@@ -21,8 +21,8 @@ from mlflow.exceptions import MlflowException
 from requests.exceptions import RequestException
 
 from pipeline.data.dataset import WindowManifest, read_manifest
-from pipeline.spec.canonical import content_key
 from pipeline.spec.config import StepConfig, Variant
+from pipeline.spec.documents import content_key
 from pipeline.spec.job import GAP_VIEW, SUBMISSION_TAG, SUBMISSION_VARIABLE, TAGS_VARIABLE
 from pipeline.spec.lineup import LineUp
 from pipeline.spec.window import Window

@@ -21,9 +21,8 @@ from pipeline.data.dataset import WindowManifest, physical_schema
 from pipeline.data.share import Share
 from pipeline.selection.policy import Candidates, JointPolicy, ThinningPolicy
 from pipeline.selection.sampling import Selected, select, selection_salt
-from pipeline.spec.canonical import Digest, content_key
 from pipeline.spec.config import Policy, Selection
-from pipeline.spec.documents import Frozen, Seed
+from pipeline.spec.documents import Digest, Frozen, Seed, content_key
 from pipeline.spec.schema import Schema
 from pipeline.spec.window import Window
 from pipeline.storage.generation import Generation

@@ -12,8 +12,7 @@ import pyarrow.compute as pc
 from pydantic import Field
 
 from pipeline.data.dataset import physical_schema
-from pipeline.spec.canonical import Digest
-from pipeline.spec.documents import Frozen
+from pipeline.spec.documents import Digest, Frozen
 from pipeline.spec.errors import BadInput
 from pipeline.spec.schema import Schema
 from pipeline.spec.window import Window

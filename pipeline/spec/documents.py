@@ -1,7 +1,9 @@
-"""Documents that people write: read within limits, checked field by field, refused with their place and the cure."""
+"""Documents: those that people write, read within limits and refused with place and cure; one spelling and digest for each."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import re
 import stat
@@ -30,6 +32,8 @@ Seed = Annotated[int, Strict(), Field(ge=0, le=2**63 - 1)]
 """What a random number generator starts from."""
 Few = Field(min_length=1, max_length=20)
 """Of a list of values that are tried one by one."""
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+"""A SHA-256 in hex."""
 
 
 class Frozen(BaseModel):
@@ -184,3 +188,13 @@ class _Refused(yaml.MarkedYAMLError):
 
 def _refused(event: Any, why: str) -> _Refused:
     return _Refused(problem=f"a document {why}", problem_mark=event.start_mark)
+
+
+def canonical_json(document: Any, *, allow_nan: bool = False) -> str:
+    """One spelling per value, so that equal content has an equal digest."""
+    return json.dumps(document, sort_keys=True, separators=(",", ":"), allow_nan=allow_nan)
+
+
+def content_key(document: Any, *, allow_nan: bool = False) -> str:
+    """The sha256 of a JSON-able value, in hex."""
+    return hashlib.sha256(canonical_json(document, allow_nan=allow_nan).encode()).hexdigest()

@@ -216,7 +216,7 @@ def teachers_first(variants: tuple[Variant, ...]) -> tuple[Variant, ...]:
     try:
         sorter.prepare()
     except CycleError as error:
-        circle = [variants[place].name for place in error.args[1][1:]]
+        circle = [variants[place].name for place in sorted(set(error.args[1]))]
         raise ValueError(
             f"these variants learn from each other in a circle: {shown(circle)}: let one of them learn from labels alone"
         ) from None

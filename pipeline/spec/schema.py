@@ -9,8 +9,7 @@ from typing import Annotated, Any, Literal, Self, TypeAlias
 
 from pydantic import Field, field_validator, model_validator
 
-from pipeline.spec.canonical import content_key
-from pipeline.spec.documents import Flag, Frozen, Real, Whole, read_yaml
+from pipeline.spec.documents import Flag, Frozen, Real, Whole, content_key, read_yaml
 from pipeline.spec.errors import BadInput, asked, shown
 from pipeline.spec.window import checked_zone
 

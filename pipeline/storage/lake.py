@@ -29,7 +29,7 @@ from obstore.store import LocalStore, from_url
 from pyarrow import fs
 from pydantic import AfterValidator, BaseModel, ValidationError
 
-from pipeline.spec.canonical import content_key
+from pipeline.spec.documents import content_key
 from pipeline.spec.errors import BadInput, TryAgain, Unreachable, explain, shown
 from pipeline.spec.settings import Settings, make_folder
 from pipeline.storage.damage import Damaged

@@ -27,8 +27,7 @@ import pyarrow.parquet as pq
 import xxhash
 from pydantic import Field, model_validator
 
-from pipeline.spec.canonical import Digest
-from pipeline.spec.documents import Frozen
+from pipeline.spec.documents import Digest, Frozen
 from pipeline.storage.damage import Damaged, MissingFile
 from pipeline.storage.lake import Lake, LakePath
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pipeline.spec.asked import StudyFields
 from pipeline.spec.documents import read_yaml
 from pipeline.spec.errors import named
 from pipeline.spec.study import Study, StudyError
+from pipeline.studies.asked import StudyFields
 from pipeline.studies.kinds import Kind, kind_of
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from pipeline.selection.policies.negatives import NegativeDownsampling
-from pipeline.spec.asked import StudyFields
 from pipeline.spec.config import Continuous, Cutover, ModelConfig, Selection, Size, Variant
 from pipeline.spec.lineup import LineUp
 from pipeline.spec.study import Cell, Study, StudyError
 from pipeline.spec.window import Window
+from pipeline.studies.asked import StudyFields
 
 BOTH = "both"
 

@@ -13,8 +13,7 @@ from pydantic import Field, model_validator
 from scipy.special import expit
 
 from pipeline.data.share import Share
-from pipeline.spec.canonical import Digest
-from pipeline.spec.documents import Frozen
+from pipeline.spec.documents import Digest, Frozen
 from pipeline.spec.errors import BadInput, nearest
 from pipeline.storage import parquet
 from pipeline.storage.damage import MissingFile

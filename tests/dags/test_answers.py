@@ -9,21 +9,21 @@ from typing import Any, TypeVar
 
 import pytest
 
-from operators import answers as operators_answers
-from operators.answers import answers, interval
-from operators.forms import form
+from operators.form import answers as operators_answers
+from operators.form.answers import answers, interval
+from operators.form.params import form
+from operators.form.questions import Ingest, Online, Warmup
+from operators.form.run_window import resolve_window
 from operators.inputs import needed_paths, still_missing, told
-from operators.questions import Ingest, Online, Warmup
-from operators.run_window import resolve_window
 from pipeline.data.simulator import SimulatorConfig
 from pipeline.spec.errors import BadInput
 from pipeline.spec.fields import Fields
 from pipeline.spec.job import TrainJob
 from pipeline.spec.lineup import load_lineup
 from pipeline.spec.lineups import lineup_paths
-from pipeline.spec.paths import head_path, manifest_path
 from pipeline.spec.window import DAY, Window
 from pipeline.storage.lake import Lake
+from pipeline.storage.paths import head_path, manifest_path
 
 START = datetime(2024, 1, 9, tzinfo=UTC)
 F = TypeVar("F", bound=Fields)

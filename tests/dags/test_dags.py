@@ -8,7 +8,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from pipeline.spec.asked import StudyFields
+from pipeline.studies.asked import StudyFields
 from pipeline.studies.kinds import kind_of, kinds
 
 DAGS = [

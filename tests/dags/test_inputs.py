@@ -13,9 +13,9 @@ from operators.inputs import AwaitInputs, InputsTrigger, missing_inputs, needed_
 from pipeline.spec.config import Variant
 from pipeline.spec.job import IngestJob, TrainJob
 from pipeline.spec.lineup import DatasetConfig, LineUp, LogSource, SimulatedSource
-from pipeline.spec.paths import head_path, manifest_path
 from pipeline.spec.window import Window
 from pipeline.storage.lake import Lake
+from pipeline.storage.paths import head_path, manifest_path
 
 DAY = Window.of("2024-01-05")
 

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from pipeline.reporting import comparison_page
 from pipeline.reporting.comparison import NothingToCompare, VariantComparison, _gap, compare
 from pipeline.selection.policies.negatives import NegativeDownsampling
-from pipeline.spec.canonical import content_key
 from pipeline.spec.config import EvaluationConfig, resolve
+from pipeline.spec.documents import content_key
 from pipeline.spec.lineup import LineUp
 from pipeline.spec.window import Window
 from pipeline.storage.lake import Lake

@@ -13,7 +13,7 @@ LIGHT = [
     "pipeline.spec.lineup",
     "pipeline.spec.job",
     "pipeline.spec.settings",
-    "pipeline.spec.asked",
+    "pipeline.studies.asked",
     "pipeline.studies.jobs",
     "pipeline.studies.declared",
     *(

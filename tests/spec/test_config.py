@@ -11,7 +11,6 @@ from pydantic import ValidationError
 
 from pipeline.selection.policies.negatives import NegativeDownsampling
 from pipeline.selection.policies.odds import OddsProportional
-from pipeline.spec.canonical import canonical_json, content_key
 from pipeline.spec.config import (
     LATE_CUTOVER_WINDOWS,
     SIZES,
@@ -25,6 +24,7 @@ from pipeline.spec.config import (
     Variant,
     resolve,
 )
+from pipeline.spec.documents import canonical_json, content_key
 from pipeline.spec.window import Window
 
 ONLINE = Window.of("2024-01-10")

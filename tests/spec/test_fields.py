@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import Field
 
-from operators.questions import Ingest, Online, Warmup
+from operators.form.questions import Ingest, Online, Warmup
 from pipeline.spec.documents import Few, Real, Whole
 from pipeline.spec.errors import BadInput
 from pipeline.spec.fields import Fields, Listed, OptionalDay, OptionalSeeds, worded

@@ -21,14 +21,14 @@ from pipeline.data.dataset import manifest_path, publish_window, read_manifest, 
 from pipeline.data.simulator import Simulator, SimulatorConfig, simulate
 from pipeline.reporting.comparison import VariantComparison, compare
 from pipeline.selection.policies.negatives import NegativeDownsampling
-from pipeline.spec.canonical import content_key
 from pipeline.spec.config import Continuous
+from pipeline.spec.documents import content_key
 from pipeline.spec.errors import BadInput
 from pipeline.spec.lineup import Workers
-from pipeline.spec.paths import head_path
 from pipeline.storage import parquet
 from pipeline.storage.damage import Damaged
 from pipeline.storage.lake import MAX_DOCUMENT_BYTES, Conflict, Lake, LakeError
+from pipeline.storage.paths import head_path
 from pipeline.training import workers
 from pipeline.training.chain.status import chain_statuses
 from pipeline.training.chain.steps import StepManifest, StepStore

@@ -6,10 +6,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from pipeline.spec.asked import StudyFields
 from pipeline.spec.config import Rate, Size
 from pipeline.spec.documents import Few, Whole
 from pipeline.spec.fields import Listed, OptionalDay, Percent, SoftWeight
+from pipeline.studies.asked import StudyFields
 
 QUESTION = "When shall a student stop listening to its teacher, and how much less data does it need if it never does?"
 PAGE = """

@@ -6,10 +6,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from pipeline.spec.asked import StudyFields
 from pipeline.spec.config import Rate, Size
 from pipeline.spec.documents import Few, Real
 from pipeline.spec.fields import Listed, Percent, SoftWeight
+from pipeline.studies.asked import StudyFields
 
 QUESTION = "How many negatives can be left out, and what does it cost as time goes by?"
 PAGE = """

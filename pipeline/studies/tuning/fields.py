@@ -6,10 +6,10 @@ from typing import Annotated
 
 from pydantic import Field
 
-from pipeline.spec.asked import StudyFields
 from pipeline.spec.config import Size
 from pipeline.spec.documents import Few, Real, Whole
 from pipeline.spec.fields import Listed, SeedList, SoftWeight
+from pipeline.studies.asked import StudyFields
 
 QUESTION = "Which batch size and learning rate suit each arm?"
 PAGE = """

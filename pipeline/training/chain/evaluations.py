@@ -10,9 +10,8 @@ from typing import NamedTuple
 
 from pydantic import Field
 
-from pipeline.spec.canonical import Digest, content_key
 from pipeline.spec.config import EvaluationConfig
-from pipeline.spec.documents import Frozen
+from pipeline.spec.documents import Digest, Frozen, content_key
 from pipeline.spec.errors import BadInput
 from pipeline.spec.window import Window
 from pipeline.storage.generation import Generation

@@ -12,15 +12,14 @@ from typing import TypeVar
 from pipeline.data.dataset import WindowManifest, read_manifest
 from pipeline.selection.policy import JointPolicy
 from pipeline.selection.synthetic import SyntheticManifest, synthetic_path
-from pipeline.spec.canonical import Digest
 from pipeline.spec.config import Read, Variant
-from pipeline.spec.documents import Frozen
+from pipeline.spec.documents import Digest, Frozen
 from pipeline.spec.errors import BadInput
 from pipeline.spec.job import TrainJob
 from pipeline.spec.lineup import LineUp
-from pipeline.spec.paths import head_path
 from pipeline.spec.window import Window
 from pipeline.storage.lake import Lake
+from pipeline.storage.paths import head_path
 from pipeline.training.chain.plan import selection_identity
 from pipeline.training.chain.steps import StepManifest, StepStore, step_key
 from pipeline.training.signals import Signal

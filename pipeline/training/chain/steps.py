@@ -11,15 +11,14 @@ from pydantic import Field
 
 from pipeline.data.dataset import WindowManifest
 from pipeline.selection.synthetic import SyntheticManifest
-from pipeline.spec.canonical import Digest, content_key
 from pipeline.spec.config import Read, StepConfig, Variant
-from pipeline.spec.documents import Frozen
+from pipeline.spec.documents import Digest, Frozen, content_key
 from pipeline.spec.errors import BadInput
-from pipeline.spec.paths import head_path
 from pipeline.spec.window import Window
 from pipeline.storage.damage import Damaged
 from pipeline.storage.generation import Generation
 from pipeline.storage.lake import Conflict, Lake, LakePath
+from pipeline.storage.paths import head_path
 from pipeline.training.signals import MissingSignal, Signal
 
 SEMANTICS_VERSION = 3

@@ -7,7 +7,7 @@ import time
 
 from obstore.exceptions import BaseError
 
-from pipeline.spec.canonical import content_key
+from pipeline.spec.documents import content_key
 from pipeline.spec.job import TrainJob
 from pipeline.storage.lake import Conflict, Lake
 

@@ -18,16 +18,16 @@ from click.testing import Result
 from mlflow import MlflowClient
 from typer.testing import CliRunner
 
-from operators import forms
+from operators.form import params
 from pipeline.cli import BAD_INPUT, TRY_AGAIN, app
 from pipeline.reporting import dispatch as stages
 from pipeline.spec.config import Continuous, OptimizerConfig
 from pipeline.spec.job import TrainJob
 from pipeline.spec.lineup import LineUp
-from pipeline.spec.paths import head_path
 from pipeline.spec.window import Window
 from pipeline.storage.lake import Conflict, Lake
 from pipeline.storage.leases import StillTrained
+from pipeline.storage.paths import head_path
 from pipeline.training import workers
 from pipeline.training.chain.status import backfill_command, chain_statuses, told
 from pipeline.training.chain.steps import StepStore
@@ -208,7 +208,7 @@ def test_the_backfill_of_the_daily_run_trains_again_what_changed(home: Path, lak
 
 def test_the_backfill_that_is_named_is_one_that_airflow_takes(root: Path) -> None:
     named = [backfill_command("demo", DAY, DAY.shift(3))]
-    page = forms.dated((root / "dags" / "online_training.py").read_text())
+    page = params.dated((root / "dags" / "online_training.py").read_text())
     named += [" ".join(found.split()) for found in re.findall(r"`(airflow backfill create.*?)`", page, re.DOTALL)]
     assert len(named) == 2
     for command in named:

@@ -11,9 +11,9 @@ from pipeline.data.dataset import manifest_path, publish_window
 from pipeline.data.simulator import Simulator, SimulatorConfig
 from pipeline.spec.config import Continuous, OptimizerConfig
 from pipeline.spec.lineup import LineUp
-from pipeline.spec.paths import head_path
 from pipeline.spec.schema import Schema
 from pipeline.storage.lake import Lake
+from pipeline.storage.paths import head_path
 from pipeline.training.chain import steps as steps_module
 from pipeline.training.chain.status import ChainStatus, chain_statuses
 from tests.trained import DATASET, DAY, lineup, publish, train, variant, windows

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from airflow.sdk import get_current_context
 
-from operators.run_window import Interval
+from operators.form.run_window import Interval
 from pipeline.spec.errors import BadInput, nearest
 from pipeline.spec.fields import Fields
 
