@@ -171,6 +171,8 @@ def worker_device(threads: int) -> torch.device:
 
 def lane() -> int:
     """Which lane this worker belongs to."""
+    if _meeting is None or _meeting.num_lanes == 1:
+        return 0
     return int(train.get_context().get_world_rank()) // dist.get_world_size()
 
 
