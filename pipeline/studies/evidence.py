@@ -30,7 +30,7 @@ PARTS = {
     "save": "data and checkpoints",
     "train": "training",
     "select": "selection",
-    "score": "teacher's logits",
+    "score": "teacher logits",
 }
 """What a report calls the parts of a step."""
 
@@ -38,7 +38,7 @@ Array = NDArray[np.float64]
 
 
 class MissingEvidence(BadInput):
-    """A cell has not been trained on a window that it shall be judged on."""
+    """A cell has not been trained on a window on which it is to be judged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +188,7 @@ def gather(lake: Lake, study: Study, progress: Callable[[str], None] | None = No
     Args:
         lake: where it lies.
         study: what was asked.
-        progress: told of each variant.
+        progress: called with a line for each variant.
 
     Raises:
         MissingEvidence: a variant has no step at all.
@@ -228,7 +228,7 @@ def _track(lake: Lake, study: Study, variant: Variant, windows: tuple[Window, ..
             if step.config != asked:
                 raise MissingEvidence(
                     f"{variant.name!r} was trained on {window} under seed {seed} with other settings, {step.config}, than the "
-                    f"study has, {asked}: trigger the study again, which trains it anew"
+                    f"study has, {asked}: trigger the study again, which trains it"
                 )
             evaluation = EvaluationStore(lake, store.dataset).require(step, study.lineup.evaluation, repr(variant.name))
             predictions = Predictions.read(lake, evaluation)

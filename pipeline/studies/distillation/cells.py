@@ -18,7 +18,7 @@ NUM_SIZES = 3
 AGES = (1, 4)
 """Teacher ages beside 0, in windows."""
 SHORTEST_HISTORY = 3
-"""Windows; what starts later has hardly met a teacher."""
+"""Windows; what starts later has hardly learned from a teacher."""
 SETTLED_WINDOWS = 2 * LATE_CUTOVER_WINDOWS
 """Windows from the first online one to the first that is judged: as long again after the late cutover as before it."""
 
@@ -90,7 +90,7 @@ def schedules(base: LineUp, student: Variant, soft_weight: float) -> list[Varian
 
 
 def _starts(draft: Draft, plan: _Plan) -> None:
-    """The same students with less and less history, each held against the one with all of it."""
+    """The same students with less and less history, each compared with the one with all of it."""
     for length in _lengths(plan.judged.days_since(plan.asked.first), plan.asked.num_starts):
         start = plan.judged.shift(-length)
         for student in plan.students:
@@ -113,7 +113,7 @@ def _sizes(draft: Draft, plan: _Plan) -> None:
 
 
 def _ages(draft: Draft, plan: _Plan) -> None:
-    """Teachers that are some windows behind; all listen from the window in which the oldest scores exist."""
+    """Teachers that are some windows behind; all students learn from the window on in which the oldest logits exist."""
     since = plan.asked.first.shift(max(AGES))
     for age in (0, *AGES):
         schedule = plan.schedule.model_copy(update={"age": age, "since": since})
