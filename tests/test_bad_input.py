@@ -104,7 +104,7 @@ BAD_LOGS: dict[str, tuple[Any, dict[str, Any], list[str]]] = {
     "no row is of that day": (
         GOOD.replace("2024-01-01", "2024-02-01"),
         {},
-        ["must hold good rows of the windows asked for, got none", "check sources and schema"],
+        ["must hold good rows of the requested windows, got none", "check sources and schema"],
     ),
     "the schema names a column twice": (
         GOOD,
@@ -114,7 +114,7 @@ BAD_LOGS: dict[str, tuple[Any, dict[str, Any], list[str]]] = {
     "the schema shows the label to the model": (
         GOOD,
         {"dense": [{"name": "click_too", "column": "click"}]},
-        ["column 'click' tells the answer", "take it out"],
+        ["column 'click' gives the label away", "take it out"],
     ),
     "the schema misspells a field": (GOOD, {"densse": []}, ["there is no field 'densse': did you mean 'dense'?"]),
 }

@@ -333,8 +333,8 @@ class WindowWriter:
             raise BadBatch(f"window {self.window.name} of {self.dataset!r} must hold rows, got none")
         self._flush(keep=0)
         if account:
-            told = sum(each.published for each in account)
-            balance(f"the log's window {self.window.name}", told, self._num_rows, "sorted and written")
+            num_published = sum(each.published for each in account)
+            balance(f"the log's window {self.window.name}", num_published, self._num_rows, "sorted and written")
         digest = self._digest.hexdigest()
         if not force:
             current = read_manifest(self.lake, self.dataset, self.window)
@@ -435,7 +435,7 @@ def publish_window(
         row_group_size: rows of every row group but the last of a part.
         part_rows: rows of a part at most, rounded down to whole row groups.
         force: publish a new generation even if the current one says the same.
-        progress: told in one line what came of it.
+        progress: called with a line about the result.
 
     Returns:
         The manifest that is current now.

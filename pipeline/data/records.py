@@ -1,4 +1,4 @@
-"""The records of a file: told apart (text or Parquet, plain or gzip), read in pieces of bounded size, and counted."""
+"""The records of a file: recognised (text or Parquet, plain or gzip), read in pieces of bounded size, and counted."""
 
 from __future__ import annotations
 
@@ -163,7 +163,7 @@ class _Text:
         return batches
 
     def values_over_lines(self) -> Iterator[Piece]:
-        """A quoted value may go over lines: where a record ends its reader alone can tell, and so it counts too."""
+        """A quoted value may go over lines: only its reader knows where a record ends, and so it counts too."""
         spoilt: list[tuple[str, str]] = []
         num_records = 0
         if not self.schema.text.columns:
@@ -171,9 +171,9 @@ class _Text:
                 _check_columns(self.source, self.schema, reader.schema.names)
         with self.open() as stream, self._reader(stream, spoilt, self.schema.source_columns) as reader:
             for batch in reader:
-                told, spoilt[:] = spoilt[:], []
-                num_records += batch.num_rows + len(told)
-                yield Piece(batch.num_rows + len(told), [batch], told)
+                refused, spoilt[:] = spoilt[:], []
+                num_records += batch.num_rows + len(refused)
+                yield Piece(batch.num_rows + len(refused), [batch], refused)
         if spoilt:
             yield Piece(len(spoilt), [], spoilt)
         elif num_records == 0:

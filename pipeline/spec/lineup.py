@@ -62,7 +62,7 @@ class LogSource(Frozen):
         if self.first is None or (self.cut == "equal" and self.count is None):
             raise ValueError(
                 f"a log without times that is cut as {self.cut!r} says which window is its `first`, and with 'equal' the "
-                f"`count` of its windows, else each run would place it anew; got first {self.first} and count {self.count}"
+                f"`count` of its windows, else each run would place it differently; got first {self.first} and count {self.count}"
             )
         return self
 
@@ -189,7 +189,7 @@ class LineUp(Frozen):
 
     @property
     def teachers(self) -> frozenset[str]:
-        """The variants that another learns from or selects by: their scores are kept."""
+        """Teachers and pilots: the variants whose logits others learn from or select by; they are stored."""
         return frozenset(read.source for variant in self.variants for read in variant.reads)
 
     def signals_read(self, source: str) -> frozenset[tuple[str, int]]:
@@ -204,7 +204,7 @@ class LineUp(Frozen):
 
 
 def teachers_first(variants: tuple[Variant, ...]) -> tuple[Variant, ...]:
-    """The variants in their order, each moved behind those that it reads scores from: its teacher and its pilot.
+    """The variants in their order, each moved behind those whose logits it reads: its teacher and its pilot.
 
     Raises:
         ValueError: some read from each other in a circle.
@@ -228,7 +228,7 @@ def load_lineup(path: str | Path) -> LineUp:
     """Read a line-up from its YAML file.
 
     Raises:
-        BadInput: the file is missing, is not YAML, or says something that cannot be run; the message tells where.
+        BadInput: the file is missing, is not YAML, or says something that cannot be run; the message says where.
     """
     with asked(str(path)):
         lineup = LineUp.model_validate(read_yaml(path, "a line-up (--lineup or WINDROW_LINEUP)"))

@@ -39,7 +39,7 @@ def _loopback(port_field: str) -> Any:
 
 
 def _absolute_unless_url(lake: str) -> str:
-    """Processes with other working directories shall find the same lake."""
+    """Processes with other working directories must find the same lake."""
     return lake if "://" in lake else str(Path(lake).absolute())
 
 

@@ -21,7 +21,7 @@ MAX_CORRELATION = 0.95
 
 @dataclass(frozen=True, slots=True)
 class Convergence:
-    """When a variant's relative loss came to stay at or below epsilon, as far as its windows tell.
+    """When a variant's relative loss came to stay at or below epsilon, as far as its windows show.
 
     Where it did not before the last window, the value is infinite (censored) and `low` says what it takes at least; an
     infinite `high` says that it may not have converged yet.

@@ -309,7 +309,7 @@ T = TypeVar("T")
 
 
 def _twice(lake: Lake, part: Part, read: Callable[[_OpenPart], T]) -> T:
-    """Read from a part; once more, from the file opened anew, before it is called damaged: a read may be torn, too."""
+    """Read from a part; once more, from the file opened again, before it is called damaged: a read may be torn, too."""
     what = ""
     for _ in range(2):
         try:

@@ -145,7 +145,7 @@ def too_much_variance(evidence: Evidence, variant: str, against: str, effect: In
 
 
 def jumps(evidence: Evidence, cells: Iterable[Cell]) -> Check:
-    """Whether some run lost far more on a single day than any mean over days tells."""
+    """Whether some run lost far more on a single day than any mean over days shows."""
     worst, where = -math.inf, ""
     for cell in cells:
         if cell.variant == cell.against:
@@ -164,7 +164,7 @@ def jumps(evidence: Evidence, cells: Iterable[Cell]) -> Check:
 
 
 def moved(series: Series) -> Trend | None:
-    """How a penalty moved over its windows; None where they are too few to tell."""
+    """How a penalty moved over its windows; None where they are too few."""
     return trend(series) if len(series.values) >= MIN_WINDOWS else None
 
 

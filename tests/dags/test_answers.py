@@ -12,7 +12,7 @@ import pytest
 from operators import answers as operators_answers
 from operators.answers import answers, interval
 from operators.forms import form
-from operators.inputs import needed_paths, still_missing, told
+from operators.inputs import missing_lines, needed_paths, still_missing
 from operators.questions import Ingest, Online, Warmup
 from operators.run_window import resolve_window
 from pipeline.data.simulator import SimulatorConfig
@@ -133,7 +133,7 @@ def test_a_training_job_waits_for_its_window_and_every_parent_and_names_the_cure
 
     lake.create(manifest_path(lineup.dataset.name, window), {})
     lake.create(head_path(lineup.dataset.name, "demo", "teacher", 0, window.previous()), {})
-    cure = told(still_missing(str(tmp_path), needed))
+    cure = missing_lines(still_missing(str(tmp_path), needed))
     assert "'teacher'" not in cure
     assert "'continuous'" in cure
     assert "historical_warmup" in cure

@@ -99,7 +99,7 @@ class EvaluationStore:
         if found is None:
             raise MissingEvaluation(
                 f"{who} has not been evaluated on at most {chosen.max_rows:,} rows of {step.window}: train the span again, "
-                "which evaluates and trains nothing anew"
+                "which evaluates, and trains nothing again"
             )
         return found
 

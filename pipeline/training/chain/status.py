@@ -115,10 +115,10 @@ def require_fresh(lake: Lake, job: TrainJob) -> list[str]:
     if job.despite_stale:
         for chain in stale:
             _accept(lake, job.lineup, chain)
-        return [f"going on from what is stale: {line}" for line in told(stale)]
+        return [f"going on from what is stale: {line}" for line in stale_lines(stale)]
     lines = [
         f"{job.first} would go on from what is stale:",
-        *told(stale),
+        *stale_lines(stale),
         cure(lake, job.lineup, stale),
         "Or go on from it as it is, from now on: `windrow train --go-on --despite-stale`, or the form's field of that name.",
     ]
@@ -140,11 +140,11 @@ def left_behind(lake: Lake, job: TrainJob) -> list[str]:
                     lake, lineup.model_copy(update={"seeds": (seed,)}), (variant.name,), accepted=True
                 )
     behind = [chain for chain in behind if chain.stale]
-    return [*told(behind), cure(lake, lineup, behind)] if behind else []
+    return [*stale_lines(behind), cure(lake, lineup, behind)] if behind else []
 
 
-def told(chains: Iterable[ChainStatus]) -> list[str]:
-    """What is stale, a line for each variant and cause; seeds that fare alike share theirs."""
+def stale_lines(chains: Iterable[ChainStatus]) -> list[str]:
+    """What is stale, a line for each variant and cause; seeds with the same cause share one."""
     found: dict[tuple[str, Window, Window, str], list[int]] = {}
     for chain in chains:
         if chain.stale:
@@ -200,7 +200,7 @@ def _plans(lake: Lake, lineup: LineUp, stale: Sequence[ChainStatus]) -> list[tup
             since[chain.variant] = min(*chain.stale, since.get(chain.variant, max(chain.stale)))
     plans: list[tuple[bool, Window, list[str]]] = []
     for variant in lineup.only(()):
-        # Whoever reads from what is trained again reads other scores from that day on.
+        # Whatever reads from what is trained again reads other logits from that day on.
         days = [since[name] for name in (variant.name, *(read.source for read in variant.reads)) if name in since]
         closed = [w for seed in lineup.seeds for w in _closed(lake, lineup, variant, seed)]
         if not days or not closed:
@@ -234,7 +234,7 @@ def _gone_on_from(lake: Lake, job: TrainJob) -> list[ChainStatus]:
 def _sources(lineup: LineUp, names: set[str]) -> set[str]:
     """Those that the named variants read from, and those that these read from, without the named."""
     found = set(names)
-    for variant in reversed(lineup.only(())):  # readers before whom they read from
+    for variant in reversed(lineup.only(())):  # readers before their sources
         if variant.name in found:
             found |= {read.source for read in variant.reads}
     return found - names

@@ -188,7 +188,7 @@ class StepStore:
         return step
 
     def sound(self, key: str) -> StepManifest | None:
-        """The step of that key, if it is done and its manifest is not damaged: for whoever makes it anew."""
+        """The step of that key, if it is done and its manifest is not damaged: for whoever makes it again."""
         try:
             return self.read(key)
         except Damaged:
@@ -300,7 +300,7 @@ def check_start(before: StepManifest | None, head: StepManifest | None, window: 
     Args:
         before: what closed the window before, if anything did.
         head: what closed this window, if anything did.
-        window: where new weights are asked for.
+        window: where it would start with new weights.
         variant: whose chain.
 
     Raises:
@@ -309,8 +309,8 @@ def check_start(before: StepManifest | None, head: StepManifest | None, window: 
     known = before or head
     if known is not None and known.first < window:
         raise ContradictoryParent(
-            f"{variant!r} closed {known.window} in a chain that started on {known.first}, and was asked to start on {window} "
-            f"with new weights: start on {known.first}, go on from the window before, or `force` to begin anew here"
+            f"{variant!r} closed {known.window} in a chain that started on {known.first}, and cannot start on {window} "
+            f"with new weights: start on {known.first}, go on from the window before, or start here with `force`"
         )
 
 
@@ -324,7 +324,7 @@ def check_parent(config: StepConfig, window: WindowManifest, parent: StepManifes
     if chosen.start is not None and parent.first < chosen.start:
         raise ContradictoryParent(
             f"{variant!r} starts on {chosen.start}, but its chain that closed {parent.window} started on {parent.first}: "
-            f"train it anew from {chosen.start} on with `force`, or give the changed variant a new name"
+            f"train it again from {chosen.start} on with `force`, or give the changed variant a new name"
         )
     ours, theirs = config.model_dump(mode="json"), parent.config.model_dump(mode="json")
     for part in ("model", "seed"):

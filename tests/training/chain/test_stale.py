@@ -29,7 +29,7 @@ from pipeline.spec.window import Window
 from pipeline.storage.lake import Conflict, Lake
 from pipeline.storage.leases import StillTrained
 from pipeline.training import workers
-from pipeline.training.chain.status import backfill_command, chain_statuses, told
+from pipeline.training.chain.status import backfill_command, chain_statuses, stale_lines
 from pipeline.training.chain.steps import StepStore
 from tests.conftest import free_ports
 from tests.tracking_server import Wire
@@ -105,7 +105,7 @@ def carry_out(message: str) -> None:
 
 
 def stale(lake: Lake, chosen: LineUp) -> list[str]:
-    return told(chain_statuses(lake, chosen))
+    return stale_lines(chain_statuses(lake, chosen))
 
 
 def other_rows(lake: Lake, day: Window) -> None:
