@@ -23,7 +23,7 @@ STOP_TIMEOUT_S = 20.0
 
 
 class RayError(AirflowException):
-    """The cluster cannot be reached or refuses what was asked."""
+    """The cluster cannot be reached or refuses a request."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -35,7 +35,7 @@ class Pages:
 
 
 class TrackingError(AirflowException):
-    """The tracking server cannot be reached or refuses what was asked."""
+    """The tracking server cannot be reached or refuses a request."""
 
 
 class TrackingServer:

@@ -327,7 +327,7 @@ class WindowWriter:
             BadBatch: nothing was written.
             Imbalance: the account speaks of more or fewer rows than were written.
             Conflict: somebody else published the window since this writer began.
-            Damaged: the current manifest is, and `force` was not asked for.
+            Damaged: the current manifest is, and `force` is off.
         """
         if self._num_rows == 0:
             raise BadBatch(f"window {self.window.name} of {self.dataset!r} must hold rows, got none")
@@ -479,7 +479,7 @@ def read_row_group(lake: Lake, manifest: WindowManifest, index: int, columns: Se
     Raises:
         IndexError: the window has fewer row groups.
         MissingFile: a file that the manifest names is gone.
-        Damaged: a file is not what was written, in what was asked for.
+        Damaged: the part of a file that is read is not what was written.
     """
     local = index
     for part in manifest.parts:

@@ -472,7 +472,7 @@ class MlflowRecorder:
         return self._experiment
 
     def _index(self, window: Window) -> int:
-        """The `step` of a window in every curve: days since the experiment's first window."""
+        """The point of a window in every curve, MLflow's `step`: days since the experiment's first window."""
         return window.days_since(self._open_experiment[1])
 
     def _chain_tags(self, curve: _Curve) -> dict[str, str]:
@@ -551,7 +551,7 @@ def record_comparison(
 
     Args:
         lineup: names the experiment.
-        first: step 0 of the curves, should the experiment be new.
+        first: point 0 of the curves, should the experiment be new.
         tracking_uri: the server.
         summaries: per variant and window, means over seeds and their bands.
         headline: per variant, figures over all windows.

@@ -157,7 +157,7 @@ class Policy(Frozen):
         return self.anonymous()
 
     def reads(self) -> dict[str, Read]:
-        """The signals that it asks for, by the name under which it finds them."""
+        """The signals that it reads, by the name under which it finds them."""
         return {}
 
     def share(self, click_rate: float) -> float:
@@ -279,7 +279,7 @@ class Variant(Frozen):
 
     @property
     def reads(self) -> frozenset[Read]:
-        """All signals that it ever reads: its teacher's logits and what its selection asks for."""
+        """All signals that it ever reads: its teacher's logits and what its selection reads."""
         found = set(self.selection.reads().values())
         if not isinstance(self.distillation, NoTeacher):
             found.add(Read(self.distillation.teacher, self.distillation.age))

@@ -46,7 +46,7 @@ Shape = TypeVar("Shape", bound=BaseModel)
 
 
 class LakeError(BadInput):
-    """The lake lacks what was asked for, or refuses what was offered."""
+    """The lake lacks what is to be read, or refuses what is to be written."""
 
 
 class Conflict(TryAgain):

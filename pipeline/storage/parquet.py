@@ -338,7 +338,7 @@ def read_row_group(lake: Lake, part: Part, group: int, columns: Sequence[str] | 
 
     Raises:
         MissingFile: the file is gone.
-        Damaged: what was asked for is not what was written, also when it is read once more.
+        Damaged: the part that is read is not what was written, also when it is read once more.
     """
     chosen = None if columns is None else tuple(columns)
     return _twice(lake, part, lambda opened: opened.read(group, chosen))

@@ -187,7 +187,7 @@ def gather(lake: Lake, study: Study, progress: Callable[[str], None] | None = No
 
     Args:
         lake: where it lies.
-        study: what was asked.
+        study: its variants and its windows.
         progress: called with a line for each variant.
 
     Raises:

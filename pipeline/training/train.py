@@ -69,7 +69,7 @@ class OneByOne:
 
     def __init__(self, model: DistributedModelParallel, optimizer: CombinedOptimizer) -> None:
         self._model = model
-        # The tables are updated in backward; their optimizer's step would but set their learning rate, which never changes.
+        # The tables are updated in backward; their optimizer would only set their learning rate, which never changes.
         (self._dense,) = (own for _, own in optimizer.optimizers if isinstance(own, KeyedOptimizerWrapper))
 
     def progress(self, stream: Iterator[ClickBatch]) -> torch.Tensor:

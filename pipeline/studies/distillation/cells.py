@@ -24,7 +24,7 @@ SETTLED_WINDOWS = 2 * LATE_CUTOVER_WINDOWS
 
 
 def draft(base: LineUp, asked: Fields) -> Draft:
-    """A teacher, its students under every schedule, and what else is asked.
+    """A teacher, its students under every schedule, and the axes that are varied.
 
     Paper: Jain et al. 2024, "Data Efficiency for Large Recommendation Models": a student with a continuous teacher
     converges with 35 % less data than one whose teacher left at a later cutover.
@@ -39,7 +39,7 @@ def draft(base: LineUp, asked: Fields) -> Draft:
         asked: the form's answers.
 
     Raises:
-        StudyError: the windows have no room for what is asked.
+        StudyError: the windows have no room for these cells.
     """
     plan = _Plan(base, asked, asked.judged or _settled(asked.online_start, asked.last))
     found = Draft(NO_TEACHER, judged=plan.judged)

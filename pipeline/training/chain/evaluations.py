@@ -1,6 +1,6 @@
 """Evaluations: what a step's model predicted for its window before it was trained on it, each with a key of its own.
 
-An evaluation is named by its step and its slice. A line-up that asks for another slice adds evaluations; it retrains nothing.
+An evaluation is named by its step and its slice. A line-up with another slice adds evaluations; it retrains nothing.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ METRICS_VERSION = 1
 
 
 class MissingEvaluation(BadInput):
-    """A step has not been evaluated on the slice that is asked for."""
+    """A step has not been evaluated on the line-up's slice."""
 
 
 class EvaluationManifest(Frozen):

@@ -178,7 +178,7 @@ class Planner:
     def reads(
         self, variant: Variant, seed: int, manifest: WindowManifest, config: StepConfig
     ) -> tuple[Signal | None, dict[str, Signal]]:
-        """The signals that a step reads: its teacher's logits, and what its selection asks for."""
+        """The signals that a step reads: its teacher's logits, and what its selection reads."""
 
         def left(read: Read) -> Signal:
             named = self.job.lineup.variant(read.source)
