@@ -241,7 +241,7 @@ def test_scores_that_were_never_made(lake: Lake) -> None:
     publish(lake, windows(1))
     refused(
         MissingSignal,
-        "'teacher' .line-up 'test', seed 0. has left no logit for 2024-01-01, which 'student' reads: train 'teacher' on 2024-01-01",
+        "'teacher' .line-up 'test', seed 0. has stored no logit for 2024-01-01, which 'student' reads: train 'teacher' on 2024-01-01",
         lake,
         lineup(variant("teacher"), STUDENT),
         1,
@@ -353,7 +353,7 @@ def test_scores_of_a_teacher_that_was_another_model(lake: Lake) -> None:
     student = variant("student", distillation=Continuous(teacher="teacher"))
     train(lake, lineup(variant("teacher"), student), 1, variants=("teacher",))
     other = lineup(variant("teacher", optimizer=OptimizerConfig(batch_size=50)), student)
-    message = "'teacher' .* was another model when it scored 2024-01-01: train 'teacher' on 2024-01-01 first"
+    message = "'teacher' .* had another config when it scored 2024-01-01: train 'teacher' on 2024-01-01 first"
     refused(MissingSignal, message, lake, other, 1, variants=("student",))
 
 

@@ -21,7 +21,7 @@ from pipeline.training.metrics import ClickSums, auc
 
 NUM_RESAMPLES = 2000
 NUM_GROUPS = 1024
-"""Clusters are resampled in so many groups of whole ones: enough for quantiles, and few enough for any log."""
+"""Number of groups of whole clusters that are resampled: enough for quantiles, and few enough for any log."""
 MIN_GROUPS = 2
 
 Array = NDArray[np.float64]

@@ -41,7 +41,7 @@ Age = Annotated[Whole, Field(ge=0, le=MAX_SPAN)]
 Rate = Annotated[Real, Field(gt=0, le=1)]
 
 LATE_CUTOVER_WINDOWS = 4
-"""A late cutover falls so many windows after the first online window."""
+"""Windows from the first online window to a late cutover."""
 
 
 class Widths(Frozen):
@@ -290,7 +290,7 @@ class EvaluationConfig(Frozen):
     """The evaluation slice: the same rows for every variant, scored before they are trained on."""
 
     max_rows: Whole = Field(default=100_000, ge=1, le=2**31 - 1)
-    """All rows of a window up to so many, then a hash sample of about so many."""
+    """All rows of a window up to this number; of a larger window a sample of about this many, by hash."""
 
 
 class StepConfig(Frozen):

@@ -116,7 +116,7 @@ class Workers(Frozen):
     threads: Whole = Field(default=0, ge=0, le=4096)
     """CPU threads per worker; 0 divides the node's cores among its workers."""
     lanes: Whole = Field(default=1, ge=1, le=4096)
-    """Groups of so many workers side by side, each training chains of its own: small models fill no machine."""
+    """Groups of that many workers, which train different chains at the same time: one small model cannot use a whole machine."""
 
     @property
     def num_processes(self) -> int:

@@ -224,11 +224,11 @@ def _track(lake: Lake, study: Study, variant: Variant, windows: tuple[Window, ..
             step = store.head(study.lineup.name, variant.name, seed, window)
             if step is None:
                 continue
-            asked = study.lineup.resolved(variant, window, seed)
-            if step.config != asked:
+            wanted = study.lineup.resolved(variant, window, seed)
+            if step.config != wanted:
                 raise MissingEvidence(
                     f"{variant.name!r} was trained on {window} under seed {seed} with other settings, {step.config}, than the "
-                    f"study has, {asked}: trigger the study again, which trains it"
+                    f"study has, {wanted}: trigger the study again, which trains it"
                 )
             evaluation = EvaluationStore(lake, store.dataset).require(step, study.lineup.evaluation, repr(variant.name))
             predictions = Predictions.read(lake, evaluation)

@@ -49,7 +49,7 @@ def first_step(study: Study, variant: Variant) -> Step:
 
 
 def _balanced(study: Study, families: Sequence[list[Variant]], num_groups: int) -> list[list[Variant]]:
-    """Families dealt to so many groups at most, the dearest first, each to the group that costs least until then."""
+    """Families divided among that many groups at most, the most expensive first, each to the group that costs least until then."""
     groups: list[list[Variant]] = [[] for _ in range(max(1, min(num_groups, len(families))))]
     costs = [0.0] * len(groups)
     for family in sorted(families, key=lambda family: -_cost(study, family)):

@@ -124,7 +124,7 @@ def _join(address: str, workers: Workers) -> None:
     if address == "local" or address.startswith("127.0.0.1:"):  # others may grow
         require_room(workers, offered, f"the Ray cluster at {address}")
     log.info(
-        "starting %d workers on the Ray cluster at %s as soon as so many of its %d cores are free",
+        "starting %d workers on the Ray cluster at %s as soon as a core for each is free, of its %d",
         workers.num_processes,
         address,
         offered.get("CPU", 0),

@@ -104,7 +104,7 @@ def test_seeds_come_as_a_person_types_them_or_as_a_list(asked: Any, seeds: Any) 
     ("seeds", "words"),
     [
         ("zero, 1", "seeds.0: must be a whole number, got 'zero'"),
-        ("1, 2, 1", "seeds: each value stands there once, got 1 twice: take one out"),
+        ("1, 2, 1", "seeds: each value is given once, got 1 twice: take one out"),
         ("-1", "seeds.0: must be at least 0, got -1"),
         ("1.5", "seeds.0: must be a whole number, got 1.5"),
     ],

@@ -155,16 +155,16 @@ def _settled(online_start: Window, last: Window) -> Window:
 
 
 def _lengths(longest: int, count: int) -> list[int]:
-    """So many lengths of history in windows, from short to two thirds of the longest, evenly in their logarithm.
+    """That many lengths of history in windows, from short to two thirds of the longest, evenly in their logarithm.
 
     Raises:
-        StudyError: the history is too short to start at so many points of it.
+        StudyError: the history is too short for that many starts.
     """
     most = 2 * longest // 3
     if most - SHORTEST_HISTORY + 1 < count:
         raise StudyError(
             f"{count} starts of at least {SHORTEST_HISTORY} windows need {3 * (count + SHORTEST_HISTORY) // 2} windows "
-            f"before the first judged one, got {longest}: begin earlier, judge later or ask for fewer starts"
+            f"before the first judged one, got {longest}: begin earlier, judge later or give fewer starts"
         )
     ratio = (most / SHORTEST_HISTORY) ** (1 / max(1, count - 1))
     lengths: list[int] = []

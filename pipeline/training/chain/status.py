@@ -1,4 +1,4 @@
-"""What is done and what is stale: each chain of a line-up held against what it would be made of today, and the cure."""
+"""What is done and what is stale: each chain of a line-up compared with what would train it today, and the cure."""
 
 from __future__ import annotations
 
@@ -115,12 +115,12 @@ def require_fresh(lake: Lake, job: TrainJob) -> list[str]:
     if job.despite_stale:
         for chain in stale:
             _accept(lake, job.lineup, chain)
-        return [f"going on from what is stale: {line}" for line in stale_lines(stale)]
+        return [f"going on from a stale checkpoint: {line}" for line in stale_lines(stale)]
     lines = [
-        f"{job.first} would go on from what is stale:",
+        f"{job.first} would go on from stale checkpoints:",
         *stale_lines(stale),
         cure(lake, job.lineup, stale),
-        "Or go on from it as it is, from now on: `windrow train --go-on --despite-stale`, or the form's field of that name.",
+        "Or go on from them as they are, now and on later days: `windrow train --go-on --despite-stale`, or the form's field of that name.",
     ]
     raise StaleChain("\n".join(lines))
 
@@ -178,7 +178,7 @@ def cure(lake: Lake, lineup: LineUp, stale: Sequence[ChainStatus]) -> str:
 
 
 def backfill_command(lineup: str, first: Window, last: Window) -> str:
-    """The backfill that trains days again which are done; without `--reprocess-behavior` Airflow leaves them as they are."""
+    """The backfill that trains again days that are done; without `--reprocess-behavior` Airflow leaves them as they are."""
     conf = json.dumps({"lineup": lineup})
     return (
         f"airflow backfill create --dag-id online_training --from-date {first} --to-date {last} --max-active-runs 1 "
@@ -311,7 +311,7 @@ def _why_stale(
         (step.parent is not None and before in stale, f"the step before it ({before}) is stale"),
         (
             step.parent != (None if parent is None else parent.key),
-            f"the step before it ({before}) was trained again as something else",
+            f"the step before it ({before}) was trained again with another result",
         ),
         (
             parent is not None and step.parent_lineage != parent.lineage,
@@ -319,16 +319,16 @@ def _why_stale(
         ),
         (
             step.soft_read is not None and (soft is None or soft.digest != step.soft_read[1]),
-            f"its teacher {chosen.teacher} left other logits since",
+            f"its teacher {chosen.teacher} has stored other logits since",
         ),
-        (bool(others), f"what its selection reads ({', '.join(others)}) was made again as something else"),
+        (bool(others), f"the signals that its selection reads ({', '.join(others)}) have changed"),
         (
             {name: each.digest for name, each in made.items()} != step.synthetic,
-            "its synthetic examples are others now",
+            "its synthetic rows have changed",
         ),
         (
             step_key(config, manifest, parent, soft=soft, selection=selection, synthetic=[*made.values()]) != step.key,
-            "this version of Windrow trains it to something else",
+            "this version of Windrow gives another result",
         ),
     )
     return next((reason for holds, reason in reasons if holds), None)

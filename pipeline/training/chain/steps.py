@@ -42,7 +42,7 @@ class ContradictoryParent(BadInput):
 
 
 class Flops(Frozen):
-    """Floating-point operations by what they were for: whoever compares cost says which."""
+    """Floating-point operations by what they were for: a comparison of cost says which."""
 
     training: float
     """Three forward passes for each row trained on."""
@@ -86,7 +86,7 @@ class StepManifest(Frozen):
     """sha256 of each of the checkpoint's files by name: what has another one is not read."""
     signals: tuple[Signal, ...] = ()
     """This model's own of the window, those that somebody reads: age 0 from its training pass, older ones by the
-    checkpoints that closed so many windows earlier."""
+    checkpoints that closed the window that many windows earlier."""
     progressive: dict[str, float]
     """From the training pass, each batch before its update; rows weighted by 1 / pi_y(x)."""
     num_rows: int
@@ -188,7 +188,7 @@ class StepStore:
         return step
 
     def sound(self, key: str) -> StepManifest | None:
-        """The step of that key, if it is done and its manifest is not damaged: for whoever makes it again."""
+        """The step of that key, if it is done and its manifest is not damaged: for the job that makes it again."""
         try:
             return self.read(key)
         except Damaged:
@@ -287,10 +287,10 @@ class StepStore:
         if step is None or found is None:
             old = f" of age {read.age}" if read.age else ""
             raise MissingSignal(
-                f"{who} has left no {read.signal}{old} for {window.window}, which {reader!r} reads: {cure}"
+                f"{who} has stored no {read.signal}{old} for {window.window}, which {reader!r} reads: {cure}"
             )
         if step.config != config:
-            raise MissingSignal(f"{who} was another model when it scored {window.window}: {cure}")
+            raise MissingSignal(f"{who} had another config when it scored {window.window}: {cure}")
         return found
 
 

@@ -241,7 +241,7 @@ def test_a_pilot_selects_harder_negatives_and_its_scores_are_part_of_the_step(
 def test_a_pilot_without_scores_and_one_that_changed_are_told(lake: Lake) -> None:
     chosen = lineup(TEACHER, variant("odds", selection=ODDS))
     with pytest.raises(
-        ValueError, match="'teacher' .*has left no logit for 2024-01-01, which 'odds' reads: train 'teacher'"
+        ValueError, match="'teacher' .*has stored no logit for 2024-01-01, which 'odds' reads: train 'teacher'"
     ):
         train(lake, chosen, 2, variants=("odds",))
     train(lake, chosen, 2)
@@ -250,7 +250,7 @@ def test_a_pilot_without_scores_and_one_that_changed_are_told(lake: Lake) -> Non
     found = {
         each.variant: each.stale for each in chain_statuses(lake, lineup(changed, variant("odds", selection=ODDS)))
     }
-    assert found["odds"][DAY] == "what its selection reads (pilot) was made again as something else"
+    assert found["odds"][DAY] == "the signals that its selection reads (pilot) have changed"
 
 
 def test_a_pilots_name_is_no_part_of_a_step(lake: Lake) -> None:
