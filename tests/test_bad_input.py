@@ -321,7 +321,7 @@ def test_a_path_that_would_leave_the_lake(lake: Lake, path: str) -> None:
 
 
 def test_a_step_that_somebody_else_published_meanwhile(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of two jobs that train the same step, the second to end is told, and the first's step stays whole."""
+    """Of two jobs that train the same step, the second to end is refused, and the first's step stays whole."""
     publish(lake, windows(1))
     publish_first = StepStore.publish
     raced: list[Any] = []

@@ -80,7 +80,7 @@ def test_an_ingest_waits_for_the_end_of_its_day(tmp_path: Path) -> None:
     )
 
 
-def test_what_cannot_be_told_from_here_is_left_to_the_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be_known_from_here_is_left_to_the_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NO_SUCH_FOLDER", raising=False)
     simulated = DatasetConfig(name="sim", source=SimulatedSource(origin=DAY))
     unset = DatasetConfig(name="log", source=LogSource(schema_file="upworthy", files=("$NO_SUCH_FOLDER/{date}.csv",)))

@@ -554,7 +554,7 @@ def test_a_row_that_another_run_finds_meanwhile_is_not_lost(
     assert prices(lake, FIRST) == [1, 3]
 
 
-def test_late_rows_of_a_window_from_another_log_are_told(tmp_path: Path, lake: Lake) -> None:
+def test_late_rows_of_a_window_from_another_log_are_reported(tmp_path: Path, lake: Lake) -> None:
     here, there = tmp_path / "here", tmp_path / "there"
     for folder in (here, there):
         folder.mkdir()

@@ -200,7 +200,7 @@ def test_a_job_that_fails_leaves_no_run_open(lake: Lake, uri: str) -> None:
     stages = {run.data.tags["windrow.phase"]: run.info.status for run in runs(uri, kind="stage")}
     assert stages == {"historical": "FINISHED", "online": "FAILED"}
     assert [run.info.status for run in runs(uri, kind="variant")] == ["FAILED"]
-    assert [step for step, _ in curve(uri, runs(uri, kind="variant")[0])] == [0, 1, 2, 3], "what was done is told"
+    assert [step for step, _ in curve(uri, runs(uri, kind="variant")[0])] == [0, 1, 2, 3], "what was done is recorded"
     publish(lake, [DAY.shift(4)])
     record(lake, uri, lineup(), 5)
     found = runs(uri, kind="variant")

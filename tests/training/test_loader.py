@@ -135,10 +135,10 @@ def test_a_selection_is_the_same_whoever_stores_it(
     def work(rank: int) -> Any:
         return store.make(Share(lake, manifest, rank, world_size), schema, policy, 0, given)
 
-    told = as_workers(monkeypatch, stored_module, world_size, work)
-    assert all(each == told[0] for each in told), "every worker tells the same"
-    assert (told[0].key, told[0].digest, told[0].counts) == (whole.key, whole.digest, whole.counts)
-    rows = [as_python(joined(selected_rows(Share(lake, manifest), FEATURES, each))) for each in (told[0], whole)]
+    reported = as_workers(monkeypatch, stored_module, world_size, work)
+    assert all(each == reported[0] for each in reported), "every worker reports the same"
+    assert (reported[0].key, reported[0].digest, reported[0].counts) == (whole.key, whole.digest, whole.counts)
+    rows = [as_python(joined(selected_rows(Share(lake, manifest), FEATURES, each))) for each in (reported[0], whole)]
     assert rows[0] == rows[1]
     assert [row[1] for row in rows[0]] == sorted(row[1] for row in rows[0]), "in the window's order"
 

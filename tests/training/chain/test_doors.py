@@ -1,4 +1,4 @@
-"""What may be added without training anything anew, and what others may bring: evaluations, sources, policies, models."""
+"""What may be added without training anything again, and what others may bring: evaluations, sources, policies, models."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is stale is refused or told, and the cure that the message names is one: run as it stands, it corrects."""
+"""What is stale is refused or reported, and the cure that the message names is one: run as it stands, it corrects."""
 
 from __future__ import annotations
 

@@ -97,13 +97,13 @@ def test_the_same_numbers_with_another_meaning_are_stale(lake: Lake) -> None:
     }
 
 
-def test_a_window_that_is_gone_is_told(lake: Lake) -> None:
+def test_a_window_that_is_gone_is_reported(lake: Lake) -> None:
     train(lake, lineup(), 1)
     (lake.root / manifest_path(DATASET, DAY)).unlink()
     assert stale(lake, lineup()) == {"2024-01-01": "its window is gone"}
 
 
-def test_a_changed_recipe_is_told_and_a_changed_name_or_worker_is_not(lake: Lake) -> None:
+def test_a_changed_recipe_is_reported_and_a_changed_name_or_worker_is_not(lake: Lake) -> None:
     train(lake, lineup(), 2)
     other: Any = lineup(variant(optimizer=OptimizerConfig(batch_size=64)))
     assert set(stale(lake, other).values()) == {"the line-up's config changed"}
