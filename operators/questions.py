@@ -95,7 +95,7 @@ class Online(OnWorkers):
     """The day to train on; leave empty for the run's own day."""
     force: Flag = Field(default=False, title="Do it again", json_schema_extra=LIMITS)
     """Train again, as a new generation, even if the window is done."""
-    despite_stale: Flag = Field(default=False, title="Go on from what is stale", json_schema_extra=LIMITS)
+    despite_stale: Flag = Field(default=False, title="Go on from stale checkpoints", json_schema_extra=LIMITS)
     """A checkpoint is stale if its windows or its recipe have changed since, and is refused. With this field on, training goes
     on from it as it is, on this day and on all later ones."""
     wait_minutes: Minutes = Field(default=36 * 60, title="Wait for inputs, in minutes", json_schema_extra=LIMITS)

@@ -341,7 +341,7 @@ def test_a_step_that_somebody_else_published_meanwhile(lake: Lake, monkeypatch: 
 def test_new_weights_in_the_middle_of_a_chain(lake: Lake) -> None:
     publish(lake, windows(4))
     train(lake, lineup(), 3)
-    message = "in a chain that started on 2024-01-01.*start on 2024-01-01, go on from the window before, or `force`"
+    message = "in a chain that started on 2024-01-01.*start on 2024-01-01, go on from the window before, or start here with `force`"
     for first in (DAY.shift(2), DAY.shift(3)):  # closed before, and the one where the chain would go on
         refused(ContradictoryParent, message, lake, lineup(), 1, first=first)
     again = train(lake, lineup(), 1, first=DAY.shift(2), force=True)

@@ -203,7 +203,7 @@ def test_the_teacher_is_counted_whole_and_shared(findings: dict[str, Findings]) 
     ("share", "words"),
     [
         (Interval(0.5, -0.2, 0.9), "50 % (-20 % to 90 %)"),
-        (Interval(0.5, -math.inf, 1.0), "50 % (? to 100 %)"),
+        (Interval(0.5, -math.inf, 1.0), "50 % (no bound to 100 %)"),
         (Interval(math.nan, 0.4, 1.0), "at least 40 %"),
         (Interval(math.nan, -7.3, 1.0), "not known"),
         (Interval(math.nan, -math.inf, 0.8), "at most 80 %"),
