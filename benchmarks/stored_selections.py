@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import torch
 import typer
@@ -36,6 +36,7 @@ from pipeline.storage.lake import Lake
 from pipeline.training.models.features import Features
 from pipeline.training.train import Trainer
 
+T = TypeVar("T")
 PAGE = Path(__file__).parents[1] / "docs" / "results" / "stored_selections.md"
 POLICY = NegativeDownsampling(rate=0.1)
 POSITIVES = 1 / 51
@@ -84,7 +85,7 @@ class Sides:
         store = SelectionStore(self.share.lake, DATASET)
         return store.make(self.share, self.simulator.schema, POLICY, SEED, {})
 
-    def _time(self, name: str, work: Callable[[], SelectionManifest]) -> SelectionManifest:
+    def _time(self, name: str, work: Callable[[], T]) -> T:
         parquet.forget()
         started = time.perf_counter()
         found = work()

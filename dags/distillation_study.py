@@ -1,4 +1,4 @@
-"""The Airflow DAG of the study that asks when a student shall stop listening to its teacher."""
+"""The Airflow DAG of the study that asks when a student should stop learning from its teacher."""
 
 from operators.study_dag import study_dag
 

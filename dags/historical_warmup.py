@@ -16,13 +16,13 @@ DOC = """
 ### Warm up over past windows
 
 The **historical phase**: one pass, in the order of time, over a span of windows, starting from new weights. A teacher
-trains first and leaves its scores for its students. Each window is scored before it is trained on, so the curves in
+trains first and stores its logits for its students. Each window is scored before it is trained on, so the curves in
 MLflow show how a model does on days that it has not seen.
 
 Run it once before `online_training` starts, over a span that ends the day before that begins. Where that is later than
-the line-up's first online window, the days between are trained on as online days: teachers leave at their cutover. A
-**new variant** joins later in the same way: choose it alone, over a span that ends yesterday; nobody else's checkpoints
-are touched.
+the line-up's first online window, the days between are trained on as online days, with cutovers where they are due. A
+**new variant** joins later in the same way: choose it alone, over a span that ends yesterday; checkpoints of other
+variants are not changed.
 
 The windows must be published (`ingest_windows`). All of it is one job on the Ray cluster, which keeps its workers.
 Triggering the same span again trains only what is missing: steps that are done are skipped and named in the log.

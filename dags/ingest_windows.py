@@ -25,8 +25,8 @@ with the reason, and publishes the window in the lake. Everything else trains on
 2. `await_inputs` waits, without holding a worker, for every file with a day in its name that can hold rows of the windows.
    When the time is over it fails and names the file. Files cut at another midnight than windows are needed from the next
    day as well.
-3. `ingest` reads them. A row that came late, in the file of another day, makes its window anew; `windrow status` then
-   shows what was trained on the old one.
+3. `ingest` reads them. A row that came late, in the file of another day, has its window published again; `windrow status`
+   then shows what was trained on the old one.
 
 * **Every day** it publishes the day before, once you unpause it.
 * **One day or a span by hand**: trigger it and fill in the dates.

@@ -33,9 +33,9 @@ queued; unpausing starts the latest day only. Past days, in order, and again tho
 --dag-run-conf '{"lineup": "demo"}'`.
 
 A window that is done already is skipped, and the log says so. When something before it changed (a window was published
-again, a recipe is another), its chain is **stale**: `windrow status` says what and why, and a day that would go on from
+again, a recipe was edited), its chain is **stale**: `windrow status` says what and why, and a day that would go on from
 it is refused. That backfill, from the first stale day on, corrects it: what changed is trained again, the rest is
-skipped. Without `--reprocess-behavior completed` Airflow leaves days as they are that it has run before.
+skipped. Without `--reprocess-behavior completed` Airflow skips days that it has run before.
 """
 
 with DAG(

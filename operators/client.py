@@ -23,7 +23,7 @@ STOP_TIMEOUT_S = 20.0
 
 
 class RayError(AirflowException):
-    """The cluster cannot be reached or refuses what was asked."""
+    """The cluster cannot be reached or refuses a request."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -104,7 +104,7 @@ class RayJobs:
         if status == 404:
             return None
         if status != 200 or not isinstance(answer, dict):
-            raise RayError(f"Ray at {self.address} does not tell of job {submission_id} ({status}): {answer!r:.500}")
+            raise RayError(f"Ray at {self.address} has no answer about job {submission_id} ({status}): {answer!r:.500}")
         return RayJob(
             submission_id=submission_id,
             status=answer["status"],

@@ -19,7 +19,7 @@ class JobFailed(AirflowException):
 
 
 RETRY_DELAY = timedelta(seconds=30)
-"""Also where the policy is not asked: a task's process that was killed cannot tell why it died."""
+"""Also where the policy is not asked: a task's process that was killed cannot say why it died."""
 RETRY_POLICY = ExceptionRetryPolicy(
     rules=[
         RetryRule(

@@ -34,7 +34,7 @@ class AwaitInputs(BaseOperator):
     """Wait for the inputs of a job, up to a set time, and then fail with the cure.
 
     Args:
-        document: the training or ingest job that shall run next; templated.
+        document: the training or ingest job that runs next; templated.
         wait_minutes: how long to wait; templated.
         lake: the lake's root; the settings' when not given.
         poll_s: seconds between two looks.
@@ -70,7 +70,7 @@ class AwaitInputs(BaseOperator):
             missing = missing_inputs(document, lake)
         except BadInput as error:
             self.log.info(
-                "Not waiting, since the log cannot be looked at from here; the job itself will tell: %s", error
+                "Not waiting, since the log cannot be looked at from here; the job itself will say: %s", error
             )
             return
         if not missing:
@@ -78,7 +78,7 @@ class AwaitInputs(BaseOperator):
             return
         deadline = datetime.now(UTC) + checked_timeout(self.wait_minutes)
         self.log.info("Waiting until %s", deadline.isoformat())
-        self.log.info("%s", told(missing))
+        self.log.info("%s", missing_lines(missing))
         self.defer(
             trigger=InputsTrigger(lake=lake, document=document, deadline=deadline.isoformat(), poll_s=self.poll_s),
             method_name="execute_complete",
@@ -129,10 +129,10 @@ class InputsTrigger(BaseTrigger):
         while True:
             missing = await asyncio.to_thread(self._look)
             if not missing or datetime.now(UTC) >= deadline:
-                yield TriggerEvent({"missing": told(missing)})  # type: ignore[no-untyped-call]
+                yield TriggerEvent({"missing": missing_lines(missing)})  # type: ignore[no-untyped-call]
                 return
-            if said != told(missing):
-                said = told(missing)
+            if said != missing_lines(missing):
+                said = missing_lines(missing)
                 self.log.info("%s", said)
             await asyncio.sleep(self.poll_s)
 
@@ -167,7 +167,7 @@ def _names(job: TrainJob) -> list[str]:
 
 
 def missing_files(source: LogSource | SimulatedSource, windows: list[Window]) -> Needed:
-    """What of a log windows need and is not there yet; nothing where this machine cannot tell, but the job can.
+    """What of a log windows need and is not there yet; nothing where only the job can know.
 
     Raises:
         BadInput: the log cannot be looked at.
@@ -227,7 +227,7 @@ def needed_paths(document: Any) -> Needed:
     return needed
 
 
-def told(missing: Needed) -> str:
+def missing_lines(missing: Needed) -> str:
     """What is missing, each cure named once."""
     by_cure: dict[str, list[str]] = {}
     for what, cure in missing.values():

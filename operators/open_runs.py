@@ -17,7 +17,7 @@ from pipeline.spec.job import GAP_VIEW, SUBMISSION_TAG
 
 KIND_TAG = "windrow.kind"
 KINDS = ("comparison", "summary", "variant", "stage")
-"""Values of that tag, those that tell most first."""
+"""Values of that tag, those that show most first."""
 Ending = Literal["KILLED", "FAILED", "FINISHED"]
 REQUEST_TIMEOUT_S = 10.0
 """Shorter than the cluster's: a slow tracking server must not hold up the watch over a job."""
@@ -28,14 +28,14 @@ class Pages:
     """Addresses of MLflow's pages for one submission."""
 
     run: str
-    """The run that tells most: the comparison, else a variant's, else a stage's. Where several tell as much, their
+    """The run that shows most: the comparison, else a variant's, else a stage's. Where several show as much, their
     experiment with these runs selected; where nothing was left to do, the experiment."""
     curves: str
     """Every variant's curves on the same charts: means over seeds once they are compared, each seed's before."""
 
 
 class TrackingError(AirflowException):
-    """The tracking server cannot be reached or refuses what was asked."""
+    """The tracking server cannot be reached or refuses a request."""
 
 
 class TrackingServer:

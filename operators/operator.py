@@ -266,7 +266,7 @@ def checked_timeout(given: Any) -> timedelta:
 
 
 def failure(submission_id: str, event: Mapping[str, Any]) -> Exception:
-    """The error that tells how a job ended."""
+    """The error that says how a job ended."""
     last = "\n".join(event["last_lines"]) or event["message"] or "(it wrote nothing)"
     match event["outcome"], event["exit_code"]:
         case "deadline", _:

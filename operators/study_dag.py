@@ -69,14 +69,14 @@ def _tasks(name: str) -> None:
         RayJobOperator(
             task_id="teacher",
             document=planned("teacher"),
-            doc_md="Trains whom others read from, and stores their scores; without such a one, the reference.",
+            doc_md="Trains teachers and pilots, and stores their logits; the reference, if the study has neither.",
             **limits,
         ),
         RayJobOperator.partial(
             task_id="students",
             map_index_template="{{ task.document['variants'][0] }} and {{ task.document['variants'] | length - 1 }} more, seeds "
             "{{ task.document['lineup']['seeds'] | join(', ') }}",
-            doc_md="Trains all others over the same windows; what their schedules share is trained once.",
+            doc_md="Trains all other variants over the same windows; what their schedules share is trained once.",
             **limits,
         ).expand(document=written),
         RayJobOperator(

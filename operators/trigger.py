@@ -147,7 +147,7 @@ class RayJobTrigger(BaseTrigger):
                 return
 
     async def _store_links(self) -> None:
-        """Store the links to the pages in MLflow that tell most by now."""
+        """Store the links to the pages in MLflow that show most by now."""
         task = self.task_instance
         try:
             async with TrackingServer.of(await BaseHook.aget_connection(self.mlflow_conn_id)) as tracking:

@@ -42,7 +42,7 @@ class _Commands(TyperGroup):
     def main(self, *arguments: Any, **options: Any) -> Any:
         """Run a command as a program and end it with its status."""
         given = arguments[0] if arguments else options.pop("args", None)
-        with _told():
+        with _errors_as_messages():
             status = super().main(
                 (sys.argv[1:] if given is None else given) or ["--help"],
                 *arguments[1:],
@@ -75,14 +75,14 @@ MAX_SPEC_BYTES = 1 << 24
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 SERVICES = ("httpx", "mlflow", "obstore", "ray")
-"""Libraries whose errors are those of a service or a store; their tracebacks tell nobody anything."""
+"""Libraries whose errors are those of a service or a store; their tracebacks help nobody."""
 
 LineUpFile = Annotated[
     Path | None, typer.Option("--lineup", "-l", help="The line-up's YAML file. [default: $WINDROW_LINEUP]")
 ]
 Day = Annotated[str, typer.Option(help="A window, YYYY-MM-DD.", metavar="DATE")]
 AsJson = Annotated[bool, typer.Option("--json", help="Answer as JSON, for programs.")]
-Force = Annotated[bool, typer.Option("--force", help="Do again what is done, as a new generation.")]
+Force = Annotated[bool, typer.Option("--force", help="Do it again, as a new generation, even if it is done.")]
 Variants = Annotated[
     list[str] | None, typer.Option("--variant", "-v", help="A variant of the line-up; repeatable. [default: all]")
 ]
@@ -94,7 +94,7 @@ WIDE = 140
 
 
 @contextmanager
-def _told() -> Iterator[None]:
+def _errors_as_messages() -> Iterator[None]:
     """What cannot be done ends the program with its message, not with a traceback; a fault of our own has one."""
     try:
         yield
@@ -207,7 +207,7 @@ def ingest(
     With --lineup, the source is the line-up's. With --dataset, --schema and --file it is any CSV, TSV or Parquet log.
     Windows that hold the same rows already are left as they are.
     """
-    with _told():
+    with _errors_as_messages():
         seeds: tuple[int, ...] = (0,)
         where = "the options"
         if dataset is not None:
@@ -256,17 +256,17 @@ def train(
     workers: Annotated[int | None, typer.Option(help="Number of workers. [default: the line-up's]", min=1)] = None,
     despite_stale: Annotated[
         bool,
-        typer.Option("--despite-stale", help="Go on from what would be trained to something else today, from now on."),
+        typer.Option("--despite-stale", help="Go on from stale checkpoints as they are, now and on later days."),
     ] = False,
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
     """Train variants over a span of windows, one chronological pass, on Ray Train workers.
 
-    Steps that are done are skipped. Curves and stages appear in MLflow. With --go-on, a checkpoint whose chain is stale
+    Steps that are done are skipped. Curves and stages (a run per phase) appear in MLflow. With --go-on, a checkpoint whose chain is stale
     (`windrow status`) is refused.
     """
-    with _told():
+    with _errors_as_messages():
         chosen = _lineup(lineup)
         if workers is not None:
             size = chosen.workers.model_copy(update={"num_workers": workers})
@@ -283,7 +283,7 @@ def train(
                 despite_stale=despite_stale,
             )
         outcome = _run(job)
-    table = Table(Column("variant", overflow="fold"), "seed", "window", "examples", "log-loss before it")
+    table = Table(Column("variant", overflow="fold"), "seed", "window", "examples", "log-loss before training")
     for chain in outcome["chains"]:
         table.add_row(
             chain["variant"],
@@ -305,7 +305,7 @@ def compare(
     as_json: AsJson = False,
 ) -> None:
     """Compare variants with the line-up's reference on the same rows, with 95 % intervals."""
-    with _told():
+    with _errors_as_messages():
         chosen = _lineup(lineup)
         with asked("the options"):
             job = CompareJob(lineup=chosen, variants=tuple(variant or ()), first=Window.of(first), last=Window.of(last))
@@ -319,17 +319,17 @@ def compare(
 
 
 class _Study(TyperCommand):
-    """The command `study`, whose help tells which kinds there are."""
+    """The command `study`, whose help lists the kinds."""
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Write the help."""
-        told = "\n\n".join(f"- `{kind.name}`: {kind.question}" for kind in kinds().values())
-        self.help = f"{self.help}\n\nKinds of study, whose fields --fields shows:\n\n{told}"
+        listed = "\n\n".join(f"- `{kind.name}`: {kind.question}" for kind in kinds().values())
+        self.help = f"{self.help}\n\nKinds of study, whose fields --fields shows:\n\n{listed}"
         super().format_help(ctx, formatter)
 
 
 def _show_fields(name: str | None) -> None:
-    """Show what a kind of study asks, and end."""
+    """Show the fields of a kind of study, and end."""
     if name is None:
         return
     kind = kind_of(name)
@@ -374,7 +374,7 @@ def study(
 
     The file's fields are those of the DAG's form. With --airflow the DAG does the work, else this process.
     """
-    with _told():
+    with _errors_as_messages():
         if answers is None:
             raise BadInput(
                 "a study is a file of answers, got none: name one, such as dags/studies/distillation_drift.yaml"
@@ -437,7 +437,7 @@ def run_spec(
 
     Ends with status 2 when the document or its data must change first.
     """
-    with _told():
+    with _errors_as_messages():
         if str(spec) == "-":
             text = decoded(sys.stdin.buffer.read(), "standard input")
         else:
@@ -453,7 +453,7 @@ def run_spec(
 @app.command()
 def status(lineup: LineUpFile = None, as_json: AsJson = False) -> None:
     """Show each chain of a line-up: what is done, what is missing, what is stale and why; and the local services."""
-    with _told():
+    with _errors_as_messages():
         settings = Settings()
         chosen = _lineup(lineup)
         from pipeline.local.services import services_status
@@ -524,7 +524,7 @@ def gc(
     from pipeline.storage.lake import Lake
     from pipeline.training.chain.gc import leftovers, sweep
 
-    with _told():
+    with _errors_as_messages():
         lake = Lake(Settings().lake)
         found = leftovers(lake, timedelta(hours=older_than))
         if delete:
@@ -562,7 +562,7 @@ def verify(
     dataset: Annotated[str | None, typer.Option(help="Only this data set of the lake. [default: all]")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Read again what lies in the lake, and tell each file that is gone or is not what was written, with its cure.
+    """Read the lake again, and list each file that is missing or is not what was written, with its cure.
 
     Ends with status 2 if there is one. Reads every byte once: a tenth of a terabyte takes minutes.
     """
@@ -570,14 +570,14 @@ def verify(
     from pipeline.training.chain.verify import documents
     from pipeline.training.chain.verify import verify as read_again
 
-    with _told():
+    with _errors_as_messages():
         if lineup is not None and dataset is not None:
             raise BadInput(f"either --lineup or --dataset, got both, {lineup} and {dataset!r}")
         lake = Lake(Settings().lake)
         chosen = None if lineup is None else load_lineup(lineup)
         paths = documents(lake, dataset=dataset, lineup=chosen)
-        tell = logging.getLogger("pipeline.training.chain.verify").info
-        found = read_again(lake, paths, tell, None if chosen is None else chosen.evaluation)
+        progress = logging.getLogger("pipeline.training.chain.verify").info
+        found = read_again(lake, paths, progress, None if chosen is None else chosen.evaluation)
     faults = list(found.faults.values())
     if as_json:
         counts = {"documents": found.num_documents, "files": found.num_files, "bytes": found.num_bytes}
@@ -587,10 +587,10 @@ def verify(
             out.print(
                 f"{fault.file}\n  {fault.what}\n  cure: {fault.cure}", soft_wrap=True, highlight=False, markup=False
             )
-        told = (
+        counted = (
             f"{found.num_documents:,} documents, {found.num_files:,} files, {found.num_bytes / 2**20:,.1f} MiB read: "
         )
-        out.print(told + (f"{len(faults):,} broken" if faults else "all sound"), highlight=False)
+        out.print(counted + (f"{len(faults):,} broken" if faults else "all sound"), highlight=False)
     if faults:
         raise typer.Exit(BAD_INPUT)
 
@@ -600,7 +600,7 @@ def up(as_json: AsJson = False) -> None:
     """Start Airflow, MLflow and a one-node Ray cluster on loopback."""
     from pipeline.local import services
 
-    with _told():
+    with _errors_as_messages():
         make_folder(Settings().home, "the home of the services", "WINDROW_HOME")
         found = services.up()
     if as_json:
@@ -612,7 +612,7 @@ def down() -> None:
     """End the local services and everything they started."""
     from pipeline.local import services
 
-    with _told():
+    with _errors_as_messages():
         services.down()
 
 
@@ -640,7 +640,7 @@ def demo(
     from pipeline.reporting.comparison_page import HEADER, caption, columns, table_rows
     from pipeline.storage.lake import Lake
 
-    with _told():
+    with _errors_as_messages():
         path, ends_now = _of_the_forms(lineup)
         chosen = load_lineup(path)
         until = yesterday() if ends_now and online is None else chosen.online_start.shift((online or ONLINE_DAYS) - 1)
@@ -648,13 +648,13 @@ def demo(
         found = services.addresses()
         main_job(Airflow.login(found), path.stem, span, partial(typer.echo, err=True))
         compared = compare_variants(Lake(Settings().lake), chosen, (), span.online_start, span.last)
-    told = {"lineup": chosen.name, "first": span.online_start.name, "last": span.last.name}
+    span_of = {"lineup": chosen.name, "first": span.online_start.name, "last": span.last.name}
     rows = {
         "header": list(HEADER),
         "caption": caption(compared[0].num_seeds),
         "rows": [list(row) for row in table_rows(compared)],
     }
-    _answer({**told, "columns": columns(compared)}, as_json, _comparison({**told, **rows}))
+    _answer({**span_of, "columns": columns(compared)}, as_json, _comparison({**span_of, **rows}))
     if not as_json:
         shown = {
             "Airflow": f"{found.airflow}  user {found.user}, password {found.password}",

@@ -104,7 +104,7 @@ BAD_LOGS: dict[str, tuple[Any, dict[str, Any], list[str]]] = {
     "no row is of that day": (
         GOOD.replace("2024-01-01", "2024-02-01"),
         {},
-        ["must hold good rows of the windows asked for, got none", "check sources and schema"],
+        ["must hold good rows of the requested windows, got none", "check sources and schema"],
     ),
     "the schema names a column twice": (
         GOOD,
@@ -114,7 +114,7 @@ BAD_LOGS: dict[str, tuple[Any, dict[str, Any], list[str]]] = {
     "the schema shows the label to the model": (
         GOOD,
         {"dense": [{"name": "click_too", "column": "click"}]},
-        ["column 'click' tells the answer", "take it out"],
+        ["column 'click' gives the label away", "take it out"],
     ),
     "the schema misspells a field": (GOOD, {"densse": []}, ["there is no field 'densse': did you mean 'dense'?"]),
 }
@@ -241,7 +241,7 @@ def test_scores_that_were_never_made(lake: Lake) -> None:
     publish(lake, windows(1))
     refused(
         MissingSignal,
-        "'teacher' .line-up 'test', seed 0. has left no logit for 2024-01-01, which 'student' reads: train 'teacher' on 2024-01-01",
+        "'teacher' .line-up 'test', seed 0. has stored no logit for 2024-01-01, which 'student' reads: train 'teacher' on 2024-01-01",
         lake,
         lineup(variant("teacher"), STUDENT),
         1,
@@ -321,7 +321,7 @@ def test_a_path_that_would_leave_the_lake(lake: Lake, path: str) -> None:
 
 
 def test_a_step_that_somebody_else_published_meanwhile(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of two jobs that train the same step, the second to end is told, and the first's step stays whole."""
+    """Of two jobs that train the same step, the second to end is refused, and the first's step stays whole."""
     publish(lake, windows(1))
     publish_first = StepStore.publish
     raced: list[Any] = []
@@ -341,7 +341,7 @@ def test_a_step_that_somebody_else_published_meanwhile(lake: Lake, monkeypatch: 
 def test_new_weights_in_the_middle_of_a_chain(lake: Lake) -> None:
     publish(lake, windows(4))
     train(lake, lineup(), 3)
-    message = "in a chain that started on 2024-01-01.*start on 2024-01-01, go on from the window before, or `force`"
+    message = "in a chain that started on 2024-01-01.*start on 2024-01-01, go on from the window before, or start here with `force`"
     for first in (DAY.shift(2), DAY.shift(3)):  # closed before, and the one where the chain would go on
         refused(ContradictoryParent, message, lake, lineup(), 1, first=first)
     again = train(lake, lineup(), 1, first=DAY.shift(2), force=True)
@@ -353,7 +353,7 @@ def test_scores_of_a_teacher_that_was_another_model(lake: Lake) -> None:
     student = variant("student", distillation=Continuous(teacher="teacher"))
     train(lake, lineup(variant("teacher"), student), 1, variants=("teacher",))
     other = lineup(variant("teacher", optimizer=OptimizerConfig(batch_size=50)), student)
-    message = "'teacher' .* was another model when it scored 2024-01-01: train 'teacher' on 2024-01-01 first"
+    message = "'teacher' .* had another config when it scored 2024-01-01: train 'teacher' on 2024-01-01 first"
     refused(MissingSignal, message, lake, other, 1, variants=("student",))
 
 

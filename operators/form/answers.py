@@ -37,7 +37,7 @@ def filled_in(context: Context) -> tuple[Mapping[str, Any], str]:
     dag, dag_run = context["dag"], context["dag_run"]
     refuse_unknown(dag_run.conf or {}, set(dag.params), dag.dag_id)
     given = dict(context["params"])
-    log.info("Asked for: %s", given)
+    log.info("Fields of this run: %s", given)
     return given, f"the form of {dag.dag_id}"
 
 

@@ -1,4 +1,4 @@
-"""What the DAGs of the daily chain ask: to ingest, to warm up over past windows, to train on a day."""
+"""The forms of the daily DAGs: to ingest, to warm up over past windows, to train on a day."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ Variants = Annotated[
 
 
 class Ingest(OfLineUp):
-    """What `ingest_windows` asks."""
+    """The fields of the form of `ingest_windows`."""
 
     window_date: OptionalDay = Field(default=None, title="Window")
     """One day to publish; leave empty for the run's own day."""
     first: OptionalDay = Field(default=None, title="First window of a span")
-    """Instead of one day; the last window goes with it."""
+    """Instead of one day; give the last window too."""
     last: OptionalDay = Field(default=None, title="Last window of a span")
     """Included."""
     force: Flag = Field(default=False, title="Do it again", json_schema_extra=LIMITS)
@@ -61,15 +61,15 @@ class Ingest(OfLineUp):
 
 
 class Warmup(OnWorkers):
-    """What `historical_warmup` asks."""
+    """The fields of the form of `historical_warmup`."""
 
     variants: Variants = Field(default=(), title="Variants")
-    """Train these only; leave empty for all of the line-up. A student needs its teacher's scores: the teacher must be chosen
-    too or have trained on the same windows before."""
+    """Train these only; leave empty for all of the line-up. A student needs its teacher's logits: choose the teacher too,
+    unless it has trained on the same windows before."""
     first: Day = Field(title="First window", json_schema_extra=suggest_first)
-    """Where the pass starts, with new weights."""
+    """Training starts here, with new weights."""
     last: Day = Field(title="Last window", json_schema_extra=suggest_online(-1))
-    """Included. As a rule the day before the first online one; a later one trains on online days too."""
+    """Included. Usually the day before the first online window; a later one trains on online days too."""
     seeds: OptionalSeeds = Field(default=None, title="Seeds")
     """Each variant is trained once per seed, e.g. `0, 1, 2`; leave empty for the line-up's."""
     force: Flag = Field(default=False, title="Do it again", json_schema_extra=LIMITS)
@@ -80,24 +80,24 @@ class Warmup(OnWorkers):
     """A job that runs longer is stopped and its task fails. Steps that are done stay done."""
 
     def seeded(self) -> LineUp:
-        """The chosen line-up on the workers and with the seeds that are asked for."""
+        """The chosen line-up on the workers and with the requested seeds."""
         chosen = self.on_workers()
         return chosen.model_copy(update={"seeds": self.seeds or chosen.seeds})
 
 
 class Online(OnWorkers):
-    """What `online_training` asks."""
+    """The fields of the form of `online_training`."""
 
     variants: Variants = Field(default=(), title="Variants")
-    """Train these only; leave empty for all of the line-up. A student needs its teacher's scores: the teacher must be chosen
-    too or have trained on the same window before."""
+    """Train these only; leave empty for all of the line-up. A student needs its teacher's logits: choose the teacher too,
+    unless it has trained on the same window before."""
     window_date: OptionalDay = Field(default=None, title="Window")
     """The day to train on; leave empty for the run's own day."""
     force: Flag = Field(default=False, title="Do it again", json_schema_extra=LIMITS)
     """Train again, as a new generation, even if the window is done."""
-    despite_stale: Flag = Field(default=False, title="Go on from what is stale", json_schema_extra=LIMITS)
-    """A checkpoint that would be trained to something else today, since its windows or its recipe changed, is refused. With
-    this field on, training goes on from it as it is, on this day and on all later ones."""
+    despite_stale: Flag = Field(default=False, title="Go on from stale checkpoints", json_schema_extra=LIMITS)
+    """A checkpoint is stale if its windows or its recipe have changed since, and is refused. With this field on, training goes
+    on from it as it is, on this day and on all later ones."""
     wait_minutes: Minutes = Field(default=36 * 60, title="Wait for inputs, in minutes", json_schema_extra=LIMITS)
     """Then fail and name what is missing."""
     timeout_minutes: Minutes = Field(

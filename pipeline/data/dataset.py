@@ -325,14 +325,14 @@ class WindowWriter:
             BadBatch: nothing was written.
             Imbalance: the account speaks of more or fewer rows than were written.
             Conflict: somebody else published the window since this writer began.
-            Damaged: the current manifest is, and `force` was not asked for.
+            Damaged: the current manifest is, and `force` is off.
         """
         if self._num_rows == 0:
             raise BadBatch(f"window {self.window.name} of {self.dataset!r} must hold rows, got none")
         self._flush(keep=0)
         if account:
-            told = sum(each.published for each in account)
-            balance(f"the log's window {self.window.name}", told, self._num_rows, "sorted and written")
+            num_published = sum(each.published for each in account)
+            balance(f"the log's window {self.window.name}", num_published, self._num_rows, "sorted and written")
         digest = self._digest.hexdigest()
         if not force:
             current = read_manifest(self.lake, self.dataset, self.window)
@@ -433,7 +433,7 @@ def publish_window(
         row_group_size: rows of every row group but the last of a part.
         part_rows: rows of a part at most, rounded down to whole row groups.
         force: publish a new generation even if the current one says the same.
-        progress: told in one line what came of it.
+        progress: called with a line about the result.
 
     Returns:
         The manifest that is current now.
@@ -477,7 +477,7 @@ def read_row_group(lake: Lake, manifest: WindowManifest, index: int, columns: Se
     Raises:
         IndexError: the window has fewer row groups.
         MissingFile: a file that the manifest names is gone.
-        Damaged: a file is not what was written, in what was asked for.
+        Damaged: the part of a file that is read is not what was written.
     """
     local = index
     for part in manifest.parts:

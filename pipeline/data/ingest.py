@@ -21,7 +21,7 @@ from pipeline.data.dataset import ROW_GROUP_SIZE, WindowManifest, physical_schem
 from pipeline.data.parsing import EPOCH
 from pipeline.data.records import read_pieces
 from pipeline.data.sources import IngestError, SourceFile
-from pipeline.data.staging import FILE, NOWHERE, Stage, StagedFile, Stager, counted, quarantine_schema
+from pipeline.data.staging import FILE, NOWHERE, StagedFile, Stager, StagingArea, counted, quarantine_schema
 from pipeline.spec.schema import Schema
 from pipeline.spec.window import DAY, DAY_US, Window
 from pipeline.storage.hashing import GAMMA, key_of
@@ -120,8 +120,8 @@ def ingest(
         row_group_size: rows of a row group.
         memory_bytes: about what may be held in memory; the rest of the log waits on disk.
         staging: local directory for what waits on disk, up to the size of the log; the system's own by default.
-        progress: told line by line what is being done.
-        found: told, before anything is published, which windows the files have records of.
+        progress: called with a line for each thing done.
+        found: called, before anything is published, with the windows of which the files have records.
 
     Raises:
         IngestError: the log cannot become windows as asked; nothing has been published.
@@ -135,22 +135,22 @@ def ingest(
         _check_cut(schema, cut, first, count)
     if not 0 <= max_quarantine_share <= 1:
         raise IngestError(f"max_quarantine_share must be in [0, 1], got {max_quarantine_share}")
-    tell = progress or (lambda line: None)
+    report = progress or (lambda line: None)
     with tempfile.TemporaryDirectory(prefix="windrow-ingest-", dir=staging) as name:
-        stage = Stage(Path(name), memory_bytes // 8)
-        _stage_all(stage, files, schema, cut, _asked_days(windows, schema), tell)
-        stage.check()
-        homes = [_home(file, staged, stage) for file, staged in zip(files, stage.files, strict=True)]
+        area = StagingArea(Path(name), memory_bytes // 8)
+        _stage_all(area, files, schema, cut, _asked_days(windows, schema), report)
+        area.check()
+        homes = [_home(file, staged, area) for file, staged in zip(files, area.files, strict=True)]
         if found is not None:
-            found({file.address: _of_windows(file, home) for file, home in zip(stage.files, homes, strict=True)})
+            found({file.address: _of_windows(file, home) for file, home in zip(area.files, homes, strict=True)})
         with closing(_connect(name, memory_bytes // 2)) as connection:
-            _check_shares(stage, Counter(), max_quarantine_share)
-            slices = _chosen(_slices(stage, by_day, first, count), windows)
-            sorters = [_Sorter(connection, stage, schema, each, homes) for each in slices]
+            _check_shares(area, Counter(), max_quarantine_share)
+            slices = _chosen(_slices(area, by_day, first, count), windows)
+            sorters = [_Sorter(connection, area, schema, each, homes) for each in slices]
             twice: Counter[int] = Counter()
             for sorter in sorters:
                 twice[sorter.slice.bucket] += sorter.twice.total()
-            _check_shares(stage, twice, max_quarantine_share)
+            _check_shares(area, twice, max_quarantine_share)
             manifests = [
                 publish_window(
                     lake,
@@ -167,16 +167,16 @@ def ingest(
                 )
                 for sorter in sorters
             ]
-        return Ingested(manifests, _accounts(stage, sorters))
+        return Ingested(manifests, _accounts(area, sorters))
 
 
-def _home(file: LogFile, staged: StagedFile, stage: Stage) -> int | None:
+def _home(file: LogFile, staged: StagedFile, area: StagingArea) -> int | None:
     """The day of the file's records without a usable time; None where nothing in the whole log has one."""
     if file.day is not None:
         return _day_number(file.day)
     if staged.earliest is not None:
         return staged.earliest // DAY_US
-    return min((each.earliest // DAY_US for each in stage.files if each.earliest is not None), default=None)
+    return min((each.earliest // DAY_US for each in area.files if each.earliest is not None), default=None)
 
 
 def _of_windows(file: StagedFile, home: int | None) -> Counter[Window]:
@@ -187,7 +187,7 @@ def _of_windows(file: StagedFile, home: int | None) -> Counter[Window]:
     return found
 
 
-def _accounts(stage: Stage, sorters: list[_Sorter]) -> list[FileAccount]:
+def _accounts(area: StagingArea, sorters: list[_Sorter]) -> list[FileAccount]:
     published: Counter[int] = Counter()
     quarantined: Counter[int] = Counter()
     for sorter in sorters:
@@ -195,7 +195,7 @@ def _accounts(stage: Stage, sorters: list[_Sorter]) -> list[FileAccount]:
         quarantined += sorter.bad + sorter.twice
     return [
         FileAccount.of(file.address, file.num_records, published[number], quarantined[number])
-        for number, file in enumerate(stage.files)
+        for number, file in enumerate(area.files)
     ]
 
 
@@ -247,35 +247,35 @@ def _connect(directory: str, memory_bytes: int) -> duckdb.DuckDBPyConnection:
 
 
 def _stage_all(
-    stage: Stage,
+    area: StagingArea,
     files: Sequence[LogFile],
     schema: Schema,
     cut: Cut,
     asked: npt.NDArray[np.int64] | None,
-    tell: Callable[[str], None],
+    progress: Callable[[str], None],
 ) -> None:
     for number, file in enumerate(files):
         bucket = None
         if schema.event_time == "synthetic":
             bucket = _day_number(file.day) if file.day is not None else number if cut == "file_per_window" else 0
-        stager = Stager(stage, schema, file.source.address, bucket, asked)
+        stager = Stager(area, schema, file.source.address, bucket, asked)
         for piece in read_pieces(file.source, schema):
             stager.add(piece)
         elsewhere = stager.file.elsewhere.total()
         rest = f", {elsewhere:,} of other windows" if elsewhere else ""
-        tell(f"read {file.source.address}: {stager.file.num_records:,} records, {stager.num_bad:,} bad{rest}")
-    stage.flush()
+        progress(f"read {file.source.address}: {stager.file.num_records:,} records, {stager.num_bad:,} bad{rest}")
+    area.flush()
 
 
-def _slices(stage: Stage, by_day: bool, first: Window | None, count: int | None) -> list[_Slice]:
+def _slices(area: StagingArea, by_day: bool, first: Window | None, count: int | None) -> list[_Slice]:
     """Which staged rows make which window, in order of time."""
-    filled = sorted(number for number, bucket in stage.buckets.items() if bucket.num_rows)
+    filled = sorted(number for number, bucket in area.buckets.items() if bucket.num_rows)
     if by_day or first is None:
         origin = Window(EPOCH)
-        return [_Slice(origin.shift(day), day, 0, stage.bucket(day).num_rows) for day in filled]
+        return [_Slice(origin.shift(day), day, 0, area.bucket(day).num_rows) for day in filled]
     if count is None:
-        return [_Slice(first.shift(number), number, 0, stage.bucket(number).num_rows) for number in filled]
-    num_rows = stage.bucket(0).num_rows
+        return [_Slice(first.shift(number), number, 0, area.bucket(number).num_rows) for number in filled]
+    num_rows = area.bucket(0).num_rows
     edges = [part * num_rows // count for part in range(count + 1)]
     if num_rows < count:
         raise IngestError(f"an equal cut needs a good row for each window, got {num_rows} for {count}: lower `count`")
@@ -288,45 +288,45 @@ def _chosen(slices: list[_Slice], windows: Sequence[Window] | None) -> list[_Sli
     if missing := sorted({window.name for window in windows} - {each.window.name for each in slices}):
         found = f"windows {slices[0].window.name} to {slices[-1].window.name}" if slices else "no good row at all"
         raise IngestError(
-            f"every window asked for must have good rows in the log, got none for {', '.join(missing)} "
-            f"(of those asked for, the log has {found}): check the sources, or ask for other windows"
+            f"every requested window must have good rows in the log, got none for {', '.join(missing)} "
+            f"(of those requested, the log has {found}): check the sources, or request other windows"
         )
     return [each for each in slices if each.window in windows]
 
 
-def _check_shares(stage: Stage, twice: Counter[int], limit: float) -> None:
+def _check_shares(area: StagingArea, twice: Counter[int], limit: float) -> None:
     """Refuse a log, or a window of it, of which too much is quarantined.
 
     Args:
-        stage: what was read.
+        area: what was read.
         twice: good rows of each bucket whose id another row has.
         limit: the largest share allowed.
     """
     whole: Counter[str] = Counter()
     num_good = 0
-    for number, bucket in stage.buckets.items():
+    for number, bucket in area.buckets.items():
         reasons = bucket.quarantined + Counter({_TWICE: twice[number]})
         num_good += (of_bucket := bucket.num_rows - twice[number])
         whole += reasons
         if number > NOWHERE:
             _check_share(
-                f"the rows of one window in {', '.join(sorted(bucket.sources))}", of_bucket, reasons, stage, limit
+                f"the rows of one window in {', '.join(sorted(bucket.sources))}", of_bucket, reasons, area, limit
             )
-    _check_share("the rows of the log", num_good + stage.num_elsewhere, whole, stage, limit)
+    _check_share("the rows of the log", num_good + area.num_elsewhere, whole, area, limit)
     if num_good == 0:
-        raise IngestError("a log must hold good rows of the windows asked for, got none: check sources and schema")
+        raise IngestError("a log must hold good rows of the requested windows, got none: check sources and schema")
 
 
-def _check_share(what: str, num_good: int, reasons: Counter[str], stage: Stage, limit: float) -> None:
+def _check_share(what: str, num_good: int, reasons: Counter[str], area: StagingArea, limit: float) -> None:
     num_bad = reasons.total()
     if num_bad <= limit * (num_good + num_bad):
         return
-    told = "; ".join(
-        f"{reason}: {number:,} times" + (f", first {stage.samples[reason]:.400}" if reason in stage.samples else "")
+    examples = "; ".join(
+        f"{reason}: {number:,} times" + (f", first {area.samples[reason]:.400}" if reason in area.samples else "")
         for reason, number in reasons.most_common(3)
     )
     raise IngestError(
-        f"at most {limit:.2%} of {what} may be quarantined, got {num_bad:,} of {num_good + num_bad:,} ({told}): "
+        f"at most {limit:.2%} of {what} may be quarantined, got {num_bad:,} of {num_good + num_bad:,} ({examples}): "
         f"mend the log or the schema, or raise max_quarantine_share"
     )
 
@@ -336,7 +336,7 @@ class _Sorter:
 
     Args:
         connection: where to sort.
-        stage: what was read.
+        area: what was read.
         schema: what the columns mean.
         chosen: which rows.
         homes: the day of each file's records without a usable time.
@@ -345,14 +345,14 @@ class _Sorter:
     def __init__(
         self,
         connection: duckdb.DuckDBPyConnection,
-        stage: Stage,
+        area: StagingArea,
         schema: Schema,
         chosen: _Slice,
         homes: Sequence[int | None],
     ) -> None:
-        self.connection, self.stage, self.schema, self.slice = connection, stage, schema, chosen
+        self.connection, self.area, self.schema, self.slice = connection, area, schema, chosen
         self.homeless = [NOWHERE - file for file, home in enumerate(homes) if home == chosen.bucket]
-        files = ", ".join(_quoted(path, "'") for path in stage.paths(chosen.bucket, "rows"))
+        files = ", ".join(_quoted(path, "'") for path in area.paths(chosen.bucket, "rows"))
         self._base = (
             f"(SELECT * FROM read_parquet([{files}]) WHERE position >= {chosen.first} AND position < {chosen.last})"
         )
@@ -374,7 +374,7 @@ class _Sorter:
 
     def account(self) -> list[FileAccount]:
         """Where the records of each file ended that the window has some of."""
-        files = self.stage.files
+        files = self.area.files
         return [
             FileAccount.of(
                 files[number].address,
@@ -435,7 +435,7 @@ class _Sorter:
                 yield batch.select(range(len(columns)))
         if self.twice:
             raw = ", ".join(_quoted(f"raw:{name}", '"') for name in self.schema.source_columns)
-            files = ", ".join(_quoted(file.address, "'") for file in self.stage.files)
+            files = ", ".join(_quoted(file.address, "'") for file in self.area.files)
             result = self.connection.sql(
                 f"""
                 SELECT {_quoted(_TWICE, "'")} AS reason, [{files}]["{FILE}" + 1] AS source, NULL::VARCHAR AS line, {raw}
@@ -449,10 +449,10 @@ class _Sorter:
 
     def _staged_quarantine(self) -> Iterator[pa.RecordBatch]:
         chosen = self.slice
-        yield from self.stage.quarantine(chosen.bucket, chosen.first, chosen.last)
+        yield from self.area.quarantine(chosen.bucket, chosen.first, chosen.last)
         for bucket in self.homeless:
-            if bucket in self.stage.buckets:
-                yield from self.stage.quarantine(bucket, 0, 1)
+            if bucket in self.area.buckets:
+                yield from self.area.quarantine(bucket, 0, 1)
 
 
 def _quoted(text: str, quote: str) -> str:

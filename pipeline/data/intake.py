@@ -63,7 +63,7 @@ def take_in(
         source: the log.
         windows: those asked for.
         force: publish new generations even of windows that already say the same.
-        progress: told line by line what is being done.
+        progress: called with a line for each thing done.
 
     Raises:
         IngestError: the log cannot become windows as asked; the windows that were being read are left as they were.
@@ -79,8 +79,8 @@ def take_in(
 class _Run:
     """What one run has read and published so far, and which windows it found to lack rows."""
 
-    def __init__(self, lake: Lake, dataset: str, source: LogSource, tell: Callable[[str], None]) -> None:
-        self.lake, self.dataset, self.source, self.tell = lake, dataset, source, tell
+    def __init__(self, lake: Lake, dataset: str, source: LogSource, progress: Callable[[str], None]) -> None:
+        self.lake, self.dataset, self.source, self.progress = lake, dataset, source, progress
         self.log = DatedLog(source, Schema.load(source.schema_file))
         self.undated = self.log.undated()
         self.of_day: dict[Window, list[SourceFile]] = {}
@@ -102,7 +102,7 @@ class _Run:
             self._publish(windows, force=force)
             return
         for window in windows:
-            self._files(window)  # a missing file is told before anything is read
+            self._files(window)  # a missing file is reported before anything is read
         for group in self._groups(windows):
             self._publish(group, force=force)
 
@@ -117,7 +117,9 @@ class _Run:
         for window, files in sorted(behind.items()):
             more = sorted(files - self.read.get(window, set()))
             if more and self._is_ours(window, more):
-                self.tell(f"{self.dataset} {window}: rows came late or early in {', '.join(more)}: publishing it again")
+                self.progress(
+                    f"{self.dataset} {window}: rows came late or early in {', '.join(more)}: publishing it again"
+                )
                 again.append(window)
         return again
 
@@ -202,7 +204,7 @@ class _Run:
             count=(self.source.count or 1) if self.source.cut == "equal" and in_order else None,
             max_quarantine_share=self.source.max_quarantine_share,
             force=force,
-            progress=self.tell,
+            progress=self.progress,
             found=note,
         )
         self.manifests |= {manifest.window: manifest for manifest in done.manifests}

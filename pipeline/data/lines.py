@@ -92,13 +92,13 @@ def set_aside(data: bytes, delimiter: str, quote: str | None) -> tuple[bytes, li
         spoilt += [each for each in _bad_quotes(data, delimiter, quote) if each[0] not in known]
     if not spoilt:
         return data, []
-    kept, told, end = [], [], 0
+    kept, refused, end = [], [], 0
     for start, stop, reason in sorted(spoilt):
         kept.append(data[end:start])
-        told.append((data[start:stop].decode(errors="backslashreplace"), reason))
+        refused.append((data[start:stop].decode(errors="backslashreplace"), reason))
         end = stop
     kept.append(data[end:])
-    return b"".join(kept), told
+    return b"".join(kept), refused
 
 
 def _not_utf8(data: bytes) -> list[tuple[int, int, str]]:

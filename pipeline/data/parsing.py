@@ -50,7 +50,7 @@ class Parsed:
     timeless: Mask
     """Rows whose event time is missing, unreadable or absurd; `(N,)`."""
     reasons: Ints
-    """Which of `reason_texts` tells why a row must be quarantined; 0 where it need not; `(N,)`."""
+    """Which of `reason_texts` says why a row must be quarantined; 0 where it need not; `(N,)`."""
     reason_texts: list[str]
     """The first is for no reason."""
 

@@ -1,4 +1,4 @@
-"""The records of a file: told apart (text or Parquet, plain or gzip), read in pieces of bounded size, and counted."""
+"""The records of a file: recognised (text or Parquet, plain or gzip), read in pieces of bounded size, and counted."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def read_pieces(source: SourceFile, schema: Schema) -> Iterator[Piece]:
 
 
 def _read(source: SourceFile, schema: Schema) -> Iterator[Piece]:
-    with _told(source):
+    with _naming(source):
         with source.files.open_input_file(source.path) as file:
             magic = file.read(4)
         if not magic:
@@ -70,7 +70,7 @@ def _read(source: SourceFile, schema: Schema) -> Iterator[Piece]:
 
 
 @contextmanager
-def _told(source: SourceFile) -> Iterator[None]:
+def _naming(source: SourceFile) -> Iterator[None]:
     """Name the file and a cure in what pyarrow reports."""
     try:
         yield
@@ -125,7 +125,7 @@ class _Text:
         """Every line is a record; those that cannot be cut into columns are set aside, one by one."""
         names, count = list(self.schema.text.columns), LineCount()
         num_headers = 0 if names else 1
-        num_told = 0
+        num_yielded = 0
         with self.open() as stream:
             for number, data in enumerate(whole_lines(stream, count)):
                 if number == 0 and data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
@@ -134,9 +134,9 @@ class _Text:
                 good, spoilt = set_aside(body, self.delimiter, self.quote)
                 batches = self._parse(good, names, spoilt) if good.strip(b"\r\n") else []
                 num_records = max(count.total - num_headers, 0)
-                yield Piece(num_records - num_told, batches, spoilt)
-                num_told = num_records
-        if num_told == 0:
+                yield Piece(num_records - num_yielded, batches, spoilt)
+                num_yielded = num_records
+        if num_yielded == 0:
             raise self._header_alone()
 
     def _take_header(self, data: bytes, names: list[str]) -> bytes:
@@ -163,7 +163,7 @@ class _Text:
         return batches
 
     def values_over_lines(self) -> Iterator[Piece]:
-        """A quoted value may go over lines: where a record ends its reader alone can tell, and so it counts too."""
+        """A quoted value may go over lines: only its reader knows where a record ends, and so it counts too."""
         spoilt: list[tuple[str, str]] = []
         num_records = 0
         if not self.schema.text.columns:
@@ -171,9 +171,9 @@ class _Text:
                 _check_columns(self.source, self.schema, reader.schema.names)
         with self.open() as stream, self._reader(stream, spoilt, self.schema.source_columns) as reader:
             for batch in reader:
-                told, spoilt[:] = spoilt[:], []
-                num_records += batch.num_rows + len(told)
-                yield Piece(batch.num_rows + len(told), [batch], told)
+                refused, spoilt[:] = spoilt[:], []
+                num_records += batch.num_rows + len(refused)
+                yield Piece(batch.num_rows + len(refused), [batch], refused)
         if spoilt:
             yield Piece(len(spoilt), [], spoilt)
         elif num_records == 0:

@@ -71,7 +71,7 @@ class SimulatorConfig(Frozen):
     drift: Probability = 0.05
     """Standard deviation of a weight's daily step, relative to the weights' own; their spread stays. 0: none."""
     churn: Probability = 0.02
-    """Share of the ids whose popularity is drawn anew each day."""
+    """Share of the ids whose popularity is drawn again each day."""
     new_ids: Probability = 0.01
     """Share of the ids that give way each day to ids never seen before."""
     cluster: Flag = False
@@ -310,7 +310,7 @@ def simulate(
         windows: which days.
         force: publish new generations even so.
         row_group_size: rows of a row group.
-        progress: told in one line what came of each window.
+        progress: called with a line for each window.
 
     Returns:
         The manifests of the windows, in their order.

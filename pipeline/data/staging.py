@@ -55,7 +55,7 @@ class StagedFile:
     """Records with a usable time by day, staged or not."""
 
 
-class Stage:
+class StagingArea:
     """Parsed rows on local disk, in files by bucket; only `budget` bytes of them wait in memory."""
 
     def __init__(self, root: Path, budget: int) -> None:
@@ -121,10 +121,10 @@ class Stage:
 
 
 class Stager:
-    """Parses one file's records into the stage.
+    """Parses one file's records into the staging area.
 
     Args:
-        stage: where to.
+        area: where to.
         schema: what the columns mean.
         address: the file.
         bucket: where all rows go; None: each to the bucket of its day.
@@ -132,18 +132,18 @@ class Stager:
     """
 
     def __init__(
-        self, stage: Stage, schema: Schema, address: str, bucket: int | None, asked: npt.NDArray[np.int64] | None
+        self, area: StagingArea, schema: Schema, address: str, bucket: int | None, asked: npt.NDArray[np.int64] | None
     ) -> None:
-        self.stage, self.schema, self.address, self.only, self.asked = stage, schema, address, bucket, asked
+        self.area, self.schema, self.address, self.only, self.asked = area, schema, address, bucket, asked
         self.raw_columns = list(schema.source_columns)
-        self.number = len(stage.files)
+        self.number = len(area.files)
         self.nowhere = NOWHERE - self.number if bucket is None else bucket
         self.file = StagedFile(address)
         self.num_bad = 0
-        stage.files.append(self.file)
+        area.files.append(self.file)
 
     def add(self, piece: Piece) -> None:
-        """Stage the next records of the file."""
+        """Put the next records of the file into the staging area."""
         self.file.num_records += piece.num_records
         if piece.spoilt:
             lines, reasons = (pa.array(texts, pa.string()) for texts in zip(*piece.spoilt, strict=True))
@@ -197,15 +197,15 @@ class Stager:
     def _add_good(self, day: int, staged: pa.RecordBatch, rows: npt.NDArray[np.int64]) -> None:
         if not len(rows):
             return
-        bucket = self.stage.bucket(day)
+        bucket = self.area.bucket(day)
         bucket.sources.add(self.address)
         chosen = staged if len(rows) == staged.num_rows else staged.take(pa.array(rows))
         positions = np.arange(bucket.num_rows, bucket.num_rows + len(rows))
         bucket.num_rows += len(rows)
-        self.stage.add(day, "rows", chosen.append_column("position", pa.array(positions)))
+        self.area.add(day, "rows", chosen.append_column("position", pa.array(positions)))
 
     def _quarantine(self, day: int, raw: list[pa.Array], reasons: pa.Array, lines: pa.Array) -> None:
-        bucket = self.stage.bucket(day)
+        bucket = self.area.bucket(day)
         bucket.sources.add(self.address)
         if day <= NOWHERE:
             self.file.num_timeless += len(reasons)
@@ -214,13 +214,13 @@ class Stager:
             self.num_bad += num_rows
             first = pc.index(reasons, reason).as_py()
             sample = dict(zip(self.raw_columns, (column[first].as_py() for column in raw), strict=True))
-            self.stage.samples.setdefault(reason, f"{lines[first].as_py() or sample} in {self.address}")
+            self.area.samples.setdefault(reason, f"{lines[first].as_py() or sample} in {self.address}")
         columns = quarantine_schema(self.schema)
         sources = pa.array([self.address] * len(reasons))
         rows = pa.RecordBatch.from_arrays([reasons, sources, lines, *raw], schema=columns)
         positions = pa.array(np.full(len(reasons), bucket.num_rows))
         rows = rows.append_column("quarantine:position", positions).append_column(FILE, self._numbers(len(reasons)))
-        self.stage.add(day, "quarantine", rows)
+        self.area.add(day, "quarantine", rows)
 
 
 def counted(numbers: pa.ChunkedArray | pa.Array) -> dict[int, int]:

@@ -147,7 +147,7 @@ class Span:
 
     @classmethod
     def of(cls, lineup: LineUp, *, first: str | None, last: Window, daily: int) -> Span:
-        """The span of a line-up, from its simulated log's day zero unless told otherwise.
+        """The span of a line-up, from its simulated log's day zero by default.
 
         Raises:
             BadInput: nobody knows where it starts.
@@ -174,7 +174,7 @@ def main_job(airflow: Airflow, name: str, span: Span, say: Say) -> None:
         airflow: logged in.
         name: the line-up as the DAGs' forms call it.
         span: the windows.
-        say: told how far it is.
+        say: called with a line about progress.
     """
     given = {"lineup": name, "first": span.first.name}
     airflow.trigger("ingest_windows", {**given, "last": span.last.name}, say)

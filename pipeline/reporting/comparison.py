@@ -21,7 +21,7 @@ from pipeline.training.metrics import ClickSums, auc
 
 NUM_RESAMPLES = 2000
 NUM_GROUPS = 1024
-"""Clusters are resampled in so many groups of whole ones: enough for quantiles, and few enough for any log."""
+"""Number of groups of whole clusters that are resampled: enough for quantiles, and few enough for any log."""
 MIN_GROUPS = 2
 
 Array = NDArray[np.float64]
@@ -72,7 +72,7 @@ def compare(
 ) -> list[VariantComparison]:
     """Compare variants with the line-up's reference on the evaluation slices of the windows `first` to `last`.
 
-    Each interval is a percentile bootstrap of the ratio of summed losses: clusters of all windows are drawn anew, and
+    Each interval is a percentile bootstrap of the ratio of summed losses: clusters of all windows are drawn again, and
     training seeds where there are several.
 
     A variant that the line-up lets start after the last window is left out; where the reference is such a one, so is all.

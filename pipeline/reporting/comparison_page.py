@@ -15,17 +15,17 @@ from pipeline.studies.drawing import axes_of, styles
 
 HEADER = ("variant", "windows", "examples", "log-loss", "NE", "AUC", "calibration", "gap to reference, percent (95 %)")
 ENOUGH_SEEDS = 8
-"""From so many seeds on an interval over them is what it says."""
+"""From this number of seeds on an interval over them holds as often as it says."""
 
 
 def caption(num_seeds: int) -> str:
-    """What the intervals of a comparison know, and what they know nothing of."""
+    """What the intervals of a comparison cover, and what not."""
     if num_seeds == 1:
         return (
-            "Intervals (95 %) are over the rows of one seed: they know nothing of other seeds, whose gaps may lie well "
+            "Intervals (95 %) are over the rows of one seed: they say nothing of other seeds, whose gaps may lie well "
             "outside."
         )
-    few = "" if num_seeds >= ENOUGH_SEEDS else f": fewer than {ENOUGH_SEEDS}, so that they come out too narrow"
+    few = "" if num_seeds >= ENOUGH_SEEDS else f": fewer than {ENOUGH_SEEDS}, so they are too narrow"
     return f"Intervals (95 %) are over rows and {num_seeds} seeds{few}."
 
 

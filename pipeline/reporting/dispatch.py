@@ -1,8 +1,8 @@
-"""The stages of a job: ingest, train, compare and report, each from its document to its outcome."""
+"""What runs a job of each kind: ingest, train, compare and report, from its document to its outcome."""
 
 from __future__ import annotations
 
-# Each stage imports what it needs when it runs: TorchRec takes seconds, in the driver and in every helper process.
+# Each kind of job imports what it needs when it runs: TorchRec takes seconds, in the driver and in every helper process.
 import logging
 import os
 import time
@@ -39,7 +39,7 @@ def run(job: AnyJob, settings: Settings) -> dict[str, Any]:
     """Do a job and leave its outcome in the lake, where its submission finds it.
 
     Raises:
-        BadInput: what was asked for cannot be done; the message names the cure.
+        BadInput: the job cannot be done; the message names the cure.
     """
     lake = Lake(settings.lake)
     match job:
@@ -102,7 +102,7 @@ def run_train(job: TrainJob, lake: Lake, settings: Settings) -> dict[str, Any]:
     """Train a job's steps on a group of Ray Train workers, while nobody else trains their chains.
 
     Raises:
-        BadInput: what was asked for cannot be done, or would go on from what is stale.
+        BadInput: the job cannot be done, or would go on from what is stale.
         Conflict: another job trains the same chains for too long, or published the same steps.
     """
     from pipeline.storage.leases import chains_of, held
@@ -268,19 +268,21 @@ def run_compare(job: CompareJob, lake: Lake, settings: Settings, folder: Path | 
     from pipeline.reporting import comparison_page
     from pipeline.reporting.comparison import compare, not_started
     from pipeline.reporting.tracking import record_comparison
-    from pipeline.training.chain.status import cure, told
+    from pipeline.training.chain.status import cure, stale_lines
 
     compared = compare(lake, job.lineup, job.variants, job.first, job.last)
     stale = _stale(lake, job.lineup, [c.variant for c in compared], job.first, job.last)
     later = not_started(job.lineup, job.variants, job.last)
     notes = [f"{name} starts on {start}, after {job.last}: left out" for name, start in later.items()]
-    notes += [*told(stale), cure(lake, job.lineup, stale)] if stale else []
+    notes += [*stale_lines(stale), cure(lake, job.lineup, stale)] if stale else []
     run_id = None
     if compared:
         text = comparison_page.markdown(compared, notes)
         figures = comparison_page.figures(compared, job.lineup.online_start)
         _leave(folder, job.lineup.name, {"_comparison.md": text}, figures)
-        told_stale = {c.variant: "\n".join(told(s for s in stale if s.variant == c.variant)) for c in compared}
+        lines_by_variant = {
+            c.variant: "\n".join(stale_lines(s for s in stale if s.variant == c.variant)) for c in compared
+        }
         run_id = _recorded(
             lambda: record_comparison(
                 job.lineup,
@@ -293,7 +295,7 @@ def run_compare(job: CompareJob, lake: Lake, settings: Settings, folder: Path | 
                 table=comparison_page.columns(compared),
                 figures=figures,
                 text=text,
-                stale={variant: lines for variant, lines in told_stale.items() if lines},
+                stale={variant: lines for variant, lines in lines_by_variant.items() if lines},
             ),
             settings,
             notes,
@@ -320,7 +322,7 @@ def _recorded(record: Callable[[], str], settings: Settings, notes: list[str]) -
         with reaching(settings.tracking_uri):
             return record()
     except TrackingLost as error:
-        notes.append(f"{error}. This is not recorded there: ask for it again once it answers")
+        notes.append(f"{error}. This is not recorded there: run it again once MLflow answers")
         return None
 
 
@@ -364,7 +366,7 @@ def run_report(job: ReportJob, lake: Lake, settings: Settings, folder: Path | No
     from pipeline.spec.study import StudyError
     from pipeline.studies.answering import answer
     from pipeline.studies.evidence import gather, wall_times
-    from pipeline.training.chain.status import told
+    from pipeline.training.chain.status import stale_lines
 
     study = job.study
     evidence = gather(lake, study, log.info)
@@ -372,7 +374,7 @@ def run_report(job: ReportJob, lake: Lake, settings: Settings, folder: Path | No
         findings = answer(evidence)
     except ValueError as error:  # all is read by now: the statistics say what they lack
         raise StudyError(f"study {study.name!r} cannot be answered yet: {error}") from error
-    notes = told(_stale(lake, study.lineup, tuple(evidence.tracks), study.first, study.last))
+    notes = stale_lines(_stale(lake, study.lineup, tuple(evidence.tracks), study.first, study.last))
     facts = evidence.facts() | ({"stale": "; ".join(notes)} if notes else {})
     html = study_page.render(study, findings, facts=facts, times=wall_times(lake, evidence))
     lake.put_text(page_path(study.name), html)

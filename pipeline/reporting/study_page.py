@@ -22,8 +22,8 @@ def render(study: Study, findings: Findings, *, facts: Mapping[str, str], times:
     """The page of a study.
 
     Args:
-        study: what was asked.
-        findings: what was answered.
+        study: the question, its cells and its windows.
+        findings: the answer.
         facts: what made it, by name: versions, commands, seeds.
         times: where the wall time went.
     """

@@ -69,7 +69,7 @@ Ending = Literal["FINISHED", "FAILED", "KILLED"]
 
 
 class TrackingLost(RuntimeError):
-    """MLflow does not answer, or refuses what it is told."""
+    """MLflow does not answer, or refuses what it is sent."""
 
 
 @contextmanager
@@ -86,7 +86,7 @@ def reaching(tracking_uri: str) -> Iterator[None]:
 
 
 def open_experiment(client: MlflowClient, lineup: LineUp, first: Window) -> tuple[str, Window]:
-    """The experiment of a line-up and the window that is step 0 of its curves: `first`, when it is new.
+    """The experiment of a line-up and the window that is point 0 of its curves: `first`, when it is new.
 
     One that a person deleted is restored: its name is taken, so that no other can be made.
     """
@@ -154,7 +154,7 @@ def describe(config: StepConfig) -> dict[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class _Point:
-    """What a run is told of a step."""
+    """What is sent to a run for a step."""
 
     window: Window
     time: int
@@ -170,7 +170,7 @@ class _Curve:
     seed: int
     run_id: str | None = None
     known: dict[int, float] = field(default_factory=dict)
-    """The losses that MLflow has, by step."""
+    """The losses that MLflow has, by point."""
     points: list[_Point] = field(default_factory=list)
     """Not sent yet."""
 
@@ -411,7 +411,7 @@ class MlflowRecorder:
             del curve.points[:sent]
 
     def _curve_run(self, curve: _Curve) -> str:
-        """A chain's run: the one that is there, unless it tells of another recipe; its points become known."""
+        """A chain's run: the one that is there, unless it is of another recipe; its points become known."""
         experiment, _ = self._open_experiment
         recipe = content_key(curve.variant.model_dump(mode="json", exclude={"name"}, exclude_defaults=True))
         tags = self._chain_tags(curve) | {"windrow.kind": "variant", RECIPE_TAG: recipe}
@@ -472,7 +472,7 @@ class MlflowRecorder:
         return self._experiment
 
     def _index(self, window: Window) -> int:
-        """The `step` of a window in every curve: days since the experiment's first window."""
+        """The point of a window in every curve, MLflow's `step`: days since the experiment's first window."""
         return window.days_since(self._open_experiment[1])
 
     def _chain_tags(self, curve: _Curve) -> dict[str, str]:
@@ -551,7 +551,7 @@ def record_comparison(
 
     Args:
         lineup: names the experiment.
-        first: step 0 of the curves, should the experiment be new.
+        first: point 0 of the curves, should the experiment be new.
         tracking_uri: the server.
         summaries: per variant and window, means over seeds and their bands.
         headline: per variant, figures over all windows.

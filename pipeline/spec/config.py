@@ -1,4 +1,4 @@
-"""What can be chosen: models, optimizers, selection policies and distillation schedules, checked at birth."""
+"""What can be chosen: models, optimizers, selection policies and schedules of knowledge distillation, checked at birth."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ Age = Annotated[Whole, Field(ge=0, le=MAX_SPAN)]
 Rate = Annotated[Real, Field(gt=0, le=1)]
 
 LATE_CUTOVER_WINDOWS = 4
-"""A late cutover falls so many windows after the first online window."""
+"""Windows from the first online window to a late cutover."""
 
 
 class Widths(Frozen):
@@ -93,7 +93,7 @@ class ModelConfig(Frozen):
     prior: Real = Field(default=0.5, gt=0, lt=1)
     """Probability that an untrained model predicts: the first bias of the logit."""
     distillation_head: Literal["serving", "auxiliary"] = "serving"
-    """What listens to a teacher: the tower that serves, or a second one on the same backbone while the first sees labels
+    """What learns from a teacher: the tower that serves, or a second one on the same backbone while the first sees labels
     alone (ExFM, Meta 2025; Rec-Distill, ByteDance 2026)."""
 
     @property
@@ -157,11 +157,11 @@ class Policy(Frozen):
         return self.anonymous()
 
     def reads(self) -> dict[str, Read]:
-        """The signals that it asks for, by the name under which it finds them."""
+        """The signals that it reads, by the name under which it finds them."""
         return {}
 
     def share(self, click_rate: float) -> float:
-        """About what share of the rows it keeps, for dealing work evenly; all where it can't tell."""
+        """About what share of the rows it keeps, for dealing work evenly; all where it does not know."""
         return 1.0
 
     def anonymous(self) -> Self:
@@ -208,13 +208,14 @@ class _Taught(Frozen):
     """What every schedule with a teacher says."""
 
     teacher: Name
-    """The variant whose scores are learned from."""
+    """The variant that the student learns from."""
     weight: Real = Field(default=1.0, gt=0)
-    """Weight of the soft-label cross-entropy beside the hard loss."""
+    """Weight of the soft-label cross-entropy relative to the loss on labels."""
     age: Age = 0
-    """Scores made by the checkpoint that closed so many windows earlier; 0: from the teacher's own training pass."""
+    """Learn from logits made by the checkpoint that closed the window that many windows earlier; 0: from the teacher's own
+    training pass."""
     since: Window | None = None
-    """First window in which the teacher is listened to; None: from the start."""
+    """First window in which the student learns from the teacher; None: from the start."""
     ramp: Age = 0
     """Windows over which the weight grows linearly, counted from `since`; then it is full."""
 
@@ -231,8 +232,8 @@ class _Taught(Frozen):
         """
         if self.since is None:
             return self.weight
-        heard = window.days_since(self.since)
-        return None if heard < 0 else self.weight * min(1.0, (heard + 1) / (self.ramp + 1))
+        taught = window.days_since(self.since)
+        return None if taught < 0 else self.weight * min(1.0, (taught + 1) / (self.ramp + 1))
 
 
 class Cutover(_Taught):
@@ -264,7 +265,7 @@ class Variant(Frozen):
     selection: Selection = All()
     """Which examples are trained on, and with what correction."""
     distillation: Distillation = NoTeacher()
-    """Whether, until when and from whom it learns soft labels."""
+    """Whether it learns from a teacher, from which, and until when."""
     sources: tuple[Name, ...] = Field(default=(), max_length=20)
     """Synthetic windows that are trained on too, by name: each window's rows and theirs are spread evenly over its batches."""
     start: Window | None = None
@@ -278,7 +279,7 @@ class Variant(Frozen):
 
     @property
     def reads(self) -> frozenset[Read]:
-        """All signals that it ever reads: its teacher's logits and what its selection asks for."""
+        """All signals that it ever reads: its teacher's logits and what its selection reads."""
         found = set(self.selection.reads().values())
         if not isinstance(self.distillation, NoTeacher):
             found.add(Read(self.distillation.teacher, self.distillation.age))
@@ -289,7 +290,7 @@ class EvaluationConfig(Frozen):
     """The evaluation slice: the same rows for every variant, scored before they are trained on."""
 
     max_rows: Whole = Field(default=100_000, ge=1, le=2**31 - 1)
-    """All rows of a window up to so many, then a hash sample of about so many."""
+    """All rows of a window up to this number; of a larger window a sample of about this many, by hash."""
 
 
 class StepConfig(Frozen):
@@ -300,7 +301,7 @@ class StepConfig(Frozen):
     optimizer: OptimizerConfig
     selection: Selection
     soft_weight: Real | None = Field(default=None, gt=0)
-    """Weight of the teacher's loss in this window; None when no teacher is listened to."""
+    """Weight of the teacher's loss in this window; None in a window without a teacher."""
     soft_age: Age = 0
     """Windows between the checkpoint that made the soft labels and this window; 0: from the teacher's training pass."""
     num_sources: Age = 0

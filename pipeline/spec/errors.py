@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import ValidationError
 
 MAX_FAULTS = 6
-"""Faults of one document that are told; a person mends these and asks again."""
+"""Most faults of one document in a message; a person mends these and tries again."""
 MAX_VALUE = 80
 """Characters of a value that a message shows."""
 MAX_MESSAGE, MAX_LINES, MAX_PATH = 1_600, 10, 300
@@ -46,7 +46,7 @@ _PHRASES = {
     "union_tag_not_found": "must be a mapping that says its {discriminator}",
     "json": "is not JSON ({error})",
 }
-"""How a fault that pydantic found is told, by the longest beginning of its kind."""
+"""How a message words a fault that pydantic found, by the longest beginning of its kind."""
 _BRANCH = re.compile(r"[A-Z]|.*\[")
 """Parts of a fault's place that name a type which was tried, and no field of the document."""
 
@@ -95,20 +95,20 @@ def named(where: str) -> Iterator[None]:
 
 def explain(error: ValidationError, names: Mapping[str, str] | None = None) -> str:
     """A validation error as a person reads it: each place, what must be there and what was given."""
-    told: dict[str, list[str]] = {}
+    by_place: dict[str, list[str]] = {}
     for fault in error.errors(include_url=False):
         if fault["type"] == "default_factory_not_called":
             continue  # follows from another
         parts = [str(part) for part in fault["loc"] if not _BRANCH.match(str(part))]
         if parts and names:
             parts[0] = names.get(parts[0], parts[0])
-        told.setdefault(".".join(parts), []).append(_phrase(fault))
+        by_place.setdefault(".".join(parts), []).append(_phrase(fault))
     lines = []
-    for place, phrases in list(told.items())[:MAX_FAULTS]:
+    for place, phrases in list(by_place.items())[:MAX_FAULTS]:
         # Of a choice between types each says why it is not meant.
         said = ", or ".join(dict.fromkeys(phrases))[:500]
         lines.append(f"{place}: {said}" if place else said)
-    if (more := len(told) - MAX_FAULTS) > 0:
+    if (more := len(by_place) - MAX_FAULTS) > 0:
         lines.append(f"and {more} more")
     return "; ".join(lines)
 

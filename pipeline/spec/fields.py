@@ -40,7 +40,7 @@ def _value(word: str) -> Any:
 def _distinct(found: tuple[Any, ...]) -> tuple[Any, ...]:
     for place, entry in enumerate(found):
         if entry in found[:place]:
-            raise BadInput(f"each value stands there once, got {shown(entry)} twice: take one out")
+            raise BadInput(f"each value is given once, got {shown(entry)} twice: take one out")
     return found
 
 
@@ -79,7 +79,7 @@ Minutes = Annotated[Whole, Field(ge=1, le=60 * 24 * 14)]
 
 
 class Fields(Frozen):
-    """What a person is asked: each field with its title, its range, its default and, below it, its help."""
+    """What a person fills in: each field with its title, its range, its default and, below it, its help."""
 
     @classmethod
     def read(cls, answers: Mapping[str, Any], where: str) -> Self:

@@ -65,7 +65,7 @@ class TrainJob(Frozen):
     force: Flag = False
     """Do the steps again, as new generations, even where they are done."""
     despite_stale: bool = False
-    """Go on from checkpoints, or learn from scores, that would be made of something else today; remembered for the days
+    """Go on from checkpoints, or learn from teacher logits, that are stale; remembered for the days
     after."""
 
     @model_validator(mode="after")
@@ -123,7 +123,7 @@ def load_job(text: str) -> AnyJob:
     """Read a job's document.
 
     Raises:
-        JobError: it is not JSON or not a job; the message tells where.
+        JobError: it is not JSON or not a job; the message says where.
     """
     try:
         return _ADAPTER.validate_json(text)

@@ -64,7 +64,7 @@ class LogSource(Frozen):
         if self.first is None or (self.cut == "equal" and self.count is None):
             raise ValueError(
                 f"a log without times that is cut as {self.cut!r} says which window is its `first`, and with 'equal' the "
-                f"`count` of its windows, else each run would place it anew; got first {self.first} and count {self.count}"
+                f"`count` of its windows, else each run would place it differently; got first {self.first} and count {self.count}"
             )
         return self
 
@@ -118,7 +118,7 @@ class Workers(Frozen):
     threads: Whole = Field(default=0, ge=0, le=4096)
     """CPU threads per worker; 0 divides the node's cores among its workers."""
     lanes: Whole = Field(default=1, ge=1, le=4096)
-    """Groups of so many workers side by side, each training chains of its own: small models fill no machine."""
+    """Groups of that many workers, which train different chains at the same time: one small model cannot use a whole machine."""
 
     @property
     def num_processes(self) -> int:
@@ -191,7 +191,7 @@ class LineUp(Frozen):
 
     @property
     def teachers(self) -> frozenset[str]:
-        """The variants that another learns from or selects by: their scores are kept."""
+        """Teachers and pilots: the variants whose logits others learn from or select by; they are stored."""
         return frozenset(read.source for variant in self.variants for read in variant.reads)
 
     def signals_read(self, source: str) -> frozenset[tuple[str, int]]:
@@ -235,7 +235,7 @@ def load_lineup(path: str | Path) -> LineUp:
     """Read a line-up from its YAML file.
 
     Raises:
-        BadInput: the file is missing, is not YAML, or says something that cannot be run; the message tells where.
+        BadInput: the file is missing, is not YAML, or says something that cannot be run; the message says where.
     """
     with asked(str(path)):
         lineup = LineUp.model_validate(read_yaml(path, "a line-up (--lineup or WINDROW_LINEUP)"))

@@ -163,7 +163,7 @@ class Schema(Frozen):
             raise ValueError(f"a feature's name occurs once, got {', '.join(repeated)} twice: rename with `column`")
         for secret in filter(None, (self.label, self.true_prob)):
             if secret in self._inputs():
-                raise ValueError(f"column {secret!r} tells the answer, got it as an input too: take it out")
+                raise ValueError(f"column {secret!r} gives the label away, got it as an input too: take it out")
         if self.true_prob == self.label:
             raise ValueError(f"true_prob is a column of its own, got the label's {self.label!r}")
         self._check_headerless()

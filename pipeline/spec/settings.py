@@ -39,7 +39,7 @@ def _loopback(port_field: str) -> Any:
 
 
 def _absolute_unless_url(lake: str) -> str:
-    """Processes with other working directories shall find the same lake."""
+    """Processes with other working directories must find the same lake."""
     return lake if "://" in lake else str(Path(lake).absolute())
 
 
@@ -90,7 +90,7 @@ class Settings(BaseModel):
     """Settings of the machine, never of an experiment: nothing here may change a result.
 
     `Settings()` reads the environment variable that each field's title names; one that is set to nothing counts
-    as not set. An argument goes before the environment. What cannot be used is `BadInput` with the variable's name.
+    as not set. An argument takes precedence over the environment. What cannot be used is `BadInput` with the variable's name.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
@@ -106,8 +106,8 @@ class Settings(BaseModel):
     lineup: AbsolutePath = Field(
         default_factory=lambda data: data["home"] / "lineups" / "demo.yaml", title="WINDROW_LINEUP"
     )
-    """The line-up that the daily run trains; its neighbours and those in `$WINDROW_DAGS/lineups` are a form's other
-    choices. The default is the demo's: `windrow up` writes it, with dates that end on the day before."""
+    """The line-up that the daily run trains; a form's other choices are the files beside it and those in
+    `$WINDROW_DAGS/lineups`. The default is the demo's: `windrow up` writes it, with dates that end on the day before."""
 
     airflow_port: Port = Field(default=8080, title="WINDROW_AIRFLOW_PORT")
     """Port of the local Airflow."""
@@ -138,7 +138,7 @@ class Settings(BaseModel):
     ray_token_path: AbsolutePath = Field(
         default_factory=lambda data: data["home"] / "secrets" / "ray-token", title="RAY_AUTH_TOKEN_PATH"
     )
-    """File that holds the token for Ray's ports; `windrow up` makes one. `RAY_AUTH_TOKEN` goes before it."""
+    """File that holds the token for Ray's ports; `windrow up` makes one. `RAY_AUTH_TOKEN` takes precedence."""
 
     ray_cpus: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1, title="WINDROW_RAY_CPUS")
     """Cores that the local Ray cluster offers."""

@@ -28,7 +28,7 @@ class Cell(Frozen):
     against: Name
     """The variant it is compared with, on the same rows."""
     axis: Name
-    """What tells it from the others; each axis has a figure and a table of its own."""
+    """What it varies; each axis has a figure and a table of its own."""
     label: str
     """What pictures and tables call it."""
     family: str | None = None

@@ -1,6 +1,6 @@
 """Regression over windows whose errors are autocorrelated and of unequal size: every plausible noise counts by its likelihood.
 
-Neighbouring days share their luck, early ones are louder, and twenty days can't tell which. Plugging in one estimate of the
+Neighbouring days share their luck, early ones are louder, and twenty days do not show which. Plugging in one estimate of the
 noise gives intervals that are too narrow. Here the restricted likelihood (Patterson & Thompson 1971; Harville 1974) weighs a
 grid of noises, AR(1) times a scale per window, and what is concluded is a mixture over them, as in Bayesian regression with
 a flat prior on the coefficients, 1 / sigma on the scale and flat ones on the grid.
@@ -150,7 +150,7 @@ def regress(values: Array, design: Array, noises: Noises, *, plain: bool = False
 
 @dataclass(frozen=True, slots=True)
 class Mixture:
-    """What is known of a number: a mixture of Student's t."""
+    """What is known of a number: a mixture of t distributions."""
 
     weight: Array
     centre: Array

@@ -21,7 +21,7 @@ MAX_CORRELATION = 0.95
 
 @dataclass(frozen=True, slots=True)
 class Convergence:
-    """When a variant's relative loss came to stay at or below epsilon, as far as its windows tell.
+    """When a variant's relative loss came to stay at or below epsilon, as far as its windows show.
 
     Where it did not before the last window, the value is infinite (censored) and `low` says what it takes at least; an
     infinite `high` says that it may not have converged yet.
@@ -53,7 +53,7 @@ def convergence(paired: Paired, epsilon: float, *, provisional: bool = False) ->
     Raises:
         ValueError: there are too few windows.
     """
-    return _told(paired, epsilon, _crossing(paired, epsilon), provisional)
+    return _converged(paired, epsilon, _crossing(paired, epsilon), provisional)
 
 
 def verdicts(paired: Paired, epsilon: float) -> tuple[Convergence, ...]:
@@ -83,7 +83,7 @@ def saved(ours: Paired, theirs: Paired, epsilon: float, spent: Spent = "examples
             "take those that both have"
         )
     crossings = _crossing(ours, epsilon), _crossing(theirs, epsilon)
-    a, b = (_told(paired, epsilon, found, False) for paired, found in zip((ours, theirs), crossings, strict=True))
+    a, b = (_converged(paired, epsilon, found, False) for paired, found in zip((ours, theirs), crossings, strict=True))
     ratio = ratio_of(getattr(a, spent), getattr(b, spent), _correlation(*crossings))
     return Interval(1 - ratio.value, 1 - ratio.high, 1 - ratio.low)
 
@@ -115,7 +115,7 @@ def _crossing(paired: Paired, epsilon: float) -> Crossing:
     return crossing(paired.series(), epsilon)
 
 
-def _told(paired: Paired, epsilon: float, found: Crossing, provisional: bool) -> Convergence:
+def _converged(paired: Paired, epsilon: float, found: Crossing, provisional: bool) -> Convergence:
     def until(spent: NDArray[np.float64]) -> Interval:
         mean = spent.mean(axis=0)
 

@@ -27,7 +27,7 @@ POWERS = (0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0)
 """m"""
 HALVINGS = 3.0
 """Neighbouring h of power m differ by a factor of 2^(1 / (3 max(m, 1/2))), from half a window to one and a half runs."""
-STEPS = 2
+MOMENTS = 2
 """Moments tried between two windows."""
 NUM_COEFFICIENTS = 4
 MIN_WINDOWS = NUM_COEFFICIENTS + 3
@@ -100,7 +100,7 @@ class _Family:
         ]
         power, halving = np.repeat(POWERS, [len(h) for h in halvings]), np.concatenate(halvings)
         windows = np.arange(num_windows, dtype=float)
-        moments = np.linspace(0, num_windows - 1, STEPS * (num_windows - 1) + 1)
+        moments = np.linspace(0, num_windows - 1, MOMENTS * (num_windows - 1) + 1)
         return cls(
             power,
             halving,

@@ -13,7 +13,7 @@ from pipeline.statistics.interval import Interval
 from pipeline.statistics.paired import Paired, Series
 
 MIN_WINDOWS = 5
-STEPS = 8
+LENGTHS = 8
 """Lengths of history tried between two students."""
 SIGNIFICANT = 0.05
 MAX_CORRELATION = 0.95
@@ -21,7 +21,7 @@ MAX_CORRELATION = 0.95
 
 @dataclass(frozen=True, slots=True)
 class Student:
-    """One student, and how it fared on the judged windows."""
+    """One student, and how it did on the judged windows."""
 
     history: float
     """Examples trained on before the first judged window."""
@@ -105,7 +105,7 @@ def _along(ordered: Sequence[Student], epsilon: float) -> tuple[list[float], lis
     gaps: list[Series] = []
     for left in range(len(ordered) - 1):
         last = left == len(ordered) - 2
-        for share in np.linspace(0, 1, STEPS + last, endpoint=last):
+        for share in np.linspace(0, 1, LENGTHS + last, endpoint=last):
             lengths.append(ordered[left].history ** float(1 - share) * ordered[left + 1].history ** float(share))
             gap = series[left] * float(1 - share) + series[left + 1] * float(share)
             gaps.append(Series(gap.values - epsilon, gap.parts))

@@ -114,7 +114,7 @@ class Series:
         return _unbiased(self.parts.sum(axis=0).T)
 
     def sampling_error(self) -> Array:
-        """(W,) standard error of each window's number if seeds and clusters were drawn anew; 0 where neither says.
+        """(W,) standard error of each window's number if seeds and clusters were drawn again; 0 where neither says.
 
         Seeds and groups are crossed: their variances are added, and what both count, their interaction, is taken off once
         (Cameron, Gelbach & Miller 2011), though never below the larger.
@@ -143,7 +143,7 @@ class Series:
     def by_window(self) -> tuple[Interval, ...]:
         """Each window's number with a 95 % band over seeds and clusters, not a number where there is one of each.
 
-        Student's t with Satterthwaite's degrees of freedom: percentiles of a bootstrap over 3 seeds are far too narrow.
+        A t-interval with Satterthwaite's degrees of freedom: percentiles of a bootstrap over 3 seeds are far too narrow.
         """
         seeds, groups = (np.square(parts).sum(axis=0) for parts in (self.by_seed, self.by_group))
         error = self.sampling_error()

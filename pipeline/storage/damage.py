@@ -1,4 +1,4 @@
-"""Damage: a file of the lake that is gone or does not say what was written, and what makes it anew."""
+"""Damage: a file of the lake that is missing or does not say what was written, and what makes it again."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class BrokenFile(BadInput):
     Args:
         address: the file.
         what: what is wrong with it.
-        path: the same file relative to the lake's root: it says what makes the file anew.
+        path: the same file relative to the lake's root: it says what makes the file again.
     """
 
     def __init__(self, address: str, what: str, path: str) -> None:
@@ -49,13 +49,13 @@ _CURES = {
     r"studies/.*/timings/.*": "delete it, which loses an account of wall time and nothing else",
     r"leases/.*": "delete it once no job of the line-up trains",
     r"unrecorded/.*": "delete it; MLflow may then lack steps that it named",
-    r"accepted/.*": "delete it, and accept anew what is stale",
+    r"accepted/.*": "delete it, and accept again what is stale",
     r"jobs/.*": "run the job again",
     r".*": "restore the file, or run again what made it",
 }
 
 
 def cure(path: str) -> str:
-    """What makes a file of the lake anew, as an order to whoever reads the message."""
+    """What makes a file of the lake again, as an instruction to whoever reads the message."""
     found = ((re.fullmatch(pattern, path, re.DOTALL), text) for pattern, text in _CURES.items())
     return next(text.format(*match.groups()) for match, text in found if match is not None)

@@ -40,7 +40,7 @@ class Generation:
         self._named = True
 
     def leave(self) -> None:
-        """Remove the files unless the manifest names them, or may yet. Never raises: what ends an attempt is told."""
+        """Remove the files unless the manifest names them, or may yet. Never raises: the error that ends an attempt is the one to see."""
         if not self._named and not self._may_be_named():
             tidy(self.lake, self.folder)
 

@@ -14,7 +14,7 @@ _MIX_2 = np.uint64(0x94D049BB133111EB)
 
 
 def key_of(*words: str | int) -> np.uint64:
-    """A 64-bit key named by words, to tell apart what is hashed under different names."""
+    """A 64-bit key named by words, so that what is hashed under different names differs."""
     return np.uint64(xxhash.xxh3_64_intdigest("\0".join(str(word) for word in words).encode()))
 
 

@@ -46,7 +46,7 @@ Shape = TypeVar("Shape", bound=BaseModel)
 
 
 class LakeError(BadInput):
-    """The lake lacks what was asked for, or refuses what was offered."""
+    """The lake lacks what is to be read, or refuses what is to be written."""
 
 
 class Conflict(TryAgain):
@@ -79,7 +79,7 @@ LakePath = Annotated[str, AfterValidator(checked_path)]
 
 
 class StoredFile(NamedTuple):
-    """A file of the lake as a listing tells it."""
+    """A file of the lake as a listing has it."""
 
     path: str
     num_bytes: int
@@ -137,7 +137,7 @@ class Lake:
         raise Damaged(self.address(path), what, path)
 
     def sound(self, path: str) -> dict[str, Any] | None:
-        """The JSON document at `path`; None where there is none, or a damaged one: for whoever makes it anew."""
+        """The JSON document at `path`; None where there is none, or a damaged one: for whoever makes it again."""
         try:
             return self.read(path)
         except Damaged:
@@ -198,7 +198,7 @@ class Lake:
 
         Args:
             path: where it lies, relative to the root.
-            document: what it shall say.
+            document: its new content.
             previous: what `read` or `sound` answered before the work began; None where there was nothing to go by.
 
         Raises:
@@ -225,7 +225,7 @@ class Lake:
         """Put what must be new, or in the place of what was read.
 
         A refusal may mean that the put took place and its answer was lost, so that the client's own second try was
-        refused; and so may a timeout: what lies there tells.
+        refused; and so may a timeout: what lies there shows which.
         """
         try:
             obstore.put(self.store, path, content, mode=mode)

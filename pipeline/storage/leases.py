@@ -99,7 +99,7 @@ def held(lake: Lake, lineup: str, chains: tuple[str, ...], job: str, terms: Term
 def _acquire(lake: Lake, lineup: str, job: str, lease: dict[str, Any], terms: Terms) -> None:
     seen: dict[str, tuple[int, float]] = {}
     deadline = time.monotonic() + terms.wait_s
-    told = False
+    logged = False
     while True:
         before = lake.read(_path(lineup))
         leases, now = _leases(before), time.monotonic()
@@ -127,9 +127,9 @@ def _acquire(lake: Lake, lineup: str, job: str, lease: dict[str, Any], terms: Te
                 f"another job still trains {what} ({other['who']}) after {terms.wait_s:.0f} s: run this again when it has "
                 "ended; what it has done by then is skipped"
             )
-        if not told:
+        if not logged:
             log.warning("Another job trains %s (%s): waiting for it, %.0f s at most", what, other["who"], terms.wait_s)
-            told = True
+            logged = True
         time.sleep(min(terms.poll_s, max(0.0, deadline - now)))
 
 

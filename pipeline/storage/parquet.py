@@ -308,7 +308,7 @@ T = TypeVar("T")
 
 
 def _twice(lake: Lake, part: Part, read: Callable[[_OpenPart], T]) -> T:
-    """Read from a part; once more, from the file opened anew, before it is called damaged: a read may be torn, too."""
+    """Read from a part; once more, from the file opened again, before it is called damaged: a read may be torn, too."""
     what = ""
     for _ in range(2):
         try:
@@ -337,7 +337,7 @@ def read_row_group(lake: Lake, part: Part, group: int, columns: Sequence[str] | 
 
     Raises:
         MissingFile: the file is gone.
-        Damaged: what was asked for is not what was written, also when it is read once more.
+        Damaged: the part that is read is not what was written, also when it is read once more.
     """
     chosen = None if columns is None else tuple(columns)
     return _twice(lake, part, lambda opened: opened.read(group, chosen))

@@ -11,7 +11,7 @@ def manifest_path(dataset: str, window: Window) -> str:
 
 
 def head_path(dataset: str, lineup: str, variant: str, seed: int, window: Window) -> str:
-    """Where a chain tells which step closed a window; it exists once that step is done."""
+    """Where a chain says which step closed a window; it exists once that step is done."""
     return f"chains/{dataset}/{lineup}/{variant}/seed={seed}/window={window}.json"
 
 

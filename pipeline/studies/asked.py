@@ -1,4 +1,4 @@
-"""What is asked of whoever wants something trained: a line-up, its workers, and what every study has beside its own fields."""
+"""Fields that several forms share: a line-up, its workers, and those of every kind of study."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ def suggest_online(days: int = 0) -> Callable[[JsonDict], None]:
 
 
 class OfLineUp(Fields):
-    """What is asked about a line-up."""
+    """The field that names a line-up."""
 
     lineup: str | None = Field(default=None, title="Line-up", json_schema_extra=_offer_lineups)
-    """The checked-in YAML that names the data set, its variants and their workers. `WINDROW_LINEUP` sets the default; its
-    neighbours and those beside the DAGs are the other choices."""
+    """The YAML file that names the data set, its variants and their workers. `WINDROW_LINEUP` sets the default; the other
+    choices are the files in the same folder and those in `dags/lineups`."""
 
     def base(self) -> LineUp:
         """The chosen line-up as its file has it.
@@ -66,18 +66,18 @@ class OfLineUp(Fields):
 
 
 class OnWorkers(OfLineUp):
-    """What is asked about a line-up that is trained."""
+    """The fields of a form that trains a line-up."""
 
     num_workers: Annotated[Whole, Field(ge=1, le=4096)] | None = Field(
         default=None, title="Workers", json_schema_extra=LIMITS
     )
-    """Processes that share the tables and the batch; leave empty for the line-up's number. Batches are dealt to them
-    differently, so that results of different numbers differ a little."""
+    """Processes that share the tables and the batch; leave empty for the line-up's number. Another number divides batches
+    differently, so results differ a little."""
     hardware: Hardware = Field(default="as the line-up says", title="Hardware", json_schema_extra=LIMITS)
     """CPU workers talk through gloo; GPU workers have one each and talk through NCCL."""
 
     def on_workers(self) -> LineUp:
-        """The chosen line-up on the workers that are asked for.
+        """The chosen line-up on the requested workers.
 
         Raises:
             BadInput: see `base`; or a batch cannot be dealt to so many.
@@ -92,25 +92,25 @@ class OnWorkers(OfLineUp):
 
 
 class StudyFields(OnWorkers):
-    """What every study asks; a kind of study adds fields of its own."""
+    """The fields of every study; a kind of study adds its own."""
 
     study: Name = Field(title="Name of the study", json_schema_extra={"pattern": NAME})
     """Names its MLflow experiment and its page: letters, digits, `.`, `_`, `-`."""
     seeds: OptionalSeeds = Field(default=None, title="Seeds")
     """Each variant is trained once per seed, e.g. `0, 1, 2`; leave empty for the line-up's."""
     first: Day = Field(title="First window", json_schema_extra=suggest_first)
-    """Where everybody with full history starts, with new weights."""
+    """Variants with full history start here, with new weights."""
     online_start: Day = Field(title="First online window", json_schema_extra=suggest_online())
-    """Where the online phase begins."""
+    """The online phase begins here."""
     last: Day = Field(title="Last window", json_schema_extra=suggest_online(6))
     """Included."""
     judged: OptionalDay = Field(default=None, title="First judged window")
-    """All are judged from here to the last window; leave empty for the first online window."""
+    """Variants are compared from here to the last window; leave empty for the first online window."""
     jobs_at_once: Annotated[Whole, Field(ge=1, le=64)] = Field(
         default=1, title="Training jobs at once", json_schema_extra=LIMITS
     )
-    """Into how many Ray jobs the students are dealt, seeds first; as many of them run together as the pool has slots. Each
-    job starts workers of its own."""
+    """The students are divided among this many Ray jobs, first by seed. Jobs run at the same time as far as the Airflow pool
+    has slots. Each job starts its own workers."""
     timeout_minutes: Minutes = Field(
         default=24 * 60, title="Time limit of each job, in minutes", json_schema_extra=LIMITS
     )
@@ -118,5 +118,5 @@ class StudyFields(OnWorkers):
 
     @classmethod
     def of(cls, study: Study) -> Self:
-        """What was asked when a study was planned."""
+        """The fields with which a study was planned."""
         return cls.model_validate(study.asked)

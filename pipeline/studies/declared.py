@@ -13,7 +13,7 @@ from pipeline.studies.kinds import Kind, kind_of
 
 
 def declared(path: Path) -> Study:
-    """The study that a file of answers asks for: `kind` says which, the rest are the fields of its form.
+    """The study that a file of answers describes: `kind` says which, the rest are the fields of its form.
 
     How many jobs a DAG makes of it, and how long they may take, changes nothing here.
 
@@ -26,7 +26,7 @@ def declared(path: Path) -> Study:
 
 
 def conf(path: Path) -> tuple[str, dict[str, Any]]:
-    """The kind of study that a file asks for, and its answers as its DAG's conf takes them.
+    """The kind of study that a file names, and its answers as its DAG's conf takes them.
 
     Raises:
         BadInput: see `declared`.

@@ -21,7 +21,7 @@ class Draft:
     reference: str
     """What cells are compared with unless they say otherwise."""
     judged: Window | None = None
-    """First judged window; what was asked, or else the first online window, when not given."""
+    """First judged window; when not given, the field of the form, or else the first online window."""
     variants: list[Variant] = field(default_factory=list)
     cells: list[Cell] = field(default_factory=list)
 
@@ -95,12 +95,12 @@ def tuned(base: LineUp, arm: Variant) -> Variant:
 
 
 def taught(student: Variant, name: str, distillation: Cutover | Continuous) -> Variant:
-    """A student that listens to a teacher."""
+    """A student that learns from a teacher."""
     return student.model_copy(update={"name": name, "distillation": distillation})
 
 
 def both(base: LineUp, sample: Variant, schedule: Continuous) -> Variant:
-    """The arm that trains on a sample and listens to a teacher that stays."""
+    """The arm that trains on a sample and learns from a teacher throughout."""
     return tuned(base, taught(sample, BOTH, schedule))
 
 

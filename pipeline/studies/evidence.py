@@ -30,7 +30,7 @@ PARTS = {
     "save": "data and checkpoints",
     "train": "training",
     "select": "selection",
-    "score": "teacher's logits",
+    "score": "teacher logits",
 }
 """What a report calls the parts of a step."""
 
@@ -38,7 +38,7 @@ Array = NDArray[np.float64]
 
 
 class MissingEvidence(BadInput):
-    """A cell has not been trained on a window that it shall be judged on."""
+    """A cell has not been trained on a window on which it is to be judged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,8 +187,8 @@ def gather(lake: Lake, study: Study, progress: Callable[[str], None] | None = No
 
     Args:
         lake: where it lies.
-        study: what was asked.
-        progress: told of each variant.
+        study: its variants and its windows.
+        progress: called with a line for each variant.
 
     Raises:
         MissingEvidence: a variant has no step at all.
@@ -224,11 +224,11 @@ def _track(lake: Lake, study: Study, variant: Variant, windows: tuple[Window, ..
             step = store.head(study.lineup.name, variant.name, seed, window)
             if step is None:
                 continue
-            asked = study.lineup.resolved(variant, window, seed)
-            if step.config != asked:
+            wanted = study.lineup.resolved(variant, window, seed)
+            if step.config != wanted:
                 raise MissingEvidence(
                     f"{variant.name!r} was trained on {window} under seed {seed} with other settings, {step.config}, than the "
-                    f"study has, {asked}: trigger the study again, which trains it anew"
+                    f"study has, {wanted}: trigger the study again, which trains it"
                 )
             evaluation = EvaluationStore(lake, store.dataset).require(step, study.lineup.evaluation, repr(variant.name))
             predictions = Predictions.read(lake, evaluation)

@@ -44,7 +44,7 @@ class Check:
     found: str
     """What was seen, with figures."""
     passed: bool | None
-    """Whether it surely is not so; None where the study can't tell, or its interval holds both."""
+    """Whether it surely is not so; None where the study does not show it, or its interval holds both."""
 
     @property
     def verdict(self) -> str:

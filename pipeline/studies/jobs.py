@@ -1,4 +1,4 @@
-"""A study's training jobs: whom others read from first, then the rest, dealt to jobs that may run at the same time."""
+"""A study's training jobs: teachers and pilots first, then the rest, in jobs that may run at the same time."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ Step = tuple[Window, StepConfig, frozenset[Read]]
 
 
 def study_jobs(study: Study, num_groups: int = 1) -> list[TrainJob]:
-    """A study's training jobs: those that others read from first, the rest in groups that may run at the same time.
+    """A study's training jobs: teachers and pilots first, the rest in groups that may run at the same time.
 
-    Where nobody reads from anybody, the reference comes first.
+    Without any of them, the reference comes first.
 
     Seeds share nothing and are dealt first. Variants of one seed that begin with the same step share it and all that their
     schedules have in common after it: they stay in one group, which trains that once. Others may be dealt apart, so that
@@ -49,7 +49,7 @@ def first_step(study: Study, variant: Variant) -> Step:
 
 
 def _balanced(study: Study, families: Sequence[list[Variant]], num_groups: int) -> list[list[Variant]]:
-    """Families dealt to so many groups at most, the dearest first, each to the group that costs least until then."""
+    """Families divided among that many groups at most, the most expensive first, each to the group that costs least until then."""
     groups: list[list[Variant]] = [[] for _ in range(max(1, min(num_groups, len(families))))]
     costs = [0.0] * len(groups)
     for family in sorted(families, key=lambda family: -_cost(study, family)):

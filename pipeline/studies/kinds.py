@@ -33,13 +33,13 @@ class Kind:
 
     @property
     def fields(self) -> type[StudyFields]:
-        """What its form asks."""
+        """The fields of its form."""
         found: type[StudyFields] = self.part("fields", "Fields")
         return found
 
     @property
     def question(self) -> str:
-        """What it asks, in one sentence."""
+        """The question, in one sentence."""
         return str(self.part("fields", "QUESTION"))
 
     @property
@@ -51,7 +51,7 @@ class Kind:
         """The cells that answer the question on a line-up's data.
 
         Raises:
-            StudyError: the windows or the line-up have no room for what is asked.
+            StudyError: the windows or the line-up have no room for its cells.
         """
         try:
             draft: Draft = self.part("cells", "draft")(base, asked)

@@ -23,12 +23,14 @@ METRICS = {"log_loss": "{:.5f}", "normalized_entropy": "{:.4f}", "auc": "{:.4f}"
 
 
 def percent(interval: Interval, digits: int = 2) -> str:
-    """An interval as people read it; an end without a bound stays open."""
-    value, low, high = (
-        f"{number:+.{digits}f}" if math.isfinite(number) else "?"
-        for number in (interval.value, interval.low, interval.high)
-    )
-    return f"{value} ({low} to {high})"
+    """An interval as people read it; an end may be without a bound, or not known."""
+
+    def one(number: float) -> str:
+        if math.isnan(number):
+            return "not known"
+        return f"{number:+.{digits}f}" if math.isfinite(number) else "no bound"
+
+    return f"{one(interval.value)} ({one(interval.low)} to {one(interval.high)})"
 
 
 def curves(evidence: Evidence, cells: Iterable[Cell]) -> dict[str, tuple[Sequence[Window], Band]]:
@@ -65,11 +67,11 @@ def ends(name: str, interval: Interval) -> dict[str, float]:
 
 
 def table(evidence: Evidence, cells: Sequence[Cell]) -> Table:
-    """What each cell lost on the judged windows, what it could have lost unseen, and what it cost until the last."""
+    """What each cell lost on the judged windows, the smallest effect that the study could detect, and what it cost until the last."""
     header = (
         "variant",
         "log-loss against the reference, percent (95 %)",
-        "smallest that would show",
+        "smallest detectable effect, percent (80 % power)",
         "log-loss",
         "NE",
         "AUC",
@@ -143,7 +145,7 @@ def too_much_variance(evidence: Evidence, variant: str, against: str, effect: In
 
 
 def jumps(evidence: Evidence, cells: Iterable[Cell]) -> Check:
-    """Whether some run lost far more on a single day than any mean over days tells."""
+    """Whether some run lost far more on a single day than any mean over days shows."""
     worst, where = -math.inf, ""
     for cell in cells:
         if cell.variant == cell.against:
@@ -162,7 +164,7 @@ def jumps(evidence: Evidence, cells: Iterable[Cell]) -> Check:
 
 
 def moved(series: Series) -> Trend | None:
-    """How a penalty moved over its windows; None where they are too few to tell."""
+    """How a penalty moved over its windows; None where they are too few."""
     return trend(series) if len(series.values) >= MIN_WINDOWS else None
 
 

@@ -48,7 +48,7 @@ class Rows:
     example_id: NDArray[np.uint64]
     """(N,)"""
     position: NDArray[np.int64]
-    """(N,) place in the window's order; -1 for synthetic rows, which no teacher is asked about."""
+    """(N,) place in the window's order; -1 for synthetic rows, for which there are no teacher logits."""
     label: Floats
     """(N,) 0 or 1; of synthetic rows anything between."""
     dense: Floats
@@ -110,7 +110,7 @@ class Rows:
 
 @dataclass(slots=True)
 class ClickBatch(Pipelineable):
-    """What one worker takes in one step. B rows (padding included), D dense features.
+    """What one worker takes in one update. B rows (padding included), D dense features.
 
     The weights carry every decision about the loss: correction, normaliser, padding and the teacher's weight.
     """
@@ -122,13 +122,13 @@ class ClickBatch(Pipelineable):
     label: torch.Tensor
     """(B,) float32"""
     weight: torch.Tensor
-    """(B,) weight of the hard loss over the step's normaliser; 0 for padding."""
+    """(B,) weight of the hard loss over the update's normaliser; 0 for padding."""
     offset: torch.Tensor
     """(B,) added to the logit in training, for either label alike."""
     soft_logit: torch.Tensor
     """(B,) the teacher's raw logit."""
     soft_weight: torch.Tensor | None = None
-    """(B,) weight of the soft loss over the step's normaliser; None without a teacher."""
+    """(B,) weight of the soft loss over the update's normaliser; None without a teacher."""
 
     def to(self, device: torch.device, non_blocking: bool = False) -> ClickBatch:
         """The same batch on another device."""
@@ -139,7 +139,7 @@ class ClickBatch(Pipelineable):
         return ClickBatch(**{name: part.pin_memory() for name, part in self._parts()})
 
     def record_stream(self, stream: torch.Stream) -> None:
-        """Tell the allocator that `stream` uses this batch."""
+        """Let the allocator know that `stream` uses this batch."""
         for _, part in self._parts():
             part.record_stream(stream)
 
@@ -163,7 +163,7 @@ def assemble(
         keys: names of the categorical, then of the list features.
         widths: numbers of dense, categorical and list features (D, F, L).
         size: B.
-        normaliser: what the loss is divided by: the step's rows over all workers, over the number of workers
+        normaliser: what the loss is divided by: the update's rows over all workers, over the number of workers
             (gradients are averaged over workers).
         soft_weight: weight of the teacher's loss beside the hard loss; 0 without a teacher.
     """

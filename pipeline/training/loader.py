@@ -120,7 +120,7 @@ def passed_over_rows(share: Share, features: Features, selection: SelectionManif
 def synthetic_rows(share: Share, features: Features, synthetic: SyntheticManifest) -> Iterator[Rows]:
     """This worker's part of a synthetic window's rows: every W-th, in their order.
 
-    Their labels may be soft, they are no rows of the window (position -1), and no teacher is asked about them.
+    Their labels may be soft, they are no rows of the window (position -1), and there are no teacher logits for them.
     """
     taken = 0
     for part in synthetic.files:
@@ -172,7 +172,7 @@ class Schedule:
     """The updates that all workers take together: agreed before the first, since a missing batch would hang them.
 
     Each worker's rows are spread evenly over the updates, those of each source apart. Full batches with a remainder behind
-    them would end some windows on a batch of a few rows, whose gradient is all noise and whose step is as large as any: the
+    them would end some windows on a batch of a few rows, whose gradient is all noise and whose update is as large as any: the
     checkpoint that the next day is served from would be that noise.
     """
 
@@ -182,7 +182,7 @@ class Schedule:
     """Most rows of one source per worker and update; several sources may exceed it by their number."""
 
     @property
-    def num_steps(self) -> int:
+    def num_updates(self) -> int:
         """Updates of every worker."""
         return -(-max(map(sum, self.counts)) // self.per_worker)
 
@@ -191,10 +191,10 @@ class Schedule:
         """Rows of all workers."""
         return sum(map(sum, self.counts))
 
-    def real_rows(self, step: int) -> list[list[int]]:
+    def real_rows(self, update: int) -> list[list[int]]:
         """By worker, its rows of each source in an update, padding not counted: over the updates they differ by one at most."""
-        steps = self.num_steps
-        return [[(step + 1) * count // steps - step * count // steps for count in worker] for worker in self.counts]
+        num = self.num_updates
+        return [[(update + 1) * count // num - update * count // num for count in worker] for worker in self.counts]
 
 
 def agree(num_rows: int | Sequence[int], batch_size: int, world_size: int) -> Schedule:
@@ -232,8 +232,8 @@ def batches(
         RuntimeError: there are more or fewer rows than were agreed, so rows would be lost or doubled.
     """
     cut = [_Cutter(rows) for rows in sources]
-    for step in range(schedule.num_steps):
-        real = schedule.real_rows(step)
+    for update in range(schedule.num_updates):
+        real = schedule.real_rows(update)
         taken = [cutter.take(count) for cutter, count in zip(cut, real[share.rank], strict=True)]
         parts = [rows for rows in taken if rows is not None]
         own = Rows.concat(parts) if parts else None
@@ -252,7 +252,7 @@ def batches(
 
 
 class _Cutter:
-    """Cuts a stream of row groups into pieces of asked sizes."""
+    """Cuts a stream of row groups into pieces of the sizes that are taken."""
 
     def __init__(self, rows: Iterator[Rows]) -> None:
         self._source = rows

@@ -20,7 +20,7 @@ def click_loss(logits: torch.Tensor, batch: ClickBatch, auxiliary: torch.Tensor 
 
     Args:
         logits: (B,) what the model serves, without the offset.
-        batch: B rows; their weights are already divided by the step's normaliser.
+        batch: B rows; their weights are already divided by the update's normaliser.
         auxiliary: (B,) logits of the auxiliary tower, if the model has one.
 
     Returns:
@@ -28,13 +28,13 @@ def click_loss(logits: torch.Tensor, batch: ClickBatch, auxiliary: torch.Tensor 
     """
     sampled = logits + batch.offset
     hard = cross_entropy(sampled, batch.label, weight=batch.weight, reduction="sum")
-    listening = sampled
+    taught_logits = sampled
     if auxiliary is not None:
-        listening = auxiliary + batch.offset
+        taught_logits = auxiliary + batch.offset
         taught = torch.zeros_like(batch.weight) if batch.soft_weight is None else batch.weight * (batch.soft_weight > 0)
-        hard = hard + cross_entropy(listening, batch.label, weight=taught, reduction="sum")
+        hard = hard + cross_entropy(taught_logits, batch.label, weight=taught, reduction="sum")
     if batch.soft_weight is None:
         return hard
     soft_label = torch.sigmoid(batch.soft_logit + batch.offset)
-    soft = cross_entropy(listening, soft_label, weight=batch.soft_weight, reduction="sum")
+    soft = cross_entropy(taught_logits, soft_label, weight=batch.soft_weight, reduction="sum")
     return hard + soft

@@ -160,7 +160,7 @@ def _gpu_bytes(device: torch.device) -> int | None:
 
 @torch.no_grad()
 def _set_tables(sharded: DistributedModelParallel, weights: dict[str, torch.Tensor]) -> None:
-    """Give each shard its part of the whole table: TorchRec draws sharded tables anew, differently in each world."""
+    """Give each shard its part of the whole table: TorchRec draws sharded tables by itself, differently in each world."""
     for name, value in sharded.state_dict().items():
         if isinstance(value, ShardedTensor):
             for piece in value.local_shards():

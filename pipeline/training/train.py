@@ -41,7 +41,7 @@ from pipeline.training.signals import SignalReader
 Progress = Callable[[int, int], None]
 
 SCORED_AT_ONCE = 8192
-"""Rows per worker and step where nothing is learned: what the optimizer's batch is for does not matter there."""
+"""Rows per worker and batch where nothing is learned: the optimizer's batch size does not matter there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +55,9 @@ class Trained:
     num_scored: int
     """Rows scored and not trained on, over all workers."""
     num_updates: int
-    """Optimizer steps."""
+    """Optimizer updates."""
     positions: NDArray[np.int64]
-    """(N,) places of this worker's rows in the window's order; empty unless scores were asked for."""
+    """(N,) places of this worker's rows in the window's order; empty unless logits are kept."""
     logits: NDArray[np.float32]
     """(N,) logits of those rows before the update on their batch."""
     seconds: float
@@ -69,7 +69,7 @@ class OneByOne:
 
     def __init__(self, model: DistributedModelParallel, optimizer: CombinedOptimizer) -> None:
         self._model = model
-        # The tables are updated in backward; their optimizer's step would but set their learning rate, which never changes.
+        # The tables are updated in backward; their optimizer would only set their learning rate, which never changes.
         (self._dense,) = (own for _, own in optimizer.optimizers if isinstance(own, KeyedOptimizerWrapper))
 
     def progress(self, stream: Iterator[ClickBatch]) -> torch.Tensor:
@@ -131,7 +131,7 @@ class Trainer:
             soft: the teacher's logits, when there is a soft loss.
             score_all: keep this model's own logit for every row of the window: those trained on from the training pass,
                 the others from batches of weight zero in between, which move nothing.
-            progress: told the updates done and the updates in all, after each.
+            progress: called after each update with the number done and the number in all.
         """
         batch_size, features = config.optimizer.batch_size, self.features
         counts = [count_selected(share, selection), *(count_synthetic(share, made) for made in synthetic)]
@@ -146,7 +146,7 @@ class Trainer:
             passed = agree(share.num_rows - counts[0], batch_size, share.world_size)
             num_scored = passed.num_rows
             scoring = batches([passed_over_rows(share, features, selection)], passed, share, features)
-            source = interleave(source, schedule.num_steps, scoring, passed.num_steps)
+            source = interleave(source, schedule.num_updates, scoring, passed.num_updates)
         self.model.train()
         started = time.perf_counter()
         sums = RunningSums()
@@ -161,13 +161,13 @@ class Trainer:
                     own = rows.position >= 0
                     kept.append((rows.position[own], logits[own]))
             if progress is not None:
-                progress(done, schedule.num_steps)
+                progress(done, schedule.num_updates)
         seconds = time.perf_counter() - started
         return Trained(
             sums=all_sums(sums.total()),
             num_rows=schedule.num_rows,
             num_scored=num_scored,
-            num_updates=schedule.num_steps,
+            num_updates=schedule.num_updates,
             positions=np.concatenate([p for p, _ in kept]) if kept else np.empty(0, np.int64),
             logits=np.concatenate([z for _, z in kept]) if kept else np.empty(0, np.float32),
             seconds=seconds,
@@ -207,7 +207,7 @@ class Trainer:
         schedule = agree(num_rows, SCORED_AT_ONCE * share.world_size, share.world_size)
         scored = self._run(batches([rows], schedule, share, self.features))
         while True:
-            with torch.no_grad():  # entered anew for each batch: the caller's own work between two is none of ours
+            with torch.no_grad():  # entered for each batch: the caller's own work between two is none of ours
                 found = next(scored, None)
             if found is None:
                 return

@@ -98,10 +98,12 @@ def run_on_workers(
         own = [getattr(cause, "_base_exc", cause) for cause in error.worker_failures.values()]
         if bad := next((cause for cause in own if isinstance(cause, BadInput)), None):
             raise BadInput(str(bad)) from error  # it met one worker alone, such as a damaged file
-        causes = "; ".join(f"worker {rank}: {_told(cause)}" for rank, cause in sorted(error.worker_failures.items()))
+        causes = "; ".join(
+            f"worker {rank}: {_last_line(cause)}" for rank, cause in sorted(error.worker_failures.items())
+        )
         raise WorkersLost(f"training failed on its workers, also when started again: {causes}") from error
     except TrainingFailedError as error:
-        raise WorkersLost(f"training failed: {_told(error)}") from error
+        raise WorkersLost(f"training failed: {_last_line(error)}") from error
 
 
 def _join(address: str, workers: Workers) -> None:
@@ -113,7 +115,7 @@ def _join(address: str, workers: Workers) -> None:
     if not ray.is_initialized():
         if not sys.stderr.isatty():
             os.environ.setdefault("RAY_COLOR_PREFIX", "0")
-        # Whoever wants to hear nothing is told of errors all the same: `fit` raises them.
+        # Errors are shown also with --quiet: `fit` raises them.
         ray.init(address=address, log_to_driver=log.isEnabledFor(logging.INFO), configure_logging=False)
     if threading.current_thread() is threading.main_thread():
         # Ray's own handler aborts the process where it stands.
@@ -122,23 +124,23 @@ def _join(address: str, workers: Workers) -> None:
     if address == "local" or address.startswith("127.0.0.1:"):  # others may grow
         require_room(workers, offered, f"the Ray cluster at {address}")
     log.info(
-        "starting %d workers on the Ray cluster at %s as soon as so many of its %d cores are free",
+        "starting %d workers on the Ray cluster at %s as soon as a core for each is free, of its %d",
         workers.num_processes,
         address,
         offered.get("CPU", 0),
     )
 
 
-def _told(error: BaseException) -> str:
+def _last_line(error: BaseException) -> str:
     """An error of another process in a line: its last, where its traceback stands before it."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return lines[-1][:300]
 
 
 def quiet(level: int) -> None:
-    """Let the first worker of each lane tell what this program tells, and every worker warnings.
+    """Let the first worker of each lane log at this program's level, and every worker warnings.
 
-    TorchRec and FBGEMM tell every library, batch and table. To be called before they are imported.
+    TorchRec and FBGEMM log every library, batch and table. To be called before they are imported.
 
     Args:
         level: of this program's own log.

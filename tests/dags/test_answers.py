@@ -14,7 +14,7 @@ from operators.form.answers import answers, interval
 from operators.form.params import form
 from operators.form.questions import Ingest, Online, Warmup
 from operators.form.run_window import resolve_window
-from operators.inputs import needed_paths, still_missing, told
+from operators.inputs import missing_lines, needed_paths, still_missing
 from pipeline.data.simulator import SimulatorConfig
 from pipeline.spec.errors import BadInput
 from pipeline.spec.fields import Fields
@@ -104,7 +104,7 @@ def test_seeds_come_as_a_person_types_them_or_as_a_list(asked: Any, seeds: Any) 
     ("seeds", "words"),
     [
         ("zero, 1", "seeds.0: must be a whole number, got 'zero'"),
-        ("1, 2, 1", "seeds: each value stands there once, got 1 twice: take one out"),
+        ("1, 2, 1", "seeds: each value is given once, got 1 twice: take one out"),
         ("-1", "seeds.0: must be at least 0, got -1"),
         ("1.5", "seeds.0: must be a whole number, got 1.5"),
     ],
@@ -133,7 +133,7 @@ def test_a_training_job_waits_for_its_window_and_every_parent_and_names_the_cure
 
     lake.create(manifest_path(lineup.dataset.name, window), {})
     lake.create(head_path(lineup.dataset.name, "demo", "teacher", 0, window.previous()), {})
-    cure = told(still_missing(str(tmp_path), needed))
+    cure = missing_lines(still_missing(str(tmp_path), needed))
     assert "'teacher'" not in cure
     assert "'continuous'" in cure
     assert "historical_warmup" in cure

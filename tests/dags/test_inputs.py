@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from operators.inputs import AwaitInputs, InputsTrigger, missing_inputs, needed_paths, told
+from operators.inputs import AwaitInputs, InputsTrigger, missing_inputs, missing_lines, needed_paths
 from pipeline.spec.config import Variant
 from pipeline.spec.job import IngestJob, TrainJob
 from pipeline.spec.lineup import DatasetConfig, LineUp, LogSource, SimulatedSource
@@ -61,10 +61,12 @@ def test_an_ingest_waits_for_every_file_that_can_hold_its_rows(tmp_path: Path) -
     document = ingest(log(tmp_path))
     (tmp_path / f"{DAY}.csv").touch()
     missing = missing_inputs(document, str(tmp_path))
-    assert told(missing).startswith(f"Missing: file {tmp_path}/2024-01-06.csv. Window 2024-01-05 needs it: wait until")
+    assert missing_lines(missing).startswith(
+        f"Missing: file {tmp_path}/2024-01-06.csv. Window 2024-01-05 needs it: wait until"
+    )
     (tmp_path / "2024-01-06.csv").touch()
     assert missing_inputs(document, str(tmp_path)) == {}
-    many = told(missing_inputs(ingest(log(tmp_path), DAY.next(), DAY.shift(20)), str(tmp_path)))
+    many = missing_lines(missing_inputs(ingest(log(tmp_path), DAY.next(), DAY.shift(20)), str(tmp_path)))
     assert "2024-01-11.csv, 15 more files. Window 2024-01-06 to 2024-01-25 needs it" in many
 
 
@@ -73,12 +75,12 @@ def test_an_ingest_waits_for_the_end_of_its_day(tmp_path: Path) -> None:
     today = Window.of(datetime.now(UTC))
     for window in (today, today.next(), today.shift(2)):
         (tmp_path / f"{window}.csv").touch()
-    assert f"the end of window {today.next()} at " in told(
+    assert f"the end of window {today.next()} at " in missing_lines(
         missing_inputs(ingest(log(tmp_path), today, today.next()), "")
     )
 
 
-def test_what_cannot_be_told_from_here_is_left_to_the_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be_known_from_here_is_left_to_the_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NO_SUCH_FOLDER", raising=False)
     simulated = DatasetConfig(name="sim", source=SimulatedSource(origin=DAY))
     unset = DatasetConfig(name="log", source=LogSource(schema_file="upworthy", files=("$NO_SUCH_FOLDER/{date}.csv",)))
@@ -91,11 +93,11 @@ def test_what_cannot_be_told_from_here_is_left_to_the_job(tmp_path: Path, monkey
 def test_a_missing_window_names_the_file_that_it_waits_for(tmp_path: Path) -> None:
     line_up = LineUp(name="mine", dataset=log(tmp_path), variants=(Variant(name="a"),), reference="a", online_start=DAY)
     document = TrainJob(lineup=line_up, first=DAY, last=DAY, start="parent").model_dump_json()
-    said = told(missing_inputs(document, str(tmp_path / "lake")))
+    said = missing_lines(missing_inputs(document, str(tmp_path / "lake")))
     files = f"file {tmp_path}/2024-01-05.csv, file {tmp_path}/2024-01-06.csv"
     assert f"Missing: window 2024-01-05 of data set 'log' (it needs {files}). Run ingest_windows" in said
     Lake(str(tmp_path / "lake")).create(manifest_path("log", DAY), {})
-    assert ".csv" not in told(missing_inputs(document, str(tmp_path / "lake")))
+    assert ".csv" not in missing_lines(missing_inputs(document, str(tmp_path / "lake")))
 
 
 async def test_the_trigger_fires_once_the_file_is_there_and_at_its_deadline(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ from pipeline.data.intake import take_in
 from pipeline.data.lines import BAD_QUOTES, LineCount, set_aside
 from pipeline.data.parsing import hash_text
 from pipeline.data.sources import IngestError
-from pipeline.data.staging import Stage
+from pipeline.data.staging import StagingArea
 from pipeline.reporting.dispatch import run_ingest
 from pipeline.spec.job import IngestJob
 from pipeline.spec.lineup import DatasetConfig, LogSource
@@ -554,7 +554,7 @@ def test_a_row_that_another_run_finds_meanwhile_is_not_lost(
     assert prices(lake, FIRST) == [1, 3]
 
 
-def test_late_rows_of_a_window_from_another_log_are_told(tmp_path: Path, lake: Lake) -> None:
+def test_late_rows_of_a_window_from_another_log_are_reported(tmp_path: Path, lake: Lake) -> None:
     here, there = tmp_path / "here", tmp_path / "there"
     for folder in (here, there):
         folder.mkdir()
@@ -650,18 +650,18 @@ def lose_lines(patch: pytest.MonkeyPatch) -> None:
 
 
 def lose_quarantined(patch: pytest.MonkeyPatch) -> None:
-    real = Stage.add
-    patch.setattr(Stage, "add", lambda stage, day, kind, rows: kind == "rows" and real(stage, day, kind, rows))
+    real = StagingArea.add
+    patch.setattr(StagingArea, "add", lambda stage, day, kind, rows: kind == "rows" and real(stage, day, kind, rows))
 
 
 def lose_staged(patch: pytest.MonkeyPatch) -> None:
-    real = Stage.add
-    patch.setattr(Stage, "add", lambda stage, day, kind, rows: real(stage, day, kind, rows[1:]))
+    real = StagingArea.add
+    patch.setattr(StagingArea, "add", lambda stage, day, kind, rows: real(stage, day, kind, rows[1:]))
 
 
 def double_staged(patch: pytest.MonkeyPatch) -> None:
-    real = Stage.add
-    patch.setattr(Stage, "add", lambda stage, *rows: [real(stage, *rows), real(stage, *rows)])
+    real = StagingArea.add
+    patch.setattr(StagingArea, "add", lambda stage, *rows: [real(stage, *rows), real(stage, *rows)])
 
 
 def lose_sorted(patch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Through Ray Train the same bits come out as under plain torch.distributed, and MLflow tells of every step."""
+"""Through Ray Train the same bits come out as under plain torch.distributed, and MLflow shows every step."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_one_job_through_ray_equals_four_jobs_without_it(stack: Stack, tmp_path:
     assert running.returncode == 0, said.read_text()
     assert any("RayTrainWorker" in who for who in seen.values())
     assert {address: who for address, who in seen.items() if address[0] not in LOOPBACK} == {}
-    # What a person sees: who trains where, and a line per window. Ray tells more where several clusters run on a machine.
+    # What a person sees: who trains where, and a line per window. Ray prints more where several clusters run on a machine.
     told = [line for line in said.read_text().splitlines() if "PlacementGroupCleaner" not in line]
     assert len(told) == 5, told
     assert all(

@@ -1,4 +1,4 @@
-"""The trigger tells the end of a job as the cluster's status has it, copies the whole log once, and stops what it must."""
+"""The trigger reports the end of a job as the cluster's status has it, copies the whole log once, and stops what it must."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ async def test_closing_runs_touches_no_other_submission(mlflow: FakeMlflow) -> N
     assert (mlflow.status(other), mlflow.status(done)) == ("RUNNING", "FINISHED")
 
 
-async def test_a_refused_token_is_told_from_an_unknown_job(ray: FakeRay) -> None:
+async def test_a_refused_token_is_not_taken_for_an_unknown_job(ray: FakeRay) -> None:
     async with RayJobs(ray.url, "token") as jobs:
         assert await jobs.get("nobody") is None
         assert await jobs.stop("nobody") is None

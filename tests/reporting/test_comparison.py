@@ -300,8 +300,8 @@ def test_table_markdown_and_columns_tell_the_same(compared: list[VariantComparis
 @pytest.mark.parametrize(
     ("num_seeds", "words"),
     [
-        (1, "know nothing of other seeds"),
-        (2, "2 seeds: fewer than 8, so that they come out too narrow"),
+        (1, "say nothing of other seeds"),
+        (2, "2 seeds: fewer than 8, so they are too narrow"),
         (8, "and 8 seeds."),
     ],
 )

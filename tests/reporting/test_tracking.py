@@ -200,7 +200,7 @@ def test_a_job_that_fails_leaves_no_run_open(lake: Lake, uri: str) -> None:
     stages = {run.data.tags["windrow.phase"]: run.info.status for run in runs(uri, kind="stage")}
     assert stages == {"historical": "FINISHED", "online": "FAILED"}
     assert [run.info.status for run in runs(uri, kind="variant")] == ["FAILED"]
-    assert [step for step, _ in curve(uri, runs(uri, kind="variant")[0])] == [0, 1, 2, 3], "what was done is told"
+    assert [step for step, _ in curve(uri, runs(uri, kind="variant")[0])] == [0, 1, 2, 3], "what was done is recorded"
     publish(lake, [DAY.shift(4)])
     record(lake, uri, lineup(), 5)
     found = runs(uri, kind="variant")
@@ -277,11 +277,11 @@ def test_a_comparison_is_printed_once_and_says_what_its_intervals_know(
     assert ran.output.count("reference") == 2, "a heading and a row"
     assert max(len(line) for line in ran.output.splitlines()) <= 100
     assert "…" not in ran.output
-    assert "know nothing of other seeds" in " ".join(ran.output.split())
+    assert "say nothing of other seeds" in " ".join(ran.output.split())
     names = "".join(line.split(" ")[0] for line in ran.output.splitlines())
     assert "a_variant_with_a_name_of_40_characters__" in names, "broken over lines, and whole"
     (run,) = runs(uri, kind="comparison")
-    assert "know nothing of other seeds" in run.data.tags["mlflow.note.content"]
+    assert "say nothing of other seeds" in run.data.tags["mlflow.note.content"]
 
 
 def test_metrics_that_are_no_numbers_are_left_out(lake: Lake, uri: str) -> None:

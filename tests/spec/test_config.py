@@ -109,8 +109,8 @@ def test_names_and_spellings_do_not_enter_what_a_step_is() -> None:
 def test_a_cutover_learns_from_its_teacher_until_its_window_and_not_in_it() -> None:
     for where, first_without in (("early", 0), ("late", LATE_CUTOVER_WINDOWS), (ONLINE.shift(-3), -3)):
         student = Variant(name="s", distillation=Cutover(teacher="t", at=where, weight=0.5))
-        listens = [at(student, days).soft_weight for days in (first_without - 1, first_without, first_without + 1)]
-        assert listens == [0.5, None, None]
+        weights = [at(student, days).soft_weight for days in (first_without - 1, first_without, first_without + 1)]
+        assert weights == [0.5, None, None]
     always = Variant(name="s", distillation=Continuous(teacher="t", weight=0.5))
     assert {at(always, days).soft_weight for days in (-9, 0, 9)} == {0.5}
 
@@ -139,7 +139,7 @@ def test_historical_sampling_ends_where_the_online_phase_begins() -> None:
     assert at(ever, 0).selection == NegativeDownsampling(rate=0.1)
 
 
-def test_a_teacher_is_listened_to_since_a_window_and_ramps_up_from_there() -> None:
+def test_a_student_learns_since_a_window_and_the_weight_ramps_up_from_there() -> None:
     since = ONLINE.shift(-4)
     student = Variant(
         name="s", distillation=Cutover(teacher="t", at=ONLINE.shift(2), weight=2.0, age=3, since=since, ramp=3)
@@ -147,7 +147,7 @@ def test_a_teacher_is_listened_to_since_a_window_and_ramps_up_from_there() -> No
     found = {days: at(student, days) for days in range(-6, 4)}
     assert [found[days].soft_weight for days in range(-6, 4)] == [None, None, 0.5, 1, 1.5, 2, 2, 2, None, None]
     assert [found[days].soft_age for days in range(-6, 4)] == [0, 0, 3, 3, 3, 3, 3, 3, 0, 0]
-    assert found[-5] == found[2] == at(Variant(name="without"), 0), "where nobody is heard, an age says nothing"
+    assert found[-5] == found[2] == at(Variant(name="without"), 0), "without a teacher an age says nothing"
     never = Variant(name="s", distillation=Cutover(teacher="t", at=since, since=ONLINE, age=1))
     assert {at(never, days).soft_weight for days in range(-9, 9)} == {None}
 

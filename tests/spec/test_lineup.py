@@ -101,7 +101,7 @@ def test_a_malformed_lineup_names_file_place_and_fault(tmp_path: Path, change: d
         ("- a\n- b\n", "must be a mapping of names to values"),
     ],
 )
-def test_what_is_no_lineup_is_told(tmp_path: Path, text: str, message: str) -> None:
+def test_what_is_no_lineup_is_refused(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(BadInput, match=message):
         load(tmp_path, text)
 
@@ -123,7 +123,7 @@ def test_asking_for_students_first_still_trains_their_teacher_first() -> None:
     lineup = LineUp.model_validate(GOOD)
     assert [v.name for v in lineup.only(("student", "plain"))] == ["plain", "student"]
     assert [v.name for v in lineup.only(())] == ["plain", "student"]
-    assert [v.name for v in lineup.only(("student",))] == ["student"], "only what was asked for"
+    assert [v.name for v in lineup.only(("student",))] == ["student"], "only the requested one"
 
 
 @given(st.permutations(range(7)), st.data())

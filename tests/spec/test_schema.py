@@ -55,9 +55,9 @@ def test_a_reserved_name_is_refused_and_its_way_out_works(name: str) -> None:
     [
         ({"dense": []}, "at least one dense, categorical or list column, got none"),
         ({"dense": [{"name": "a"}, {"name": "a"}]}, "occurs once, got a twice: rename"),
-        ({"dense": [{"name": "click"}]}, "'click' tells the answer, got it as an input too: take it out"),
-        ({"cluster": "click"}, "'click' tells the answer"),
-        ({"id_columns": ["p"], "true_prob": "p"}, "'p' tells the answer"),
+        ({"dense": [{"name": "click"}]}, "'click' gives the label away, got it as an input too: take it out"),
+        ({"cluster": "click"}, "'click' gives the label away"),
+        ({"id_columns": ["p"], "true_prob": "p"}, "'p' gives the label away"),
         ({"dense": [{"name": "a", "transform": "log"}]}, "dense.0.transform: .*'signed_log1p', got 'log'"),
         ({"dense": [{"name": "a", "fill": float("inf")}]}, "dense.0.fill: .* finite number, got inf"),
         ({"dense": [{"name": "../a"}]}, "letters, digits, '_' or '-', got '../a'"),

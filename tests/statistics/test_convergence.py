@@ -95,7 +95,7 @@ def test_each_window_has_a_verdict_and_only_the_last_one_is_final() -> None:
     assert found[-1].verdict == "converged"
 
 
-def test_what_is_saved_is_told_in_each_unit() -> None:
+def test_what_is_saved_is_given_in_each_unit() -> None:
     fast = exactly(4 * 2 ** -(WINDOW / 2), num_groups=8, noise=0.02)
     slow = exactly(4 * 2 ** -(WINDOW / 4), num_groups=8, noise=0.02)
     found = saved(fast, slow, 0.5)
@@ -144,7 +144,7 @@ def test_a_band_needs_two_seeds_or_two_groups() -> None:
 
 
 def test_bands_hold_the_truth_of_their_window() -> None:
-    """What seeds and clusters do not tell, the day's own luck, is not in a window's band."""
+    """What seeds and clusters do not show, the day's own luck, is not in a window's band."""
     random, held = np.random.default_rng(0), []
     for _ in range(150):
         base = np.repeat(random.gamma(20, 1, (1, 10, 64)), 3, axis=0)

@@ -60,7 +60,7 @@ LAST = DAY.shift(NUM_WINDOWS - 1)
 
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory: pytest.TempPathFactory) -> Lake:
-    """A trained lake: windows, scores, predictions, checkpoints and all documents."""
+    """A trained lake: windows, signals, predictions, checkpoints and all documents."""
     lake = Lake(str(tmp_path_factory.mktemp("sound") / "lake"))
     publish(lake, windows(NUM_WINDOWS), group=60, rows_per_window=150)
     train(lake, LINEUP, NUM_WINDOWS)
@@ -125,8 +125,8 @@ def flipped(sound: Lake, folder: Path, count: int, seed: int) -> tuple[int, int]
         try:
             found = use(lake)
         except BadInput as error:
-            told = str(error)
-            assert str(path) in told, f"bit {bit} of {path} is refused without the file's name: {told}"
+            said = str(error)
+            assert str(path) in said, f"bit {bit} of {path} is refused without the file's name: {said}"
             refused += 1
         else:
             assert found == expected, f"bit {bit} of {path} is trained on"
@@ -174,12 +174,12 @@ def test_verify_finds_every_damaged_and_every_missing_file(sound: Lake, lake: La
 def test_verify_reads_what_it_is_asked_for_and_tells_how_far_it_is(lake: Lake) -> None:
     other = simulate(lake, "other", SimulatorConfig.tiny(rows_per_window=50), [DAY])[0]
     train(lake, PLAIN, 1)
-    told: list[str] = []
-    found = verify(lake, documents(lake), told.append)
-    assert (found.num_documents, found.faults) == (len(told), {})
+    said: list[str] = []
+    found = verify(lake, documents(lake), said.append)
+    assert (found.num_documents, found.faults) == (len(said), {})
     assert found.num_documents == sum(name.endswith(".json") and "checkpoint" not in name for name in listing(lake))
     assert found.num_files == sum("checkpoint" in name or name.endswith(".parquet") for name in listing(lake))
-    assert all("sound" in line for line in told)
+    assert all("sound" in line for line in said)
     spoil(lake.root / other.parts[0].path)
     step = StepStore(lake, DATASET).head("plain", "plain", 0, DAY)
     assert step is not None
@@ -209,9 +209,9 @@ def test_the_command_lists_each_broken_file_with_its_cure(lake: Lake, monkeypatc
     part = require_manifest(lake, DATASET, DAY).parts[0].path
     spoil(lake.root / part)
     ran = CliRunner().invoke(app, ["verify", "--dataset", DATASET, "--json"])
-    told = json.loads(ran.stdout)
+    said = json.loads(ran.stdout)
     assert ran.exit_code == BAD_INPUT
-    assert [each["file"] for each in told["broken"]] == [str(lake.root / part)]
+    assert [each["file"] for each in said["broken"]] == [str(lake.root / part)]
     ran = CliRunner().invoke(app, ["verify"])
     assert ran.exit_code == BAD_INPUT
     assert f"cure: publish window {DAY} of data set 'sim' again with `windrow ingest --force`" in ran.stdout

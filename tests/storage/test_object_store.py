@@ -54,7 +54,7 @@ def test_a_document_is_created_once_and_replaced_by_whoever_read_it_last(url: st
     assert first.names("windows/clicks/window=2026-01-01") == [PATH]
 
 
-def test_of_two_that_replace_at_the_same_moment_one_is_told(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_two_that_replace_at_the_same_moment_one_is_refused(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both read the same document; the store itself refuses the second."""
     first, second = Lake(url), Lake(url)
     first.create(PATH, {"rows": 1})

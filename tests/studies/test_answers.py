@@ -89,7 +89,7 @@ def test_the_page_shows_headline_figures_tables_and_checks_and_asks_nothing_of_t
 
 @pytest.mark.parametrize("name", GOLDEN)
 def test_the_figures_are_what_they_always_were(findings: dict[str, Findings], name: str) -> None:
-    """Recorded before the house was rebuilt: whoever changes an estimator records them anew and says so."""
+    """Recorded before the house was rebuilt: whoever changes an estimator records them again and says so."""
     assert findings[name].metrics == pytest.approx(GOLDEN[name], rel=1e-3, abs=1e-3, nan_ok=True)
 
 
@@ -146,7 +146,7 @@ def test_a_pilot_is_counted_like_a_teacher(evidence: dict[str, Evidence]) -> Non
     assert whole - own == pytest.approx(taught_whole - taught_own)
     assert own < shared < whole
     older = compute(seen, "odds_age_4")
-    assert older[1] - older[0] < whole - own, "it is not asked before it is so old"
+    assert older[1] - older[0] < whole - own, "it is not read before it is that old"
     assert len(set(compute(seen, "kept_10"))) == 1
 
 
@@ -203,7 +203,7 @@ def test_the_teacher_is_counted_whole_and_shared(findings: dict[str, Findings]) 
     ("share", "words"),
     [
         (Interval(0.5, -0.2, 0.9), "50 % (-20 % to 90 %)"),
-        (Interval(0.5, -math.inf, 1.0), "50 % (? to 100 %)"),
+        (Interval(0.5, -math.inf, 1.0), "50 % (no bound to 100 %)"),
         (Interval(math.nan, 0.4, 1.0), "at least 40 %"),
         (Interval(math.nan, -7.3, 1.0), "not known"),
         (Interval(math.nan, -math.inf, 0.8), "at most 80 %"),
@@ -211,7 +211,7 @@ def test_the_teacher_is_counted_whole_and_shared(findings: dict[str, Findings]) 
         (Interval(math.nan, math.nan, math.nan), "not known"),
     ],
 )
-def test_a_bound_that_bounds_nothing_is_not_told_as_one(share: Interval, words: str) -> None:
+def test_a_bound_that_bounds_nothing_is_not_shown_as_one(share: Interval, words: str) -> None:
     assert percent_saved(share) == words
 
 

@@ -44,7 +44,7 @@ def differing(one: Variant, other: Variant) -> set[str]:
     return {part for part in Variant.model_fields if getattr(one, part) != getattr(other, part)} - {"name"}
 
 
-def test_the_branches_of_the_paper_differ_in_nothing_but_when_they_listen(base: LineUp) -> None:
+def test_the_branches_of_the_paper_differ_in_nothing_but_when_they_learn_from_the_teacher(base: LineUp) -> None:
     study = distillation(base, negative_rate=0.1, seeds=(0, 1))
     kinds = {v.name: v.distillation.kind for v in study.lineup.variants}
     assert kinds == {
@@ -119,7 +119,7 @@ def test_every_chain_is_trained_in_one_job_and_every_step_in_one_too(
         first, *rest = study_jobs(study, num_groups)
         chains = [(name, seed) for job in (first, *rest) for seed in job.lineup.seeds for name in job.variants]
         assert sorted(chains) == sorted((v.name, seed) for v in study.lineup.variants for seed in seeds)
-        assert set(first.variants) == set(study.lineup.teachers), "whom others read from goes first"
+        assert set(first.variants) == set(study.lineup.teachers), "teachers and pilots go first"
         begun = [
             {(first_step(study, study.lineup.variant(n)), seed) for n in job.variants for seed in job.lineup.seeds}
             for job in rest

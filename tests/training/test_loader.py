@@ -135,10 +135,10 @@ def test_a_selection_is_the_same_whoever_stores_it(
     def work(rank: int) -> Any:
         return store.make(Share(lake, manifest, rank, world_size), schema, policy, 0, given)
 
-    told = as_workers(monkeypatch, stored_module, world_size, work)
-    assert all(each == told[0] for each in told), "every worker tells the same"
-    assert (told[0].key, told[0].digest, told[0].counts) == (whole.key, whole.digest, whole.counts)
-    rows = [as_python(joined(selected_rows(Share(lake, manifest), FEATURES, each))) for each in (told[0], whole)]
+    reported = as_workers(monkeypatch, stored_module, world_size, work)
+    assert all(each == reported[0] for each in reported), "every worker reports the same"
+    assert (reported[0].key, reported[0].digest, reported[0].counts) == (whole.key, whole.digest, whole.counts)
+    rows = [as_python(joined(selected_rows(Share(lake, manifest), FEATURES, each))) for each in (reported[0], whole)]
     assert rows[0] == rows[1]
     assert [row[1] for row in rows[0]] == sorted(row[1] for row in rows[0]), "in the window's order"
 
@@ -155,7 +155,7 @@ def test_batches_conserve_rows_and_every_row_weighs_alike(
     counts = tuple((count_selected(each, kept),) for each in parts)
     schedule = Schedule(counts, batch_size // world_size)
     made = [list(batches([rows_of(each, policy)], schedule, each, FEATURES)) for each in parts]
-    assert {len(each) for each in made} == {schedule.num_steps}, "a missing batch would hang the others"
+    assert {len(each) for each in made} == {schedule.num_updates}, "a missing batch would hang the others"
     found = []
     for step in zip(*made, strict=True):
         sizes = {len(batch.label) for batch, _ in step}
@@ -201,7 +201,7 @@ def test_a_batch_that_cannot_be_dealt_is_refused(batch_size: int, world_size: in
 @given(st.lists(st.integers(0, 99), min_size=1, max_size=6), st.integers(1, 30))
 def test_a_schedule_deals_exactly_what_each_worker_has(counts: list[int], per_worker: int) -> None:
     schedule = Schedule(tuple((count,) for count in counts), per_worker)
-    dealt = [[own for (own,) in schedule.real_rows(step)] for step in range(schedule.num_steps)]
+    dealt = [[own for (own,) in schedule.real_rows(step)] for step in range(schedule.num_updates)]
     assert [sum(column) for column in zip(*dealt, strict=True)] == (counts if dealt else [])
     assert all(max(step) > 0 for step in dealt)
     for column in zip(*dealt, strict=True):

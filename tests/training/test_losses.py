@@ -20,7 +20,7 @@ NOTHING = KeyedJaggedTensor(keys=["f"], values=torch.empty(0).long(), lengths=to
 
 
 def batch(**columns: torch.Tensor) -> ClickBatch:
-    """A batch with weights of one and neither teacher nor offset, but as told."""
+    """A batch with weights of one and neither teacher nor offset, but as given."""
     plain: dict[str, Any] = dict.fromkeys(("label", "soft_weight", "offset", "soft_logit"), torch.zeros(ROWS))
     plain |= {"weight": torch.ones(ROWS), "dense": torch.zeros((ROWS, 1)), "sparse": NOTHING}
     return ClickBatch(**{**plain, **columns})
@@ -93,7 +93,7 @@ def test_losses_add_up_row_by_row() -> None:
 
 @settings(max_examples=40, deadline=None)
 @given(logits=finite, other=finite, teacher=finite, offset=finite, label=labels)
-def test_an_auxiliary_tower_listens_and_the_serving_one_sees_labels_alone(
+def test_an_auxiliary_tower_learns_from_the_teacher_and_the_serving_one_sees_labels_alone(
     logits: torch.Tensor, other: torch.Tensor, teacher: torch.Tensor, offset: torch.Tensor, label: torch.Tensor
 ) -> None:
     weight = torch.tensor([1.0, 0, 0.5, 2, 1, 1])

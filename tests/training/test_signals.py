@@ -55,7 +55,7 @@ def write(
         return write_signals(share, f"steps/sim/by-{world_size}", KEY, 0, ["logit", "loss", "error"], own, logits[own])
 
     answers = as_workers(monkeypatch, signals_module, world_size, one)
-    assert all(each == answers[0] for each in answers), "every worker tells the same"
+    assert all(each == answers[0] for each in answers), "every worker reports the same"
     return {signal.name: signal for signal in answers[0]}
 
 

@@ -35,9 +35,7 @@ def services_status(settings: Settings | None = None) -> list[ServiceStatus]:
             name="supervisor",
             address=str(supervisor.log),
             healthy=bool(kept),
-            detail="healthy"
-            if kept
-            else "nobody starts a service again that ends; `windrow up` starts all of them anew",
+            detail="healthy" if kept else "services that end are not started again; `windrow up` starts all of them",
         ),
     ]
 

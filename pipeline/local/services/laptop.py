@@ -35,7 +35,7 @@ Say = Callable[[str], object]
 
 
 def to_stderr(line: str) -> None:
-    """Tell a person, and leave standard output to answers that programs read."""
+    """Print for a person, and leave standard output to answers that programs read."""
     typer.echo(line, err=True)
 
 
@@ -144,10 +144,10 @@ def _start(settings: Settings, say: Say) -> None:
 
 def _await_health(settings: Settings, say: Say, deadline: float) -> None:
     supervisor = supervisor_of(settings)
-    told: set[str] = set()
+    announced: set[str] = set()
     starts: dict[str, set[float]] = {}
     while sick := [status for status in services_status(settings) if not status.healthy]:
-        told |= _tell(say, told, sick, settings)
+        announced |= _announce(say, announced, sick, settings)
         for name, kept in supervisor.kept().items():
             if _num_ends(starts.setdefault(name, set()), kept) > NUM_ENDS_TOLERATED:
                 raise ServiceError(f"{name} ends as soon as it starts.\n{supervisor.last_words(name)}")
@@ -159,7 +159,7 @@ def _await_health(settings: Settings, say: Say, deadline: float) -> None:
                 "Try again when the machine is less busy."
             )
         time.sleep(0.5)
-    _tell(say, told, [], settings)
+    _announce(say, announced, [], settings)
 
 
 def _num_ends(starts: set[float], kept: Kept) -> int:
@@ -169,9 +169,11 @@ def _num_ends(starts: set[float], kept: Kept) -> int:
     return len(starts) - kept.runs
 
 
-def _tell(say: Say, told: set[str], sick: list[ServiceStatus], settings: Settings) -> set[str]:
-    """Name the services that came up since `told`, and return them."""
-    news = [name for name in commands(settings) if name not in told and name not in {status.name for status in sick}]
+def _announce(say: Say, announced: set[str], sick: list[ServiceStatus], settings: Settings) -> set[str]:
+    """Name the services that came up since `announced`, and return them."""
+    news = [
+        name for name in commands(settings) if name not in announced and name not in {status.name for status in sick}
+    ]
     for name in news:
         say(f"  {name} is up")
     return set(news)

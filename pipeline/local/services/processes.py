@@ -1,4 +1,4 @@
-"""The processes of a home: told from all others by a mark that they inherit, and ended together."""
+"""The processes of a home: known from all others by a mark that they inherit, and ended together."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def end(find: Callable[[], list[psutil.Process]], patience_s: float) -> list[psu
     """End what `find` finds, again and again, since they start others: asked first, then killed.
 
     Args:
-        find: looks for the processes that shall end.
+        find: looks for the processes that are to end.
         patience_s: seconds until those that were asked are killed.
 
     Returns:

@@ -34,7 +34,7 @@ class OddsProportional(FeaturePolicy):
     pilot: Source
     """The variant of the line-up whose logits give the odds."""
     pilot_age: Age = 0
-    """Logits of the checkpoint that closed so many windows earlier; 0: from the pilot's own training pass."""
+    """Logits of the checkpoint that closed the window that many windows earlier; 0: from the pilot's own training pass."""
     since: Window | None = None
     """First window in which the pilot is read; before it negatives are kept uniformly at the same rate."""
     floor: Real | None = Field(default=None, gt=0)

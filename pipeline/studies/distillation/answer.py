@@ -1,4 +1,4 @@
-"""The answer of a study of knowledge distillation: who converges on how much data, and what becomes of a gain once the teacher is gone."""
+"""The answer of a study of knowledge distillation: who converges on how much data, and how a gain fades after the cutover."""
 
 from __future__ import annotations
 
@@ -18,17 +18,20 @@ from pipeline.studies.findings import Check, Findings, Section, Table
 from pipeline.studies.measures import percent
 
 TITLES: dict[str, tuple[str, str]] = {
-    "size": ("Size of the teacher", "The same student, continuously taught by teachers of several sizes."),
+    "size": ("Size of the teacher", "The same student, learning throughout from teachers of several sizes."),
     "age": (
         "Age of the teacher",
-        "Soft labels by the checkpoint that closed the window so many windows before. All listen from the window in which "
-        "the oldest of these exist.",
+        "Teacher logits by the checkpoint that closed the window that many windows earlier. All students learn from them "
+        "from the window in which the oldest exist.",
     ),
     "head": (
-        "Which head listens",
+        "Which head learns from the teacher",
         "The teacher's loss on the logit that is served, or on a head of its own that is never served.",
     ),
-    "weight": ("Weight of the teacher's loss", "Beside the labels' loss, which has weight 1; constant or ramped in."),
+    "weight": (
+        "Weight of the teacher's loss",
+        "Relative to the loss on the labels, which has weight 1; constant or ramped in.",
+    ),
     "combined": (
         "Together with downsampling",
         "A continuous student on few negatives, its teacher on all rows: is it as good as the full-data student alone?",
@@ -75,13 +78,13 @@ def _schedules(evidence: Evidence) -> Section:
     others = [cell for cell in schedules if cell.variant != NO_TEACHER]
     text = (
         "Each schedule over the whole run, and over the judged windows in the table. Compute counts training, evaluation "
-        "and scoring; a teacher's is counted while it is listened to, whole or in equal parts for all who listen."
+        "and scoring; a teacher's is counted while students learn from it, whole or in equal parts for all of them."
     )
     return Section("Schedules", text, figure, measures.table(evidence, [reference, *others]))
 
 
 def _after_cutover(evidence: Evidence, metrics: dict[str, float]) -> Section:
-    """How the gain over the student without a teacher fades once the teacher is gone."""
+    """How the gain over the student without a teacher fades after the cutover."""
     online = evidence.study.lineup.online_start
     starts = {EARLY: online, LATE: late_cutover(online)}
     curves = {}
@@ -103,7 +106,7 @@ def _after_cutover(evidence: Evidence, metrics: dict[str, float]) -> Section:
             metrics |= {key: half_life.value} | measures.ends(key, half_life)
         rows.append((cell.label, percent(points[-1]), percent(gain.by_window()[-1]), fade))
     figure = by_number(
-        "After the teacher has gone: log-loss relative to the student whose teacher stays (95 %)",
+        "After the cutover: log-loss relative to the student whose teacher stays (95 %)",
         "windows since the cutover",
         "percent; above zero is worse",
         curves,
@@ -114,12 +117,12 @@ def _after_cutover(evidence: Evidence, metrics: dict[str, float]) -> Section:
         "against no teacher, percent (95 %)",
         "half-life of the gain, windows (95 %)",
     )
-    text = "The transient: a student that loses its teacher drifts back to where it would be without one."
+    text = "The transient: after its cutover a student drifts back to where it would be without a teacher."
     return Section("After a cutover", text, figure, Table(header, tuple(rows)))
 
 
 def _axes(evidence: Evidence, metrics: dict[str, float]) -> Iterator[Section]:
-    """A section per axis that was varied beside the schedule."""
+    """A section per axis that was varied besides the schedule."""
     for axis, (title, text) in TITLES.items():
         found = evidence.study.of(axis)
         if not found:

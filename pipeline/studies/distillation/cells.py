@@ -18,13 +18,13 @@ NUM_SIZES = 3
 AGES = (1, 4)
 """Teacher ages beside 0, in windows."""
 SHORTEST_HISTORY = 3
-"""Windows; what starts later has hardly met a teacher."""
+"""Windows; what starts later has hardly learned from a teacher."""
 SETTLED_WINDOWS = 2 * LATE_CUTOVER_WINDOWS
 """Windows from the first online one to the first that is judged: as long again after the late cutover as before it."""
 
 
 def draft(base: LineUp, asked: Fields) -> Draft:
-    """A teacher, its students under every schedule, and what else is asked.
+    """A teacher, its students under every schedule, and the axes that are varied.
 
     Paper: Jain et al. 2024, "Data Efficiency for Large Recommendation Models": a student with a continuous teacher
     converges with 35 % less data than one whose teacher left at a later cutover.
@@ -39,7 +39,7 @@ def draft(base: LineUp, asked: Fields) -> Draft:
         asked: the form's answers.
 
     Raises:
-        StudyError: the windows have no room for what is asked.
+        StudyError: the windows have no room for these cells.
     """
     plan = _Plan(base, asked, asked.judged or _settled(asked.online_start, asked.last))
     found = Draft(NO_TEACHER, judged=plan.judged)
@@ -90,7 +90,7 @@ def schedules(base: LineUp, student: Variant, soft_weight: float) -> list[Varian
 
 
 def _starts(draft: Draft, plan: _Plan) -> None:
-    """The same students with less and less history, each held against the one with all of it."""
+    """The same students with less and less history, each compared with the one with all of it."""
     for length in _lengths(plan.judged.days_since(plan.asked.first), plan.asked.num_starts):
         start = plan.judged.shift(-length)
         for student in plan.students:
@@ -113,7 +113,7 @@ def _sizes(draft: Draft, plan: _Plan) -> None:
 
 
 def _ages(draft: Draft, plan: _Plan) -> None:
-    """Teachers that are some windows behind; all listen from the window in which the oldest scores exist."""
+    """Teachers that are some windows behind; all students learn from the window on in which the oldest logits exist."""
     since = plan.asked.first.shift(max(AGES))
     for age in (0, *AGES):
         schedule = plan.schedule.model_copy(update={"age": age, "since": since})
@@ -155,16 +155,16 @@ def _settled(online_start: Window, last: Window) -> Window:
 
 
 def _lengths(longest: int, count: int) -> list[int]:
-    """So many lengths of history in windows, from short to two thirds of the longest, evenly in their logarithm.
+    """That many lengths of history in windows, from short to two thirds of the longest, evenly in their logarithm.
 
     Raises:
-        StudyError: the history is too short to start at so many points of it.
+        StudyError: the history is too short for that many starts.
     """
     most = 2 * longest // 3
     if most - SHORTEST_HISTORY + 1 < count:
         raise StudyError(
             f"{count} starts of at least {SHORTEST_HISTORY} windows need {3 * (count + SHORTEST_HISTORY) // 2} windows "
-            f"before the first judged one, got {longest}: begin earlier, judge later or ask for fewer starts"
+            f"before the first judged one, got {longest}: begin earlier, judge later or give fewer starts"
         )
     ratio = (most / SHORTEST_HISTORY) ** (1 / max(1, count - 1))
     lengths: list[int] = []

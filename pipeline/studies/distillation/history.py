@@ -38,7 +38,7 @@ def section(evidence: Evidence, metrics: dict[str, float]) -> tuple[Section, str
             )
             metrics[f"history_needed_{name}_at_{epsilon:g}"] = against.examples.value
     header = (
-        "within",
+        "epsilon",
         "schedule",
         "examples needed (95 %)",
         "saved by continuous against it (95 %)",
@@ -46,9 +46,9 @@ def section(evidence: Evidence, metrics: dict[str, float]) -> tuple[Section, str
         "saved by continuous against it (95 %)",
     )
     text = (
-        "Students start at different points of history and are judged on the same last windows. Left, each is held against "
-        "the student with all history whose teacher stays; right, against the student of its own schedule with all history, "
-        "since what a cutover costs for good is not a matter of data. Between two starts the loss is interpolated in the "
+        "Students start at different points of history and are judged on the same last windows. Left, each is compared with "
+        "the student with all history whose teacher stays; right, with the student of its own schedule with all history, "
+        "since more data does not make up for what a cutover costs. Between two starts the loss is interpolated in the "
         "logarithm of the data."
     )
     return Section("History needed", text, _figure(evidence), Table(header, tuple(rows))), _headline(
@@ -102,7 +102,7 @@ def _millions(found: HistoryNeeded) -> str:
 
     interval = found.examples
     if found.left_censored:
-        return f"at most {one(interval.value)} (to {one(interval.high)})"
+        return f"at most {one(interval.value)} (upper end {one(interval.high)})"
     if found.right_censored:
         return f"more than {one(interval.low)}"
     return f"{one(interval.value)} ({one(interval.low)} to {one(interval.high)})"
@@ -122,9 +122,7 @@ def _headline(evidence: Evidence, shared: dict[str, list[Student]], own: dict[st
         on_own = history_saved(own[CONTINUOUS], own[LATE], epsilon)
         return (
             f"Within {epsilon:g} % of all history and a teacher throughout, a continuous student needs "
-            f"{_millions(needs[0])} examples; one whose teacher leaves at the late cutover does not get there with all "
-            f"history. Data saved in coming so close each to its own full history: {percent_saved(on_own)}."
+            f"{_millions(needs[0])} examples; one whose teacher leaves at the late cutover does not come as close with all "
+            f"history. Data saved, each compared with its own full history: {percent_saved(on_own)}."
         )
-    return (
-        f"Within {epsilon:g} % continuous needs {_millions(needs[0])} examples, the late cutover {_millions(needs[1])}."
-    )
+    return f"To come within {epsilon:g} %, a continuous student needs {_millions(needs[0])} examples, and one with the late cutover {_millions(needs[1])}."

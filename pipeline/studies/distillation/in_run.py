@@ -46,7 +46,7 @@ def section(evidence: Evidence, metrics: dict[str, float]) -> Section | None:
                 (f"{epsilon:g} %", starters[name].label, *_words(found), *_savings(pairs, name, epsilon, metrics))
             )
     header = (
-        "within",
+        "epsilon",
         "schedule",
         "verdict",
         "windows (95 %)",
@@ -55,9 +55,9 @@ def section(evidence: Evidence, metrics: dict[str, float]) -> Section | None:
         "data saved by continuous against it (95 %)",
     )
     text = (
-        "The students that started last before the early cutover. From its start on, each is held against the same student with all history and a teacher throughout, on the "
-        "same rows; the figure leaves the first window out, before any training. Data to converge is what it had trained on when it came within so much of that loss to stay; a student "
-        "that did not is censored: more than a bound is not known."
+        "The students that started last before the early cutover. From its start on, each is compared with the same student with all history and a teacher throughout, on the "
+        "same rows; the figure leaves out the first window, before any training. Data to converge is what it had trained on when it came within epsilon of that loss and stayed there; for a "
+        "student that did not (censored) only a bound is known."
     )
     return Section("In-run convergence", text, figure, Table(header, tuple(rows)))
 
@@ -104,13 +104,13 @@ def _savings(pairs: dict[str, Paired], name: str, epsilon: float, metrics: dict[
 
 
 def percent_saved(share: Interval) -> str:
-    """A share of data saved as people read it: a bound where only one is known, unless it bounds nothing.
+    """A share of data saved as people read it: a bound where only one is known, unless it says nothing.
 
     No more than 100 % can be saved, and "at least -100 %" allows for twice the data.
     """
 
     def one(number: float) -> str:
-        return f"{100 * number:.0f} %" if math.isfinite(number) else "?"
+        return f"{100 * number:.0f} %" if math.isfinite(number) else "no bound"
 
     if math.isfinite(share.value):
         return f"{one(share.value)} ({one(share.low)} to {one(share.high)})"

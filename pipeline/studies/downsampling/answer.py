@@ -27,15 +27,15 @@ TITLES: dict[str, tuple[str, str]] = {
     "correction": ("Weight or offset", "Two corrections that leave predictions calibrated."),
     "policy": (
         "Which negatives",
-        "Drawn alike, or in proportion to the odds that a pilot gives: hard negatives are kept, easy ones left out.",
+        "Drawn uniformly, or in proportion to the odds that a pilot predicts: hard negatives are kept, easy ones left out.",
     ),
     "batch": (
         "Batch held or scaled",
         "Fewer rows in batches of the same size are fewer updates; scaled with the rows, all samples take as many.",
     ),
     "combined": (
-        "Together with continuous distillation",
-        "The teacher trains on all rows, the student on few. Does both together reach what neither reaches alone?",
+        "Together with a continuous teacher",
+        "The teacher trains on all rows, the student on few. Do both together reach what neither reaches alone?",
     ),
 }
 
@@ -153,7 +153,7 @@ def _by_rate(
         "fewer updates",
         "calibration",
     )
-    text = "Fewer examples and fewer updates are ratios to the model on all rows, over the whole run. Wall times are not compared: steps that were there already were timed in another run."
+    text = "Fewer examples and fewer updates are ratios to the model on all rows, over the whole run. Wall times are not compared: steps that were trained before were timed in another run."
     return Section("Penalty by rate", text, figure, Table(header, tuple(rows)))
 
 
@@ -173,7 +173,7 @@ def _num_choosing(evidence: Evidence) -> int:
 
 
 def recommended(evidence: Evidence, rates: Sequence[Cell], seeds: slice) -> Cell | None:
-    """The lowest rate that is surely affordable, as some of the seeds tell."""
+    """The lowest rate that is surely affordable, by some of the seeds."""
     penalties = {cell.value or 1.0: measures.judged(evidence, cell, seeds) for cell in rates}
     lowest = recommend(penalties, Fields.of(evidence.study).affordable).rate
     return next((cell for cell in rates if cell.value == lowest), None)
@@ -232,7 +232,7 @@ def _pareto(evidence: Evidence, penalties: dict[str, Interval]) -> Section:
         curves,
         levels={"": 0.0},
     )
-    text = "Every variant of the study; those on the lower left edge lose least for what they have read."
+    text = "Every variant of the study; those on the lower left edge lose least for the examples they train on."
     return Section("Loss against examples", text, figure, measures.table(evidence, tuple(shown.values())))
 
 

@@ -61,7 +61,7 @@ class _Plan:
 
     @property
     def teacher(self) -> Variant:
-        """A larger model on all rows: the pilot of odds, and whom students listen to."""
+        """A larger model on all rows: the pilot that odds come from, and the students' teacher."""
         return plain(self.base, TEACHER, self.asked.teacher_size)
 
     @property
@@ -108,12 +108,12 @@ def _combined(draft: Draft, plan: _Plan) -> None:
     continuous = Continuous(teacher=TEACHER, weight=plan.asked.soft_weight)
     draft.add("combined", "all rows", plan.reference)
     draft.add("combined", f"{100 * plan.asked.centre:g} % of negatives", plan.middle)
-    draft.add("combined", "continuous distillation", tuned(plan.base, taught(plan.reference, CONTINUOUS, continuous)))
+    draft.add("combined", "continuous teacher", tuned(plan.base, taught(plan.reference, CONTINUOUS, continuous)))
     draft.add("combined", "both", both(plan.base, plan.middle, continuous))
 
 
 def _theory(draft: Draft, plan: _Plan) -> None:
-    """Every rate under both policies and both corrections, to be held against what theory predicts."""
+    """Every rate under both policies and both corrections, to be compared with what theory predicts."""
     draft.train(plan.teacher)
     for rate in plan.rates:
         for correction in ("offset", "weight"):

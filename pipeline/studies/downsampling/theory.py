@@ -72,7 +72,7 @@ def kappa(evidence: Evidence, cell: Cell, logits: NDArray[np.float64]) -> float:
 
 
 def ratio(evidence: Evidence, variant: str) -> Interval:
-    """A variant's excess over that on all rows, with Student's interval over the logarithms of the seeds' ratios."""
+    """A variant's excess over that on all rows, with a t-interval over the logarithms of the seeds' ratios."""
     logs = _over_seeds(np.log(_ratios(evidence, variant)))
     return Interval(*(float(np.exp(end)) for end in (logs.value, logs.low, logs.high)))
 
@@ -98,7 +98,7 @@ def _ratios(evidence: Evidence, variant: str) -> NDArray[np.float64]:
 
 
 def _over_seeds(values: NDArray[np.float64]) -> Interval:
-    """The mean of the seeds with Student's interval; without ends where there is one seed."""
+    """The mean of the seeds with a t-interval; without ends where there is one seed."""
     middle = float(values.mean())
     if len(values) == 1:
         return Interval(middle, float("nan"), float("nan"))

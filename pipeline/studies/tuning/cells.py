@@ -15,7 +15,7 @@ def draft(base: LineUp, asked: Fields) -> Draft:
     """Every arm of the other studies, alone and taught, at every point of one grid.
 
     What it finds goes into the line-up, as optimizers of variants with the arms' names, before any reported seed is run.
-    Students listen to the teacher as the line-up has it: tune the teacher first.
+    Students learn from the teacher with the settings that the line-up has: tune the teacher first.
 
     Cost: for each point of the grid one pass of each arm; what the schedules share is trained once.
 

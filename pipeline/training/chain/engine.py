@@ -45,7 +45,7 @@ class Diverged(BadInput):
 
 
 class Recorder(Protocol):
-    """Hears on worker 0 of every step, as it begins and as it is done."""
+    """Called on worker 0 for every step, as it begins and as it is done."""
 
     def begin(self, variant: Variant, seed: int, window: WindowManifest, config: StepConfig) -> None:
         """A step starts."""
@@ -320,4 +320,4 @@ class _Ticker:
         now = time.monotonic()
         if now - self._last >= self._every:
             self._last = now
-            log.info("%s: step %d of %d", self._label, done, of)
+            log.info("%s: update %d of %d", self._label, done, of)

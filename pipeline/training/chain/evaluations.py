@@ -1,6 +1,6 @@
 """Evaluations: what a step's model predicted for its window before it was trained on it, each with a key of its own.
 
-An evaluation is named by its step and its slice. A line-up that asks for another slice adds evaluations; it retrains nothing.
+An evaluation is named by its step and its slice. A line-up with another slice adds evaluations; it retrains nothing.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ METRICS_VERSION = 1
 
 
 class MissingEvaluation(BadInput):
-    """A step has not been evaluated on the slice that is asked for."""
+    """A step has not been evaluated on the line-up's slice."""
 
 
 class EvaluationManifest(Frozen):
@@ -98,7 +98,7 @@ class EvaluationStore:
         if found is None:
             raise MissingEvaluation(
                 f"{who} has not been evaluated on at most {chosen.max_rows:,} rows of {step.window}: train the span again, "
-                "which evaluates and trains nothing anew"
+                "which evaluates, and trains nothing again"
             )
         return found
 

@@ -77,7 +77,9 @@ def leftovers(lake: Lake, older_than: timedelta, now: datetime | None = None) ->
     )
 
 
-def sweep(lake: Lake, found: list[Leftover], told: Callable[[Leftover], None] = lambda _each: None) -> list[Leftover]:
+def sweep(
+    lake: Lake, found: list[Leftover], progress: Callable[[Leftover], None] = lambda _each: None
+) -> list[Leftover]:
     """Remove leftovers, each after one more look at the manifest that would name it.
 
     Returns:
@@ -92,7 +94,7 @@ def sweep(lake: Lake, found: list[Leftover], told: Callable[[Leftover], None] = 
             continue
         else:
             lake.remove(each.path)
-        told(each)
+        progress(each)
         gone.append(each)
     return gone
 

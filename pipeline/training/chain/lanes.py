@@ -20,7 +20,7 @@ def deal(job: TrainJob) -> list[list[Chain]]:
     """The chains of each lane, in the order in which they are trained: seeds, then variants, teachers first.
 
     Chains of one seed that begin alike stay together, since what they have in common is trained once, and so do those that
-    read each other's scores, since a source comes first. The rest is spread evenly, the longest first.
+    read each other's logits, since a source comes first. The rest is spread evenly, the longest first.
     """
     seeds, chosen = job.lineup.seeds, job.lineup.only(job.variants)
     groups = [(seed, group) for seed in seeds for group in _together(job, chosen)]

@@ -35,7 +35,7 @@ def stored_selection(
         share: this worker's part of the window.
         config: the policy, and the seed that gives its salt.
         signals: what the policy reads.
-        force: store them anew even where they are stored.
+        force: store them again even where they are stored.
     """
     if isinstance(config.selection, All):
         return None

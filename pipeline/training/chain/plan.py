@@ -131,7 +131,7 @@ class Planner:
             raise OtherWorkers(
                 f"step {step.short} of {step.window} kept no checkpoint, and only {step.num_workers} workers, as then, "
                 f"train it again bit for bit, got {world_size}: run this with `--workers {step.num_workers}`, or "
-                "train the span anew with `--force`"
+                "train the span again with `--force`"
             )
         changed = ContradictoryStep(
             f"{step.window} changed since step {step.short} was trained: run the whole span again from its first day"
@@ -178,7 +178,7 @@ class Planner:
     def reads(
         self, variant: Variant, seed: int, manifest: WindowManifest, config: StepConfig
     ) -> tuple[Signal | None, dict[str, Signal]]:
-        """The signals that a step reads: its teacher's logits, and what its selection asks for."""
+        """The signals that a step reads: its teacher's logits, and what its selection reads."""
 
         def left(read: Read) -> Signal:
             named = self.job.lineup.variant(read.source)

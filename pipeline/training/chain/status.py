@@ -1,4 +1,4 @@
-"""What is done and what is stale: each chain of a line-up held against what it would be made of today, and the cure."""
+"""What is done and what is stale: each chain of a line-up compared with what would train it today, and the cure."""
 
 from __future__ import annotations
 
@@ -114,12 +114,12 @@ def require_fresh(lake: Lake, job: TrainJob) -> list[str]:
     if job.despite_stale:
         for chain in stale:
             _accept(lake, job.lineup, chain)
-        return [f"going on from what is stale: {line}" for line in told(stale)]
+        return [f"going on from a stale checkpoint: {line}" for line in stale_lines(stale)]
     lines = [
-        f"{job.first} would go on from what is stale:",
-        *told(stale),
+        f"{job.first} would go on from stale checkpoints:",
+        *stale_lines(stale),
         cure(lake, job.lineup, stale),
-        "Or go on from it as it is, from now on: `windrow train --go-on --despite-stale`, or the form's field of that name.",
+        "Or go on from them as they are, now and on later days: `windrow train --go-on --despite-stale`, or the form's field of that name.",
     ]
     raise StaleChain("\n".join(lines))
 
@@ -139,11 +139,11 @@ def left_behind(lake: Lake, job: TrainJob) -> list[str]:
                     lake, lineup.model_copy(update={"seeds": (seed,)}), (variant.name,), accepted=True
                 )
     behind = [chain for chain in behind if chain.stale]
-    return [*told(behind), cure(lake, lineup, behind)] if behind else []
+    return [*stale_lines(behind), cure(lake, lineup, behind)] if behind else []
 
 
-def told(chains: Iterable[ChainStatus]) -> list[str]:
-    """What is stale, a line for each variant and cause; seeds that fare alike share theirs."""
+def stale_lines(chains: Iterable[ChainStatus]) -> list[str]:
+    """What is stale, a line for each variant and cause; seeds with the same cause share one."""
     found: dict[tuple[str, Window, Window, str], list[int]] = {}
     for chain in chains:
         if chain.stale:
@@ -177,7 +177,7 @@ def cure(lake: Lake, lineup: LineUp, stale: Sequence[ChainStatus]) -> str:
 
 
 def backfill_command(lineup: str, first: Window, last: Window) -> str:
-    """The backfill that trains days again which are done; without `--reprocess-behavior` Airflow leaves them as they are."""
+    """The backfill that trains again days that are done; without `--reprocess-behavior` Airflow leaves them as they are."""
     conf = json.dumps({"lineup": lineup})
     return (
         f"airflow backfill create --dag-id online_training --from-date {first} --to-date {last} --max-active-runs 1 "
@@ -199,7 +199,7 @@ def _plans(lake: Lake, lineup: LineUp, stale: Sequence[ChainStatus]) -> list[tup
             since[chain.variant] = min(*chain.stale, since.get(chain.variant, max(chain.stale)))
     plans: list[tuple[bool, Window, list[str]]] = []
     for variant in lineup.only(()):
-        # Whoever reads from what is trained again reads other scores from that day on.
+        # Whatever reads from what is trained again reads other logits from that day on.
         days = [since[name] for name in (variant.name, *(read.source for read in variant.reads)) if name in since]
         closed = [w for seed in lineup.seeds for w in _closed(lake, lineup, variant, seed)]
         if not days or not closed:
@@ -233,7 +233,7 @@ def _gone_on_from(lake: Lake, job: TrainJob) -> list[ChainStatus]:
 def _sources(lineup: LineUp, names: set[str]) -> set[str]:
     """Those that the named variants read from, and those that these read from, without the named."""
     found = set(names)
-    for variant in reversed(lineup.only(())):  # readers before whom they read from
+    for variant in reversed(lineup.only(())):  # readers before their sources
         if variant.name in found:
             found |= {read.source for read in variant.reads}
     return found - names
@@ -310,7 +310,7 @@ def _why_stale(
         (step.parent is not None and before in stale, f"the step before it ({before}) is stale"),
         (
             step.parent != (None if parent is None else parent.key),
-            f"the step before it ({before}) was trained again as something else",
+            f"the step before it ({before}) was trained again with another result",
         ),
         (
             parent is not None and step.parent_lineage != parent.lineage,
@@ -318,16 +318,16 @@ def _why_stale(
         ),
         (
             step.soft_read is not None and (soft is None or soft.digest != step.soft_read[1]),
-            f"its teacher {chosen.teacher} left other logits since",
+            f"its teacher {chosen.teacher} has stored other logits since",
         ),
-        (bool(others), f"what its selection reads ({', '.join(others)}) was made again as something else"),
+        (bool(others), f"the signals that its selection reads ({', '.join(others)}) have changed"),
         (
             {name: each.digest for name, each in made.items()} != step.synthetic,
-            "its synthetic examples are others now",
+            "its synthetic rows have changed",
         ),
         (
             step_key(config, manifest, parent, soft=soft, selection=selection, synthetic=[*made.values()]) != step.key,
-            "this version of Windrow trains it to something else",
+            "this version of Windrow gives another result",
         ),
     )
     return next((reason for holds, reason in reasons if holds), None)

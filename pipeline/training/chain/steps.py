@@ -41,7 +41,7 @@ class ContradictoryParent(BadInput):
 
 
 class Flops(Frozen):
-    """Floating-point operations by what they were for: whoever compares cost says which."""
+    """Floating-point operations by what they were for: a comparison of cost says which."""
 
     training: float
     """Three forward passes for each row trained on."""
@@ -85,7 +85,7 @@ class StepManifest(Frozen):
     """sha256 of each of the checkpoint's files by name: what has another one is not read."""
     signals: tuple[Signal, ...] = ()
     """This model's own of the window, those that somebody reads: age 0 from its training pass, older ones by the
-    checkpoints that closed so many windows earlier."""
+    checkpoints that closed the window that many windows earlier."""
     progressive: dict[str, float]
     """From the training pass, each batch before its update; rows weighted by 1 / pi_y(x)."""
     num_rows: int
@@ -187,7 +187,7 @@ class StepStore:
         return step
 
     def sound(self, key: str) -> StepManifest | None:
-        """The step of that key, if it is done and its manifest is not damaged: for whoever makes it anew."""
+        """The step of that key, if it is done and its manifest is not damaged: for the job that makes it again."""
         try:
             return self.read(key)
         except Damaged:
@@ -286,10 +286,10 @@ class StepStore:
         if step is None or found is None:
             old = f" of age {read.age}" if read.age else ""
             raise MissingSignal(
-                f"{who} has left no {read.signal}{old} for {window.window}, which {reader!r} reads: {cure}"
+                f"{who} has stored no {read.signal}{old} for {window.window}, which {reader!r} reads: {cure}"
             )
         if step.config != config:
-            raise MissingSignal(f"{who} was another model when it scored {window.window}: {cure}")
+            raise MissingSignal(f"{who} had another config when it scored {window.window}: {cure}")
         return found
 
 
@@ -299,7 +299,7 @@ def check_start(before: StepManifest | None, head: StepManifest | None, window: 
     Args:
         before: what closed the window before, if anything did.
         head: what closed this window, if anything did.
-        window: where new weights are asked for.
+        window: where it would start with new weights.
         variant: whose chain.
 
     Raises:
@@ -308,8 +308,8 @@ def check_start(before: StepManifest | None, head: StepManifest | None, window: 
     known = before or head
     if known is not None and known.first < window:
         raise ContradictoryParent(
-            f"{variant!r} closed {known.window} in a chain that started on {known.first}, and was asked to start on {window} "
-            f"with new weights: start on {known.first}, go on from the window before, or `force` to begin anew here"
+            f"{variant!r} closed {known.window} in a chain that started on {known.first}, and cannot start on {window} "
+            f"with new weights: start on {known.first}, go on from the window before, or start here with `force`"
         )
 
 
@@ -323,7 +323,7 @@ def check_parent(config: StepConfig, window: WindowManifest, parent: StepManifes
     if chosen.start is not None and parent.first < chosen.start:
         raise ContradictoryParent(
             f"{variant!r} starts on {chosen.start}, but its chain that closed {parent.window} started on {parent.first}: "
-            f"train it anew from {chosen.start} on with `force`, or give the changed variant a new name"
+            f"train it again from {chosen.start} on with `force`, or give the changed variant a new name"
         )
     ours, theirs = config.model_dump(mode="json"), parent.config.model_dump(mode="json")
     for part in ("model", "seed"):

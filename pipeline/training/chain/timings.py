@@ -18,7 +18,7 @@ TRIES = 5
 def account(lake: Lake, job: TrainJob, *, submitted: float, began: float, tracking: float) -> None:
     """Add an attempt of a job, as it ends; its workers may be lost and started again, or it may be triggered again.
 
-    What was trained is worth more than how long it took: seconds that cannot be noted are told, and nothing is raised.
+    What was trained is worth more than how long it took: seconds that cannot be noted are logged, and nothing is raised.
 
     Args:
         lake: where it is kept.

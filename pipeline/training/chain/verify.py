@@ -1,4 +1,4 @@
-"""Reads again what manifests name, and tells each file that is gone or is not what was written."""
+"""Reads again what manifests name, and lists each file that is missing or is not what was written."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Fault:
     what: str
     """What is wrong with it."""
     cure: str
-    """What makes it anew."""
+    """What makes it again."""
 
 
 @dataclass(slots=True)
@@ -100,14 +100,14 @@ def documents(lake: Lake, *, dataset: str | None = None, lineup: LineUp | None =
 
 
 def verify(
-    lake: Lake, paths: Sequence[str], tell: Callable[[str], None], chosen: EvaluationConfig | None = None
+    lake: Lake, paths: Sequence[str], progress: Callable[[str], None], chosen: EvaluationConfig | None = None
 ) -> Verified:
     """Read documents and all that they name: rows, signals, predictions and checkpoints; steps with those before them.
 
     Args:
         lake: where they lie.
         paths: the documents, as `documents` lists them.
-        tell: told in one line what came of each document.
+        progress: called with a line for each document.
         chosen: read the steps' evaluations on this slice too, where there are any.
     """
     reading = _Reading(lake, chosen)
@@ -120,7 +120,7 @@ def verify(
         waiting += reading.document(path)
         wrong = len(reading.found.faults) - before
         known = len(reading.seen | set(waiting))  # several documents may build on one
-        tell(f"{len(reading.seen)} of {known}: {path}: {f'{wrong} broken' if wrong else 'sound'}")
+        progress(f"{len(reading.seen)} of {known}: {path}: {f'{wrong} broken' if wrong else 'sound'}")
     return reading.found
 
 

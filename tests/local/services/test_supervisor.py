@@ -93,7 +93,7 @@ def test_status_says_when_nobody_supervises(settings: Settings, port: int) -> No
         assert supervisor is not None
         supervisor.kill()
         supervisor.wait()
-        assert supervision() == (False, "nobody starts a service again that ends; `windrow up` starts all of them anew")
+        assert supervision() == (False, "services that end are not started again; `windrow up` starts all of them")
         assert server.is_running()
     assert not processes_of(settings.home)
 

@@ -1,4 +1,4 @@
-"""What may be added without training anything anew, and what others may bring: evaluations, sources, policies, models."""
+"""What may be added without training anything again, and what others may bring: evaluations, sources, policies, models."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def test_a_step_trains_on_its_window_and_on_synthetic_rows_with_soft_labels(lake
     assert all(not chain.stale for chain in chain_statuses(lake, chosen))
     synthetic(lake, DAY, label=0.5)
     stale = {chain.variant: chain.stale for chain in chain_statuses(lake, chosen)}
-    assert stale["both"][DAY] == "its synthetic examples are others now"
+    assert stale["both"][DAY] == "its synthetic rows have changed"
     assert stale["teacher"] == {}
 
 

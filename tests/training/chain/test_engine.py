@@ -64,11 +64,11 @@ def manifest_of(lake: Lake, step: StepManifest) -> Any:
     return manifest
 
 
-def read(lake: Lake, scores: Signal | None, step: StepManifest) -> NDArray[np.float32]:
-    """(N,) scores of a window, in its order."""
-    assert scores is not None
+def read(lake: Lake, signal: Signal | None, step: StepManifest) -> NDArray[np.float32]:
+    """(N,) a signal of a window, in its order."""
+    assert signal is not None
     manifest = manifest_of(lake, step)
-    reader = SignalReader(lake, scores, manifest.digest)
+    reader = SignalReader(lake, signal, manifest.digest)
     ids = [
         read_row_group(lake, manifest, group, ["example_id"]).column(0).to_numpy()
         for group in range(manifest.num_row_groups)
@@ -125,9 +125,9 @@ def test_older_scores_are_those_of_the_model_as_it_then_stood(lake: Lake) -> Non
     last = DAY.shift(4)
     teacher = made["teacher", last]
     for name, age in (("now", 0), ("one", 1), ("three", 3)):
-        scores = teacher.signal("logit", age)
-        assert scores is not None
-        assert made[name, last].soft_read == (teacher.key, scores.digest)
+        signal = teacher.signal("logit", age)
+        assert signal is not None
+        assert made[name, last].soft_read == (teacher.key, signal.digest)
         assert made[name, last].config.soft_age == age
     assert made["three", LATER].soft_read is None
     assert len({metrics(lake, made[name, last])["log_loss"] for name in ("now", "one", "three")}) == 3
@@ -200,7 +200,7 @@ def test_where_no_checkpoint_is_old_enough_the_error_says_since_when(lake: Lake)
     train(lake, lineup(late, student("now", 0, since=LATER), name="cured"), 4)
 
 
-def test_a_schedule_that_listens_later_shares_its_silent_past(lake: Lake) -> None:
+def test_a_schedule_that_learns_later_shares_its_past_without_a_teacher(lake: Lake) -> None:
     joins = student("joins", 0, since=LATER, ramp=1)
     chosen = lineup(variant("plain"), TEACHER, joins, online_start=FAR, checkpoint_every=100)
     made = train(lake, chosen, 5)
@@ -223,9 +223,9 @@ def test_a_pilot_selects_harder_negatives_and_its_scores_are_part_of_the_step(
     chosen = lineup(TEACHER, variant("odds", selection=policy), uniform)
     made = train(lake, chosen, 3)
     step, pilot = made["odds", LATER], made["teacher", LATER]
-    scores = pilot.signal("logit", age)
-    assert scores is not None
-    assert step.selection_read == {"pilot": (pilot.key, scores.digest)}
+    signal = pilot.signal("logit", age)
+    assert signal is not None
+    assert step.selection_read == {"pilot": (pilot.key, signal.digest)}
     assert step.soft_read is None
     assert step.num_selected < 500
     if age:
@@ -233,15 +233,15 @@ def test_a_pilot_selects_harder_negatives_and_its_scores_are_part_of_the_step(
     other = five(tmp_path, "other")
     changed = TEACHER.model_copy(update={"optimizer": STEPS.model_copy(update={"dense_lr": 0.051})})
     again = train(other, lineup(changed, variant("odds", selection=policy)), 3)
-    assert again["odds", LATER].key != step.key, "other scores, other step"
+    assert again["odds", LATER].key != step.key, "other logits, other step"
     assert step.progressive["base_rate"] == pytest.approx(metrics(lake, step)["base_rate"], abs=0.06), "weighted back"
     assert all(not each.stale for each in chain_statuses(lake, chosen))
 
 
-def test_a_pilot_without_scores_and_one_that_changed_are_told(lake: Lake) -> None:
+def test_a_pilot_without_logits_and_one_that_changed_are_reported(lake: Lake) -> None:
     chosen = lineup(TEACHER, variant("odds", selection=ODDS))
     with pytest.raises(
-        ValueError, match="'teacher' .*has left no logit for 2024-01-01, which 'odds' reads: train 'teacher'"
+        ValueError, match="'teacher' .*has stored no logit for 2024-01-01, which 'odds' reads: train 'teacher'"
     ):
         train(lake, chosen, 2, variants=("odds",))
     train(lake, chosen, 2)
@@ -250,7 +250,7 @@ def test_a_pilot_without_scores_and_one_that_changed_are_told(lake: Lake) -> Non
     found = {
         each.variant: each.stale for each in chain_statuses(lake, lineup(changed, variant("odds", selection=ODDS)))
     }
-    assert found["odds"][DAY] == "what its selection reads (pilot) was made again as something else"
+    assert found["odds"][DAY] == "the signals that its selection reads (pilot) have changed"
 
 
 def test_a_pilots_name_is_no_part_of_a_step(lake: Lake) -> None:
@@ -292,11 +292,11 @@ def test_a_window_per_job_is_bit_for_bit_one_job(lake: Lake, tmp_path: Path) -> 
 
 
 def test_without_a_teacher_the_auxiliary_tower_changes_nothing_that_is_served(lake: Lake) -> None:
-    heard = Cutover(teacher="teacher", at=DAY.shift(1))
+    taught = Cutover(teacher="teacher", at=DAY.shift(1))
     towers = [
         variant("one", model=TINY),
         variant("two", model=AUXILIARY),
-        variant("taught", model=AUXILIARY, distillation=heard),
+        variant("taught", model=AUXILIARY, distillation=taught),
     ]
     made = train(lake, lineup(TEACHER, *towers), 3)
     for day in windows(3):

@@ -196,7 +196,7 @@ def home(tmp_path: Path) -> Iterator[Lake]:
         yield lake
 
 
-def test_the_command_lists_and_deletes_only_when_told(home: Lake) -> None:
+def test_the_command_lists_and_deletes_only_with_delete(home: Lake) -> None:
     before = listing(home)
     ran = CliRunner().invoke(app, ["gc", "--json"])
     assert ran.exit_code == 0, ran.output

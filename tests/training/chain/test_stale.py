@@ -1,4 +1,4 @@
-"""What is stale is refused or told, and the cure that the message names is one: run as it stands, it corrects."""
+"""What is stale is refused or reported, and the cure that the message names is one: run as it stands, it corrects."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from pipeline.storage.lake import Conflict, Lake
 from pipeline.storage.leases import StillTrained
 from pipeline.storage.paths import head_path
 from pipeline.training import workers
-from pipeline.training.chain.status import backfill_command, chain_statuses, told
+from pipeline.training.chain.status import backfill_command, chain_statuses, stale_lines
 from pipeline.training.chain.steps import StepStore
 from tests.conftest import free_ports
 from tests.tracking_server import Wire
@@ -105,7 +105,7 @@ def carry_out(message: str) -> None:
 
 
 def stale(lake: Lake, chosen: LineUp) -> list[str]:
-    return told(chain_statuses(lake, chosen))
+    return stale_lines(chain_statuses(lake, chosen))
 
 
 def other_rows(lake: Lake, day: Window) -> None:

@@ -82,7 +82,7 @@ def test_a_chain_that_began_before_its_start_is_not_gone_on_with(lake: Lake) -> 
     assert found.stale == {LATER: "its chain started on 2024-01-01, and the line-up lets it start on 2024-01-03"}
     with pytest.raises(ValueError, match="started on 2024-01-01.*`force`"):
         train(lake, moved, 1, first=DAY.shift(3), start="parent")
-    with pytest.raises(ValueError, match="a chain that started on 2024-01-01.*`force` to begin anew here"):
+    with pytest.raises(ValueError, match="a chain that started on 2024-01-01.*start here with `force`"):
         train(lake, moved, 2, first=LATER)
     train(lake, moved, 2, first=LATER, force=True)
     (found,) = chain_statuses(lake, moved)

@@ -97,13 +97,13 @@ def test_the_same_numbers_with_another_meaning_are_stale(lake: Lake) -> None:
     }
 
 
-def test_a_window_that_is_gone_is_told(lake: Lake) -> None:
+def test_a_window_that_is_gone_is_reported(lake: Lake) -> None:
     train(lake, lineup(), 1)
     (lake.root / manifest_path(DATASET, DAY)).unlink()
     assert stale(lake, lineup()) == {"2024-01-01": "its window is gone"}
 
 
-def test_a_changed_recipe_is_told_and_a_changed_name_or_worker_is_not(lake: Lake) -> None:
+def test_a_changed_recipe_is_reported_and_a_changed_name_or_worker_is_not(lake: Lake) -> None:
     train(lake, lineup(), 2)
     other: Any = lineup(variant(optimizer=OptimizerConfig(batch_size=64)))
     assert set(stale(lake, other).values()) == {"the line-up's config changed"}
@@ -116,9 +116,9 @@ def test_other_scores_of_a_teacher_make_its_student_stale(lake: Lake) -> None:
     faster = variant("teacher", optimizer=OptimizerConfig(batch_size=128, dense_lr=0.2))
     chosen = lineup(faster, STUDENT)
     assert "2024-01-01" in stale(lake, chosen, "teacher")
-    assert stale(lake, chosen, "student") == {}, "its teacher has left no other scores yet"
+    assert stale(lake, chosen, "student") == {}, "its teacher has stored no other logits yet"
     train(lake, chosen, 2, variants=("teacher",))
-    assert stale(lake, chosen, "student")["2024-01-01"] == "its teacher teacher left other logits since"
+    assert stale(lake, chosen, "student")["2024-01-01"] == "its teacher teacher has stored other logits since"
     train(lake, chosen, 2)
     assert stale(lake, chosen, "student") == {}
 
@@ -129,7 +129,7 @@ def test_a_day_trained_again_alone_makes_the_next_stale(lake: Lake) -> None:
     publish(lake, [DAY], seed=7)
     train(lake, chosen, 1)
     assert stale(lake, chosen) == {
-        "2024-01-02": "the step before it (2024-01-01) was trained again as something else",
+        "2024-01-02": "the step before it (2024-01-01) was trained again with another result",
         "2024-01-03": "the step before it (2024-01-02) is stale",
     }
 
@@ -138,6 +138,6 @@ def test_new_semantics_make_all_stale(lake: Lake, monkeypatch: pytest.MonkeyPatc
     train(lake, lineup(), 2)
     monkeypatch.setattr(steps_module, "SEMANTICS_VERSION", steps_module.SEMANTICS_VERSION + 1)
     assert stale(lake, lineup()) == {
-        "2024-01-01": "this version of Windrow trains it to something else",
+        "2024-01-01": "this version of Windrow gives another result",
         "2024-01-02": "the step before it (2024-01-01) is stale",
     }

@@ -116,7 +116,7 @@ def state(trainer: Trainer) -> dict[str, bytes]:
 
 
 class Watcher:
-    """Notes what an engine tells."""
+    """Notes what an engine reports."""
 
     def __init__(self) -> None:
         self.trained: list[str] = []
@@ -313,7 +313,7 @@ def test_a_teacher_scores_every_row_and_learns_as_if_it_did_not(
     for day in windows(3):
         scored, unscored = taught["teacher", day], plain["teacher", day]
         assert unscored.signals == ()
-        assert scored.key == unscored.key, "whether somebody listens is no part of a step"
+        assert scored.key == unscored.key, "whether somebody learns from it is no part of a step"
         assert np.allclose(logits(lake, scored), logits(quiet, unscored), atol=1e-6)
         assert weights(lake, scored) == weights(quiet, unscored)
         assert scored.progressive == unscored.progressive
@@ -338,8 +338,8 @@ def test_scores_are_from_before_the_update_on_their_batch(lake: Lake) -> None:
         reader = SignalReader(lake, step.signals[0], step.window_digest)
         table = predictions(lake, step)
         ids = table.column("example_id").to_numpy()
-        scores = np.concatenate([reader(g, ids[100 * g : 100 * (g + 1)]) for g in range(5)])
-        assert np.allclose(scores, table.column("logit").to_numpy(), atol=1e-6)
+        stored = np.concatenate([reader(g, ids[100 * g : 100 * (g + 1)]) for g in range(5)])
+        assert np.allclose(stored, table.column("logit").to_numpy(), atol=1e-6)
         assert step.progressive["log_loss"] == pytest.approx(metrics(lake, step)["log_loss"], rel=1e-5)
 
 
@@ -350,7 +350,7 @@ def test_a_teacher_that_got_a_student_later_is_trained_once_more_for_its_scores(
     assert all(made["teacher", day].signals for day in windows(2))
 
 
-def test_a_students_past_listens_and_what_it_learns_depends_on_the_scores(lake: Lake) -> None:
+def test_a_student_learns_from_its_teachers_logits(lake: Lake) -> None:
     weak, strong = (
         variant(name, distillation=Continuous(teacher="teacher", weight=weight))
         for name, weight in (("weak", 0.1), ("strong", 5.0))
