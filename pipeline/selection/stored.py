@@ -25,10 +25,11 @@ from pipeline.spec.config import Policy, Selection
 from pipeline.spec.documents import Digest, Frozen, Seed, content_key
 from pipeline.spec.schema import Schema
 from pipeline.spec.window import Window
+from pipeline.storage.damage import Damaged
 from pipeline.storage.generation import Generation
 from pipeline.storage.lake import Conflict, Lake, checked_name
 from pipeline.storage.parquet import Part, PartWriter
-from pipeline.storage.together import on_all, on_first
+from pipeline.storage.together import is_of_all, on_all, on_first
 
 SELECTION_VERSION = 1
 """Raised by hand whenever the same policy keeps other examples of the same window, or with other weights."""
@@ -122,11 +123,11 @@ class SelectionStore:
 
     def read(self, key: str) -> SelectionManifest | None:
         """The selection of that key, if it is stored whole; damaged or half gone, it counts as not stored."""
-        document = self.lake.sound(self.path(key))
-        if document is None or document.get("key") != key:
+        try:
+            found = self.lake.load(self.path(key), SelectionManifest)
+        except Damaged:
             return None
-        found = self.lake.load(self.path(key), SelectionManifest)
-        if found is None:
+        if found is None or found.key != key:
             return None
         infos = self.lake.files.get_file_info([part.path for part in found.files])
         return found if all(info.type == fs.FileType.File for info in infos) else None
@@ -171,8 +172,8 @@ class SelectionStore:
                 **_joined(written, share),
             )
             return on_first(lambda: self._publish(manifest, attempt))
-        except BaseException:
-            if share.rank == 0:
+        except Exception as error:
+            if share.rank == 0 and is_of_all(error):  # else somebody may still be writing
                 attempt.leave()
             raise
 
