@@ -277,7 +277,7 @@ def test_training_ends_well_without_mlflow_and_says_once_what_records_the_rest(
     assert answer["mlflow_run"] is None
     assert answer["stale"] == {}
     assert [row[0] for row in answer["rows"]] == ["plain"]
-    assert any("ask for it again once it answers" in each for each in answer["warnings"])
+    assert any("run it again once MLflow answers" in each for each in answer["warnings"])
     wire.set("open")
     assert json.loads(trained(*span).stdout)["warnings"] == []
     client = MlflowClient(wire.url)
