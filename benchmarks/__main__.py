@@ -18,9 +18,10 @@ import torch
 import torch.distributed as dist
 import typer
 
-from benchmarks import contest, contest_page, contestants, deepctr
+from benchmarks import contest, contest_page, contestants
 from benchmarks.contest import SHAPES, Contestant, Rates
 from benchmarks.contest_data import BATCH_SIZE, Examples, make_examples
+from benchmarks.deepctr_torch import rival
 from pipeline.spec.config import Widths
 from pipeline.storage.lake import Lake
 
@@ -96,7 +97,7 @@ def benchmark(
 
 
 def _measure(
-    shape: str, examples: Examples, process: deepctr.Process | None, *, rounds: int, tune: bool, judge: bool
+    shape: str, examples: Examples, process: rival.Process | None, *, rounds: int, tune: bool, judge: bool
 ) -> list[contest_page.Row]:
     """All contestants at one shape, Windrow first."""
     widths = SHAPES[shape]
@@ -112,9 +113,9 @@ def _measure(
     ]
     if process is not None:
         goal = contest_page.RIVAL_GOAL if shape == next(iter(SHAPES)) else None
-        for model in deepctr.MODELS:
-            entries.append((deepctr.Rival(process, model, widths, rates[model]), rates[model], goal))
-            entries.append((deepctr.Rival(process, model, widths, rates[model], "loop"), rates[model], None))
+        for model in rival.MODELS:
+            entries.append((rival.Rival(process, model, widths, rates[model]), rates[model], goal))
+            entries.append((rival.Rival(process, model, widths, rates[model], "loop"), rates[model], None))
     num_rows = examples.manifests["train"].num_rows
     results = contest.measure([made for made, _, _ in entries], num_rows=num_rows, num_rounds=rounds, tell=tell)
     if process is not None:
@@ -125,11 +126,11 @@ def _measure(
     ]
 
 
-def _tuned(examples: Examples, widths: Widths, process: deepctr.Process | None) -> dict[str, Rates]:
+def _tuned(examples: Examples, widths: Widths, process: rival.Process | None) -> dict[str, Rates]:
     """The best learning rates of each model, on windows that nothing else uses."""
     makers: dict[str, Callable[[Rates], Contestant]] = {OURS: partial(contestants.FromParquet, examples, widths)}
     if process is not None:
-        makers |= {model: partial(deepctr.Rival, process, model, widths) for model in deepctr.MODELS}
+        makers |= {model: partial(rival.Rival, process, model, widths) for model in rival.MODELS}
     return {name: contest.best_rates(make, GRID, tell)[0] for name, make in makers.items()}
 
 
@@ -158,18 +159,18 @@ def _alone() -> Iterator[None]:
 
 
 @contextmanager
-def _rival(folder: Path, examples: Examples, threads: int) -> Iterator[deepctr.Process | None]:
-    python = deepctr.install(tell)
+def _rival(folder: Path, examples: Examples, threads: int) -> Iterator[rival.Process | None]:
+    python = rival.install(tell)
     exported = folder / "exported"
     exported.mkdir()
     examples.export(exported)
-    with deepctr.Process(python, exported, examples, threads) as process:
+    with rival.Process(python, exported, examples, threads) as process:
         process.versions()
         yield process
 
 
 @contextmanager
-def _nobody() -> Iterator[deepctr.Process | None]:
+def _nobody() -> Iterator[rival.Process | None]:
     yield None
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 
 from benchmarks.contest import Rates, Ratio, Result
+from benchmarks.measured import processor
 
 MEMORY_GOAL = 0.9
 RIVAL_GOAL = 2.0
@@ -135,12 +136,3 @@ def _loss_cells(ours: Result, row: Row) -> tuple[str, str]:
 
 def _verdict(met: bool) -> str:
     return "met" if met else "**not met**"
-
-
-def processor() -> str:
-    """What the machine says it computes with."""
-    try:
-        with open("/proc/cpuinfo") as lines:
-            return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import typer
 
-from benchmarks.study_pages import TRUTHS, Days, Truth
+from benchmarks.simulated_studies import TRUTHS, Days, Truth
 from pipeline.statistics.convergence import convergence, saved
 from pipeline.statistics.effects import transfer_ratio
 from pipeline.statistics.interval import Interval
@@ -175,7 +175,7 @@ simulated studies a line. Made by
 
     python -m benchmarks.coverage --write
 
-Each simulated study (`benchmarks/study_pages.py`) has 1, 3 or 5 seeds in turn; noise is AR(1) with a correlation drawn between
+Each simulated study (`benchmarks/simulated_studies.py`) has 1, 3 or 5 seeds in turn; noise is AR(1) with a correlation drawn between
 0.2 and 0.5, partly shared by the seeds, differs by window and is 2.5 times as loud at the start; on top of it comes the luck
 of the rows, in 64 groups. With {num} studies a share of 95 % is known to within {error:.1f} points.
 """

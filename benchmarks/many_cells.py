@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
-import platform
 import shutil
 import statistics
 import sys
 import tempfile
 import time
 import uuid
-from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -19,8 +17,7 @@ import torch
 import typer
 
 from benchmarks.contest_data import DATASET, NUM_CATEGORICAL, NUM_DENSE
-from benchmarks.contest_page import processor
-from benchmarks.reading import mean_ratio
+from benchmarks.measured import machine, mean_ratio, shown, verdict
 from pipeline.data.simulator import SimulatorConfig, simulate
 from pipeline.selection.policies.negatives import NegativeDownsampling
 from pipeline.spec.config import ModelConfig, OptimizerConfig, Variant
@@ -115,19 +112,16 @@ of negatives kept under both corrections), from the first cell's first read to t
 on one worker, as a job without lanes trains them (by default with all cores), and *packed* in {LANES} lanes of one worker
 and one core each (`workers: {{lanes: {LANES}}}`). The Ray Train workers are warm: all ways run by turns on the same processes,
 so their start-up (stated apart) and what slows a whole round cancel out. Nothing is recorded in MLflow. Ratios are geometric
-means over the rounds with Student's 95 % interval; the goal is met where the upper end is, against the default.
+means over the rounds with a 95 % t-interval; the goal is met where the upper end is, against the default.
 """
 
 
 def page(config: dict[str, Any], load: float, startup: float, found: dict[str, list[float]]) -> str:
     """The whole page."""
-    cores = os.cpu_count() or 1
-    note = " **The machine was not idle: trust the ratio, not the seconds.**" if load > 0.5 * cores else ""
     lines = [
         INTRODUCTION,
         f"    {config['command']}\n",
-        f"- {processor()}, {cores} cores; {platform.system()}, Python {platform.python_version()}, torch "
-        f"{version('torch')}, ray {version('ray')}. Load before the run: {load:.1f}.{note}",
+        machine(load, "torch", "ray"),
         f"- {config['rounds']} rounds of 12 cells over {config['num_windows']} windows of {config['rows']:,} rows, batch "
         f"{config['batch_size']}. Start-up of Ray and its workers, warm-up included: {startup:.0f} s, in neither side.\n",
         "| way | wall time, s | packed over it | goal | processor time of all workers, s | packed over it |",
@@ -136,19 +130,15 @@ def page(config: dict[str, Any], load: float, startup: float, found: dict[str, l
     for way in WAYS:
         wall, own = found[way], found[f"{way}, processor"]
         left, left_own = _left(found[PACKED], wall), _left(found[f"{PACKED}, processor"], own)
-        goal = f"{GOAL:g}: {'met' if left.high <= GOAL else '**not met**'}" if way == ALL_CORES else ""
-        told = ["", "", ""] if way == PACKED else [_told(left), goal, _told(left_own)]
-        told_of = (way, f"{statistics.median(wall):.1f}", told[0], told[1], f"{statistics.median(own):.1f}", told[2])
-        lines.append(f"| {' | '.join(told_of)} |")
+        goal = verdict(GOAL, left.high <= GOAL) if way == ALL_CORES else ""
+        over, judged, over_own = ("", "", "") if way == PACKED else (shown(left), goal, shown(left_own))
+        cells_of = (way, f"{statistics.median(wall):.1f}", over, judged, f"{statistics.median(own):.1f}", over_own)
+        lines.append(f"| {' | '.join(cells_of)} |")
     return "\n".join([*lines, ""])
 
 
 def _left(packed: list[float], alone: list[float]) -> Interval:
     return mean_ratio([ours / theirs for ours, theirs in zip(packed, alone, strict=True)])
-
-
-def _told(ratio: Interval) -> str:
-    return f"{ratio.value:.3f} ({ratio.low:.3f} to {ratio.high:.3f})"
 
 
 def main(

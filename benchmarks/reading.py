@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import os
-import platform
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
@@ -17,10 +15,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import typer
-from scipy import stats
 
 from benchmarks.contest_data import make_examples
-from benchmarks.contest_page import processor
+from benchmarks.measured import machine, mean_ratio, shown, verdict
 from pipeline.data.share import Share
 from pipeline.statistics.interval import Interval
 from pipeline.storage.lake import Lake
@@ -73,14 +70,6 @@ class Speeds:
         return mean_ratio([ours / theirs for ours, theirs in zip(self.verified, self.plain, strict=True)])
 
 
-def mean_ratio(ratios: Sequence[float]) -> Interval:
-    """Geometric mean of ratios within rounds, with Student's interval."""
-    logs = np.log(ratios)
-    margin = stats.t.ppf(0.975, len(logs) - 1) * logs.std(ddof=1) / np.sqrt(len(logs))
-    value, low, high = np.exp([logs.mean(), logs.mean() - margin, logs.mean() + margin])
-    return Interval(float(value), float(low), float(high))
-
-
 def timed(work: Callable[[Share, Features], int], share: Share, features: Features) -> tuple[float, float]:
     """Seconds by the clock and of the processor, from the first opening of a file."""
     forget()
@@ -107,7 +96,7 @@ def measure(shares: tuple[Share, Share], features: Features, rounds: int, tell: 
             speeds.verified.append(num_rows / verified)
             speeds.plain.append(num_rows / plain)
             speeds.processor.append(plain_own / own)
-        tell(f"{name}: {_told(speeds.ratio)}")
+        tell(f"{name}: {shown(speeds.ratio)}")
         found.append(speeds)
     return found
 
@@ -118,7 +107,7 @@ INTRODUCTION = """\
 Rows/s of a window of Criteo's shape (13 dense and 26 categorical columns, lz4), read by one thread from the file system's
 cache, once as Windrow reads (each column chunk verified against its XXH3, the footer and the chunks' index against a
 SHA-256 in the manifest), once by Arrow alone. Both open their files anew in each round and go by turns, so that what slows
-a round slows both. The ratio is the geometric mean over the rounds with Student's 95 % interval; the goal is met where its
+a round slows both. The ratio is the geometric mean over the rounds with a 95 % t-interval; the goal is met where its
 lower end is. The last column has the same ratio by the processor's time of the reading thread, which other work on the
 machine disturbs less.
 """
@@ -126,33 +115,25 @@ machine disturbs less.
 
 def page(command: str, rows: int, rounds: int, load_before: float, cores: int, found: Sequence[Speeds]) -> str:
     """The whole page."""
-    busy = load_before > 0.5 * cores
-    note = " **The machine was not idle: trust the ratios, not the speeds.**" if busy else ""
     lines = [
         INTRODUCTION,
         f"    {command}\n",
-        f"- {processor()}, {cores} cores; {platform.system()}, Python {platform.python_version()}, pyarrow "
-        f"{version('pyarrow')}, xxhash {version('xxhash')}. Load before the run: {load_before:.1f}.{note}",
+        machine(load_before, "pyarrow", "xxhash", cores=cores),
         f"- {rounds} rounds over {rows:,} rows.\n",
         "| pass | verified, rows/s | unverified, rows/s | verified over unverified | goal | by processor time |",
         "|---|---|---|---|---|---|",
     ]
     for speeds in found:
-        met = "met" if speeds.ratio.low >= GOAL else "**not met**"
         cells = (
             speeds.name,
             f"{np.median(speeds.verified):,.0f}",
             f"{np.median(speeds.plain):,.0f}",
-            _told(speeds.ratio),
-            f"{GOAL:g}: {met}",
-            _told(mean_ratio(speeds.processor)),
+            shown(speeds.ratio),
+            verdict(GOAL, speeds.ratio.low >= GOAL),
+            shown(mean_ratio(speeds.processor)),
         )
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join([*lines, ""])
-
-
-def _told(ratio: Interval) -> str:
-    return f"{ratio.value:.3f} ({ratio.low:.3f} to {ratio.high:.3f})"
 
 
 def main(

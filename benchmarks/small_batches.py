@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import platform
 import statistics
 import sys
 import tempfile
@@ -12,7 +11,6 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
@@ -21,9 +19,8 @@ import torch.distributed as dist
 import typer
 
 from benchmarks.contest_data import Examples, make_examples
-from benchmarks.contest_page import processor
 from benchmarks.contestants import DEVICE, SEED, join_alone
-from benchmarks.reading import mean_ratio
+from benchmarks.measured import machine, mean_ratio, shown, verdict
 from pipeline.spec.config import All, ModelConfig, OptimizerConfig, StepConfig
 from pipeline.statistics.interval import Interval
 from pipeline.storage.lake import Lake
@@ -138,20 +135,17 @@ INTRODUCTION = f"""\
 
 Rows/s of training passes over one window of Criteo's shape (13 dense and 26 categorical columns) from parquet to updated
 weights, progressive metrics included: a tiny DLRM, one worker on CPUs, at batch {SMALL} and at {LARGE}. Both go by turns
-within a round; the ratio is the geometric mean over the rounds with Student's 95 % interval, and the goal is met where
+within a round; the ratio is the geometric mean over the rounds with a 95 % t-interval, and the goal is met where
 its lower end is. By the processor's time the ratio is free of what else the machine did.
 """
 
 
 def page(command: str, rows: int, rounds: int, load: float, found: Sequence[tuple[int, tuple[Side, Side]]]) -> str:
     """The whole page."""
-    cores = os.cpu_count() or 1
-    note = " **The machine was not idle: trust the ratios, not the speeds.**" if load > 0.5 * cores else ""
     lines = [
         INTRODUCTION,
         f"    {command}\n",
-        f"- {processor()}, {cores} cores; {platform.system()}, Python {platform.python_version()}, torch "
-        f"{version('torch')}, torchrec {version('torchrec')}. Load before the run: {load:.1f}.{note}",
+        machine(load, "torch", "torchrec"),
         f"- {rounds} rounds over {rows:,} rows.\n",
         f"| threads | batch {SMALL}, rows/s | batch {LARGE}, rows/s | ratio | goal | ratio by processor time |",
         "|---|---|---|---|---|---|",
@@ -159,8 +153,8 @@ def page(command: str, rows: int, rounds: int, load: float, found: Sequence[tupl
     for threads, sides in found:
         ratio = kept(sides)
         speeds = [f"{statistics.median(side.wall):,.0f}" for side in sides]
-        met = "met" if ratio.low >= GOAL else "**not met**"
-        cells = (str(threads), *speeds, _told(ratio), f"{GOAL:g}: {met}", _told(kept(sides, own=True)))
+        goal = verdict(GOAL, ratio.low >= GOAL)
+        cells = (str(threads), *speeds, shown(ratio), goal, shown(kept(sides, own=True)))
         lines.append(f"| {' | '.join(cells)} |")
     threads, sides = found[0]
     lines += [
@@ -180,10 +174,6 @@ def page(command: str, rows: int, rounds: int, load: float, found: Sequence[tupl
 def _line(part: str, small: float, large: float) -> str:
     fixed = max(0.0, small - SMALL * (large - small) / (LARGE - SMALL))
     return f"| {part} | {small:.2f} | {large:.2f} | {fixed:.2f} |"
-
-
-def _told(ratio: Interval) -> str:
-    return f"{ratio.value:.3f} ({ratio.low:.3f} to {ratio.high:.3f})"
 
 
 def main(

@@ -6,7 +6,6 @@ python -m benchmarks.stored_selections --write
 from __future__ import annotations
 
 import os
-import platform
 import shutil
 import statistics
 import sys
@@ -14,7 +13,6 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, TypeVar
 
@@ -22,9 +20,8 @@ import torch
 import typer
 
 from benchmarks.contest_data import DATASET, NUM_CATEGORICAL, NUM_DENSE
-from benchmarks.contest_page import processor
 from benchmarks.contestants import DEVICE, SEED, join_alone
-from benchmarks.reading import mean_ratio
+from benchmarks.measured import machine, mean_ratio, shown, verdict
 from pipeline.data.share import Share
 from pipeline.data.simulator import Simulator, SimulatorConfig, simulate
 from pipeline.selection.policies.negatives import NegativeDownsampling
@@ -101,8 +98,6 @@ class Sides:
 
 def page(command: str, rows: int, load: float, found: Sides) -> str:
     """The whole page."""
-    cores = os.cpu_count() or 1
-    note = " **The machine was not idle: trust the ratios, not the seconds.**" if load > 0.5 * cores else ""
     lines = [
         "# Stored selections\n",
         "Wall time of a training pass over one window of Criteo's shape (13 dense and 26 categorical columns, one click to",
@@ -112,8 +107,7 @@ def page(command: str, rows: int, load: float, found: Sides) -> str:
         "selection is timed apart: it is done once for all that select alike. All go by turns within a round; ratios are",
         "geometric means over the rounds with a 95 % t-interval, and a goal is met where the upper end is.\n",
         f"    {command}\n",
-        f"- {processor()}, {cores} cores; {platform.system()}, Python {platform.python_version()}, torch "
-        f"{version('torch')}. Load before the run: {load:.1f}.{note}",
+        machine(load, "torch"),
         f"- {len(found.seconds['all rows'])} rounds over {rows:,} rows; batch {found.sizes['all']:,} on all rows, "
         f"{found.sizes['kept']:,} on the selection.\n",
         "| part | seconds | over training on all rows | goal |",
@@ -122,9 +116,8 @@ def page(command: str, rows: int, load: float, found: Sides) -> str:
     ]
     for name, goal in GOALS.items():
         ratio = found.ratio(name)
-        met = "met" if ratio.high <= goal else "**not met**"
-        told = f"{ratio.value:.3f} ({ratio.low:.3f} to {ratio.high:.3f})"
-        lines.append(f"| {name} | {statistics.median(found.seconds[name]):.2f} | {told} | {goal:g}: {met} |")
+        met = verdict(goal, ratio.high <= goal)
+        lines.append(f"| {name} | {statistics.median(found.seconds[name]):.2f} | {shown(ratio)} | {met} |")
     return "\n".join([*lines, ""])
 
 

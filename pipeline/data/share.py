@@ -1,9 +1,11 @@
-"""One worker's part of a window: every W-th row group, in time order."""
+"""One worker's part of a window, every W-th row group in time order, and what workers write beside it, put together."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -11,6 +13,7 @@ from numpy.typing import NDArray
 
 from pipeline.data.dataset import WindowManifest, read_row_group
 from pipeline.storage.lake import Lake
+from pipeline.storage.parquet import Part
 
 
 @dataclass(frozen=True)
@@ -44,3 +47,59 @@ class Share:
     def read(self, group: int, columns: Sequence[str]) -> pa.Table:
         """Some columns of one row group."""
         return read_row_group(self.lake, self.manifest, group, columns)
+
+
+Written = tuple[tuple[Part, ...], list[tuple[int, str]]]
+"""A worker's files, which hold a row group for each of its own that is not empty, and the rows and digest of each of its own."""
+Place = tuple[int, int]
+"""A file by its number, and a row group therein."""
+
+
+class Beside(NamedTuple):
+    """Files that match a window row group by row group, whoever wrote them."""
+
+    files: tuple[Part, ...]
+    places: tuple[Place | None, ...]
+    """For each row group of the window, where it lies; None where it is empty."""
+    counts: tuple[int, ...]
+    """Rows of each row group of the window."""
+    digest: str
+    """sha256 over the row groups' digests, in the window's order."""
+
+
+def put_together(written: Sequence[Written], share: Share) -> Beside:
+    """What all workers wrote, in their order, as one whole in the window's order."""
+    num_groups = share.manifest.num_row_groups
+    files: list[Part] = []
+    places: list[Place | None] = [None] * num_groups
+    found: list[tuple[int, str]] = [(0, "")] * num_groups
+    for rank, (parts, groups) in enumerate(written):
+        before = len(files)
+        free = ((before + file, group) for file, part in enumerate(parts) for group in range(part.num_row_groups))
+        for group, (count, digest) in zip(range(rank, num_groups, share.world_size), groups, strict=True):
+            found[group] = (count, digest)
+            places[group] = next(free) if count else None
+        files += parts
+    return Beside(
+        tuple(files),
+        tuple(places),
+        tuple(count for count, _ in found),
+        digest_of(digest for _, digest in found),
+    )
+
+
+def digest_of(groups: Iterable[str]) -> str:
+    """The digest of a whole from those of its row groups, in the window's order."""
+    return hashlib.sha256("".join(groups).encode()).hexdigest()
+
+
+def check_places(files: Sequence[Part], places: Sequence[Place | None]) -> None:
+    """Refuse places that are not those of the files' row groups, each once.
+
+    Raises:
+        ValueError: they are others.
+    """
+    there = {(file, group) for file, part in enumerate(files) for group in range(part.num_row_groups)}
+    named = [place for place in places if place is not None]
+    if len(named) != len(there) or set(named) != there:
+        raise ValueError("each row group of the files is that of one row group of the window, got other places")

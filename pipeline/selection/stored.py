@@ -7,9 +7,9 @@ dealt to workers as the window is, whoever made it.
 from __future__ import annotations
 
 import hashlib
-import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,7 +18,7 @@ from pyarrow import fs
 from pydantic import model_validator
 
 from pipeline.data.dataset import WindowManifest, physical_schema
-from pipeline.data.share import Share
+from pipeline.data.share import Place, Share, Written, check_places, put_together
 from pipeline.selection.policy import Candidates, JointPolicy, ThinningPolicy
 from pipeline.selection.sampling import Selected, select, selection_salt
 from pipeline.spec.config import Policy, Selection
@@ -26,7 +26,7 @@ from pipeline.spec.documents import Digest, Frozen, Seed, content_key
 from pipeline.spec.schema import Schema
 from pipeline.spec.window import Window
 from pipeline.storage.damage import Damaged
-from pipeline.storage.generation import Generation
+from pipeline.storage.generation import Generation, new_generation
 from pipeline.storage.lake import Conflict, Lake, checked_name
 from pipeline.storage.parquet import Part, PartWriter
 from pipeline.storage.together import is_of_all, on_all, on_first
@@ -61,7 +61,7 @@ class SelectionManifest(Frozen):
     window_digest: str
     files: tuple[Part, ...]
     """Parquet files: example_id, label and features of the kept examples, with position, importance, weight and offset."""
-    places: tuple[tuple[int, int] | None, ...]
+    places: tuple[Place | None, ...]
     """For each row group of the window: its file and the row group therein; None where nothing of it is kept."""
     counts: tuple[int, ...]
     """Examples kept of each row group of the window."""
@@ -70,10 +70,7 @@ class SelectionManifest(Frozen):
 
     @model_validator(mode="after")
     def _consistent(self) -> SelectionManifest:
-        there = {(file, group) for file, part in enumerate(self.files) for group in range(part.num_row_groups)}
-        named = [place for place in self.places if place is not None]
-        if len(named) != len(there) or set(named) != there:
-            raise ValueError("each row group of the files is that of one row group of the window, got other places")
+        check_places(self.files, self.places)
         if [count > 0 for count in self.counts] != [place is not None for place in self.places]:
             raise ValueError("a row group of the window has a place where some of it is kept, got other counts")
         return self
@@ -152,7 +149,7 @@ class SelectionStore:
         """
         digests = {name: digest for name, (digest, _) in signals.items()}
         key = selection_key(policy, share.manifest, seed, digests)
-        generation = on_first(lambda: uuid.uuid4().hex[:8])
+        generation, before = on_first(lambda: (new_generation(), self.lake.sound(self.path(key))))
         folder = f"{self.path(key).rsplit('/', 1)[0]}/gen-{generation}"
         attempt = Generation(self.lake, generation, folder, self.path(key))
         choice = _Choice(share, policy, selection_salt(seed), {name: column for name, (_, column) in signals.items()})
@@ -169,23 +166,25 @@ class SelectionStore:
                 signals=digests,
                 schema_key=share.manifest.schema_key,
                 window_digest=share.manifest.digest,
-                **_joined(written, share),
+                **put_together(written, share)._asdict(),
             )
-            return on_first(lambda: self._publish(manifest, attempt))
+            return on_first(lambda: self._publish(manifest, attempt, before))
         except Exception as error:
             if share.rank == 0 and is_of_all(error):  # else somebody may still be writing
                 attempt.leave()
             raise
 
-    def _publish(self, manifest: SelectionManifest, attempt: Generation) -> SelectionManifest:
-        before = self.lake.sound(self.path(manifest.key))
+    def _publish(
+        self, manifest: SelectionManifest, attempt: Generation, before: dict[str, Any] | None
+    ) -> SelectionManifest:
+        """Make a selection known in the place of what was read before it was made, or take another job's that is alike."""
         try:
             attempt.publish(manifest.model_dump(mode="json"), before)
         except Conflict:
             theirs = self.read(manifest.key)
             if theirs is None or theirs.digest != manifest.digest:
                 raise
-            attempt.leave()  # another job selects alike
+            attempt.leave()
             return theirs
         return manifest
 
@@ -254,11 +253,7 @@ class _Choice:
         return select(self._policy, rows, label, salt=self._salt)
 
 
-_Written = tuple[tuple[Part, ...], list[tuple[int, str]]]
-"""A worker's files, and of each of its row groups how many examples are kept, and their digest."""
-
-
-def _write(share: Share, schema: Schema, choice: _Choice, folder: str) -> _Written:
+def _write(share: Share, schema: Schema, choice: _Choice, folder: str) -> Written:
     """Write what is kept of a worker's row groups, each as one row group of its own."""
     columns = ["example_id", "label", *(feature.name for feature in schema.features)]
     fields = physical_schema(schema)
@@ -288,25 +283,3 @@ def _digest(table: pa.Table) -> str:
     for name in ("example_id", IMPORTANCE, WEIGHT, OFFSET):
         whole.update(np.ascontiguousarray(table.column(name).to_numpy()).tobytes())
     return whole.hexdigest()
-
-
-def _joined(written: Sequence[_Written], share: Share) -> dict[str, object]:
-    """Files, places, counts and digest of all workers' parts, in the window's order."""
-    num_groups = share.manifest.num_row_groups
-    files: list[Part] = []
-    places: list[tuple[int, int] | None] = [None] * num_groups
-    found: list[tuple[int, str]] = [(0, "")] * num_groups
-    for rank, (parts, kept) in enumerate(written):
-        free = iter(
-            [(len(files) + file, group) for file, part in enumerate(parts) for group in range(part.num_row_groups)]
-        )
-        for group, (count, digest) in zip(range(rank, num_groups, share.world_size), kept, strict=True):
-            found[group] = (count, digest)
-            places[group] = next(free) if count else None
-        files += parts
-    return {
-        "files": tuple(files),
-        "places": tuple(places),
-        "counts": tuple(count for count, _ in found),
-        "digest": hashlib.sha256("".join(digest for _, digest in found).encode()).hexdigest(),
-    }

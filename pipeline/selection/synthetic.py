@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import uuid
 from collections.abc import Iterable
 
 import numpy as np
@@ -16,7 +15,7 @@ from pipeline.spec.documents import Digest, Frozen
 from pipeline.spec.errors import BadInput
 from pipeline.spec.schema import Schema
 from pipeline.spec.window import Window
-from pipeline.storage.generation import Generation
+from pipeline.storage.generation import Generation, new_generation
 from pipeline.storage.lake import Lake, checked_name
 from pipeline.storage.parquet import Part, PartWriter
 
@@ -88,7 +87,7 @@ def publish_synthetic(
         BadSynthetic: the rows break the format, or there are none.
     """
     path = synthetic_path(dataset, name, window)
-    generation = uuid.uuid4().hex[:8]
+    generation = new_generation()
     folder = f"{path.rsplit('/', 1)[0]}/gen-{generation}"
     attempt = Generation(lake, generation, folder, path)
     columns = synthetic_schema(schema)

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import logging
+import uuid
 from dataclasses import dataclass
 from typing import Any
 
 from pipeline.storage.lake import Conflict, Lake
 
 log = logging.getLogger(__name__)
+
+
+def new_generation() -> str:
+    """A new generation's id."""
+    return uuid.uuid4().hex[:8]
 
 
 @dataclass

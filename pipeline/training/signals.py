@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 from scipy.special import expit
 
-from pipeline.data.share import Share
+from pipeline.data.share import Share, Written, check_places, digest_of, put_together
 from pipeline.spec.documents import Digest, Frozen
 from pipeline.spec.errors import BadInput, nearest
 from pipeline.storage import parquet
@@ -57,9 +57,7 @@ class Signal(Frozen):
 
     @model_validator(mode="after")
     def _there(self) -> Signal:
-        there = {(file, group) for file, part in enumerate(self.files) for group in range(part.num_row_groups)}
-        if len(self.places) != len(there) or set(self.places) != there:
-            raise ValueError("each row group of the files is that of one row group of the window, got other places")
+        check_places(self.files, self.places)
         return self
 
 
@@ -109,9 +107,9 @@ def _write(
     starts = share.starts()
     schema = pa.schema([("example_id", pa.uint64()), ("value", pa.float32())])
 
-    def write() -> tuple[tuple[Part, ...], list[str]]:
+    def write() -> Written:
         writer = PartWriter(share.lake, lambda part: f"{folder}/worker-{share.rank:05d}-{part:05d}.parquet", schema)
-        digests: list[str] = []
+        groups: list[tuple[int, str]] = []
         taken = 0
         for group in share.row_groups:
             first, last = int(starts[group]), int(starts[group + 1])
@@ -125,26 +123,19 @@ def _write(
             values = np.asarray(SIGNALS[name](logits[taken:stop], label), np.float32)
             ids = table.column("example_id").combine_chunks()
             writer.write(pa.table([ids, values], schema=schema), last - first)
-            digests.append(row_group_digest(ids.to_numpy(), values))
+            groups.append((len(values), row_group_digest(ids.to_numpy(), values)))
             taken = stop
-        return writer.finish(), digests
+        return writer.finish(), groups
 
-    files: list[Part] = []
-    found: dict[int, tuple[tuple[int, int], str]] = {}
-    for rank, (parts, digests) in enumerate(on_all(write)):
-        places = [(len(files) + file, group) for file, part in enumerate(parts) for group in range(part.num_row_groups)]
-        groups = range(rank, len(starts) - 1, share.world_size)
-        found |= dict(zip(groups, zip(places, digests, strict=True), strict=True))
-        files += parts
-    ordered = [found[group] for group in range(len(starts) - 1)]
+    files, places, _, digest = put_together(on_all(write), share)
     return Signal(
         name=name,
         age=age,
         producer=producer,
         window_digest=share.manifest.digest,
-        files=tuple(files),
-        places=tuple(place for place, _ in ordered),
-        digest=joined(digest for _, digest in ordered),
+        files=files,
+        places=places,
+        digest=digest,
     )
 
 
@@ -213,11 +204,6 @@ def row_group_digest(ids: NDArray[np.uint64], values: Floats) -> str:
     return hashlib.sha256(ids.tobytes() + values.tobytes()).hexdigest()
 
 
-def joined(digests: Iterable[str]) -> str:
-    """The digest of a signal from those of its row groups, in the window's order."""
-    return hashlib.sha256("".join(digests).encode()).hexdigest()
-
-
 def content_digest(lake: Lake, signal: Signal) -> str:
     """The digest that a signal has now, for comparison with its document's; reads all of it.
 
@@ -226,4 +212,4 @@ def content_digest(lake: Lake, signal: Signal) -> str:
         Damaged: a file is not what was written.
     """
     tables = (read_row_group(lake, signal.files[file], group) for file, group in signal.places)
-    return joined(row_group_digest(table["example_id"].to_numpy(), table["value"].to_numpy()) for table in tables)
+    return digest_of(row_group_digest(table["example_id"].to_numpy(), table["value"].to_numpy()) for table in tables)

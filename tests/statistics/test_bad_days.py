@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from benchmarks.study_pages import Days
+from benchmarks.simulated_studies import Days
 from pipeline.statistics.autocorrelation import Noises, regress
 from pipeline.statistics.paired import Paired, Series
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from benchmarks.study_pages import Days
+from benchmarks.simulated_studies import Days
 from pipeline.statistics.convergence import convergence, ratio_of, saved, verdicts
 from pipeline.statistics.falling import MIN_WINDOWS
 from pipeline.statistics.interval import Interval

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from benchmarks import coverage
-from benchmarks.study_pages import TRUTHS
+from benchmarks.simulated_studies import TRUTHS
 
 CONVERGING = [truth for truth in TRUTHS if truth.crossing(30) < 30]
 NEVER = [truth for truth in TRUTHS if truth.crossing(30) > 30]

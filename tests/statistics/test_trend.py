@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from benchmarks.study_pages import Days
+from benchmarks.simulated_studies import Days
 from pipeline.statistics.effects import recommend, transfer_ratio
 from pipeline.statistics.interval import Interval
 from pipeline.statistics.needed import Student, history_needed, history_saved

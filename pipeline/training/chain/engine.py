@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 import time
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,11 +17,11 @@ import torch.distributed as dist
 from pipeline.data.dataset import WindowManifest, read_schema, require_manifest
 from pipeline.data.share import Share
 from pipeline.selection.policy import JointPolicy
-from pipeline.selection.stored import SelectionManifest
 from pipeline.spec.config import StepConfig, Variant
 from pipeline.spec.errors import BadInput
 from pipeline.spec.job import TrainJob
 from pipeline.spec.window import Window
+from pipeline.storage.generation import new_generation
 from pipeline.storage.lake import Lake
 from pipeline.storage.parquet import write_table
 from pipeline.storage.together import is_of_all, on_all, on_first
@@ -45,7 +44,7 @@ class Diverged(BadInput):
 
 
 class Recorder(Protocol):
-    """Called on worker 0 for every step, as it begins and as it is done."""
+    """Called on a lane's first worker for every step, as it begins and as it is done."""
 
     def begin(self, variant: Variant, seed: int, window: WindowManifest, config: StepConfig) -> None:
         """A step starts."""
@@ -125,11 +124,11 @@ class Engine:
         with _timed(seconds, "load"):
             trainer = self._models.at(plan.parent, plan.config, plan.window)
         share = self._models.share(plan.window)
-        predicted = None if plan.evaluation is not None else self._predict(trainer, share, plan)
+        predicted = plan.evaluation or self._predict(trainer, share, plan)
         with _timed(seconds, "select"):
             selection = stored_selection(self.lake, share, plan.config, plan.signals, force=self.job.force)
         store = self._planner.store(seed)
-        attempt = store.attempt(plan.key, on_first(store.new_generation))
+        attempt = store.attempt(plan.key, on_first(new_generation))
         try:
             with _timed(seconds, "score"):
                 signals = self._score(trainer, share, plan, attempt.folder)
@@ -141,23 +140,20 @@ class Engine:
                 signals += write_signals(
                     share, f"{attempt.folder}/signals", plan.key, 0, plan.asked, trained.positions, trained.logits
                 )
-                kept = keeps_checkpoint(self.job, variant, plan.window.window)
-                checkpoint = f"{attempt.folder}/checkpoint" if kept else None
-                files = {}
-                if checkpoint is not None:
+                checkpoint, files = None, {}
+                if keeps_checkpoint(self.job, variant, plan.window.window):
+                    checkpoint = f"{attempt.folder}/checkpoint"
                     files = save_checkpoint(self.lake, checkpoint, trainer.model, trainer.optimizer)
-            step = self._manifest(plan, trainer, trained, selection, signals, seconds, attempt.id)
-            step = step.model_copy(update={"checkpoint": checkpoint, "checkpoint_files": files})
-            evaluation = plan.evaluation
-            if evaluation is None and predicted is not None:
-                evaluation = self._publish_evaluation(plan, trainer, predicted)
+            step = self._manifest(plan, trainer, trained, signals, (checkpoint, files), seconds, attempt.id)
+            evaluation = predicted
+            if not isinstance(evaluation, EvaluationManifest):
+                evaluation = self._publish_evaluation(plan, trainer, evaluation)
             on_first(lambda: store.publish(step, plan.previous, attempt))
         except Exception as error:
             if self.rank == 0 and is_of_all(error):  # else somebody may still be writing
                 attempt.leave()
             raise
         self._models.closed(plan.key, trainer)
-        assert evaluation is not None  # noqa: S101 - it was there, or was made above
         log.info(
             "%s %s seed %d: %d of %d rows, log-loss %.5f before training, %.0f rows/s",
             step.window,
@@ -181,10 +177,8 @@ class Engine:
         trainer = self._models.at(plan.parent, plan.config, plan.window)
         if plan.parent is not None:
             self._models.closed(plan.parent.key, trainer)  # nothing was trained
-        evaluation = self._publish_evaluation(
-            plan, trainer, self._predict(trainer, self._models.share(plan.window), plan)
-        )
-        return evaluation
+        predicted = self._predict(trainer, self._models.share(plan.window), plan)
+        return self._publish_evaluation(plan, trainer, predicted)
 
     def _publish_evaluation(self, plan: Plan, trainer: Trainer, predicted: Predicted) -> EvaluationManifest:
         """Store what a model predicted; every worker calls this."""
@@ -193,7 +187,7 @@ class Engine:
         def publish() -> EvaluationManifest:
             chosen = self.job.lineup.evaluation
             key = evaluation_key(plan.key, chosen)
-            attempt = store.attempt(key, uuid.uuid4().hex[:8])
+            attempt = store.attempt(key, new_generation())
             try:
                 made = EvaluationManifest(
                     key=key,
@@ -217,15 +211,14 @@ class Engine:
         return on_first(publish)
 
     def _check_finite(
-        self, plan: Plan, name: str, predicted: Predicted | None, trained: Trained, trainer: Trainer
+        self, plan: Plan, name: str, predicted: Predicted | EvaluationManifest, trained: Trained, trainer: Trainer
     ) -> None:
         """Refuse to publish a model that has diverged: every later window would build on it."""
         what = None
-        spoiled = predicted is not None and predicted.num_rows and "log_loss" not in predicted.metrics
-        if spoiled or not math.isfinite(trained.sums.loss):
+        if (predicted.num_rows and "log_loss" not in predicted.metrics) or not math.isfinite(trained.sums.loss):
             what = "its loss"
-        elif spoiled_part := not_finite(trainer.model, trainer.optimizer):  # by the last update, whose loss nobody sees
-            what = f"its {spoiled_part}"
+        elif spoiled := not_finite(trainer.model, trainer.optimizer):  # by the last update, whose loss nobody sees
+            what = f"its {spoiled}"
 
         def refuse() -> None:
             if what is not None:
@@ -251,12 +244,12 @@ class Engine:
         plan: Plan,
         trainer: Trainer,
         trained: Trained,
-        selection: SelectionManifest | None,
         signals: tuple[Signal, ...],
+        kept: tuple[str | None, dict[str, str]],
         seconds: dict[str, float],
         generation: str,
     ) -> StepManifest:
-        """What makes a step known."""
+        """What makes a step known; `kept` is its checkpoint's folder, if it keeps one, with the digests of its files."""
         forward = trainer.forward_flops * len(plan.elders) * plan.window.num_rows
         flops = Flops(
             training=trainer.training_flops * trained.num_rows,
@@ -278,7 +271,8 @@ class Engine:
             parent=None if parent is None else parent.key,
             first=plan.window.window if parent is None else parent.first,
             parent_lineage=None if parent is None else parent.lineage,
-            checkpoint=None,
+            checkpoint=kept[0],
+            checkpoint_files=kept[1],
             signals=signals,
             progressive=trained.sums.metrics(),
             num_rows=plan.window.num_rows,

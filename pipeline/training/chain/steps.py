@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
@@ -210,11 +209,6 @@ class StepStore:
                 f"other workers had made: {cure}"
             )
         return found
-
-    @staticmethod
-    def new_generation() -> str:
-        """A new generation's id."""
-        return uuid.uuid4().hex[:8]
 
     def attempt(self, key: str, generation: str) -> Generation:
         """A generation's folder; its files count once the step's manifest names it."""

@@ -19,7 +19,7 @@ from benchmarks.contest_data import BATCH_SIZE, Examples
 from pipeline.spec.config import OptimizerConfig, Widths
 
 HERE = Path(__file__).parent
-ENVIRONMENT = HERE.parent / ".venv-deepctr"
+ENVIRONMENT = HERE.parents[1] / ".venv-deepctr"
 REQUIREMENTS = HERE / "requirements-deepctr.txt"
 MODELS = ("PNN", "DCN", "DeepFM")
 """It has no DLRM. PNN is the nearest: dot products of every pair of embeddings, beside the embeddings, under an MLP."""
