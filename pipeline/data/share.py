@@ -1,4 +1,4 @@
-"""One worker's part of a window, every W-th row group in time order, and what workers write beside it, put together."""
+"""One worker's part of a window, every W-th row group in time order, and files that workers write row group by row group beside it."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ Place = tuple[int, int]
 """A file by its number, and a row group therein."""
 
 
-class Beside(NamedTuple):
+class AlignedFiles(NamedTuple):
     """Files that match a window row group by row group, whoever wrote them."""
 
     files: tuple[Part, ...]
@@ -67,7 +67,7 @@ class Beside(NamedTuple):
     """sha256 over the row groups' digests, in the window's order."""
 
 
-def put_together(written: Sequence[Written], share: Share) -> Beside:
+def aligned(written: Sequence[Written], share: Share) -> AlignedFiles:
     """What all workers wrote, in their order, as one whole in the window's order."""
     num_groups = share.manifest.num_row_groups
     files: list[Part] = []
@@ -80,7 +80,7 @@ def put_together(written: Sequence[Written], share: Share) -> Beside:
             found[group] = (count, digest)
             places[group] = next(free) if count else None
         files += parts
-    return Beside(
+    return AlignedFiles(
         tuple(files),
         tuple(places),
         tuple(count for count, _ in found),

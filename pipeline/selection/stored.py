@@ -18,7 +18,7 @@ from pyarrow import fs
 from pydantic import model_validator
 
 from pipeline.data.dataset import WindowManifest, physical_schema
-from pipeline.data.share import Place, Share, Written, check_places, put_together
+from pipeline.data.share import Place, Share, Written, aligned, check_places
 from pipeline.selection.policy import Candidates, JointPolicy, ThinningPolicy
 from pipeline.selection.sampling import Selected, select, selection_salt
 from pipeline.spec.config import Policy, Selection
@@ -166,7 +166,7 @@ class SelectionStore:
                 signals=digests,
                 schema_key=share.manifest.schema_key,
                 window_digest=share.manifest.digest,
-                **put_together(written, share)._asdict(),
+                **aligned(written, share)._asdict(),
             )
             return on_first(lambda: self._publish(manifest, attempt, before))
         except Exception as error:

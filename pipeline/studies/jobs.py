@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from pipeline.spec.config import Read, StepConfig, Variant
 from pipeline.spec.job import TrainJob
 from pipeline.spec.study import Study
 from pipeline.spec.window import Window
+from pipeline.training.chain.lanes import cost, evenly
 
 Step = tuple[Window, StepConfig, frozenset[Read]]
 """A window, what is done in it, and the signals of others that it reads."""
@@ -30,10 +31,11 @@ def study_jobs(study: Study, num_groups: int = 1) -> list[TrainJob]:
         if variant.name not in read_from:
             families.setdefault(first_step(study, variant), []).append(variant)
     num_dealt = min(num_groups, len(seeds))
-    groups = _balanced(study, list(families.values()), num_groups // num_dealt)
+    num_apart = max(1, min(num_groups // num_dealt, len(families)))
+    groups = evenly(list(families.values()), num_apart, lambda family: cost(family, study.first, study.last))
     return [
         *_jobs(study, read_from, 1),
-        *(job for group in groups for job in _jobs(study, [v.name for v in group], num_dealt)),
+        *(job for group in groups if group for job in _jobs(study, [v.name for f in group for v in f], num_dealt)),
     ]
 
 
@@ -46,25 +48,6 @@ def first_step(study: Study, variant: Variant) -> Step:
     if config.soft_weight is not None and variant.teacher is not None:
         reads.add(Read(variant.teacher, config.soft_age))
     return window, config, frozenset(reads)
-
-
-def _balanced(study: Study, families: Sequence[list[Variant]], num_groups: int) -> list[list[Variant]]:
-    """Families divided among that many groups at most, the most expensive first, each to the group that costs least until then."""
-    groups: list[list[Variant]] = [[] for _ in range(max(1, min(num_groups, len(families))))]
-    costs = [0.0] * len(groups)
-    for family in sorted(families, key=lambda family: -_cost(study, family)):
-        least = costs.index(min(costs))
-        groups[least].extend(family)
-        costs[least] += _cost(study, family)
-    return [group for group in groups if group]
-
-
-def _cost(study: Study, variants: Iterable[Variant]) -> float:
-    """About how many windows' rows some variants train on, as if they shared nothing."""
-    return sum(
-        (study.last.days_since(variant.start or study.first) + 1) * variant.selection.share(variant.model.prior)
-        for variant in variants
-    )
 
 
 def _jobs(study: Study, names: Sequence[str], num_dealt: int) -> list[TrainJob]:

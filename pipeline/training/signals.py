@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 from scipy.special import expit
 
-from pipeline.data.share import Share, Written, check_places, digest_of, put_together
+from pipeline.data.share import Share, Written, aligned, check_places, digest_of
 from pipeline.spec.documents import Digest, Frozen
 from pipeline.spec.errors import BadInput, nearest
 from pipeline.storage import parquet
@@ -127,7 +127,7 @@ def _write(
             taken = stop
         return writer.finish(), groups
 
-    files, places, _, digest = put_together(on_all(write), share)
+    files, places, _, digest = aligned(on_all(write), share)
     return Signal(
         name=name,
         age=age,

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from itertools import chain as joined
+from typing import TypeVar
 
 from pipeline.spec.config import Variant
 from pipeline.spec.job import TrainJob
 from pipeline.spec.window import Window
 
+T = TypeVar("T")
 Chain = tuple[int, Variant]
 """A seed and a variant."""
 
@@ -24,12 +26,8 @@ def deal(job: TrainJob) -> list[list[Chain]]:
     """
     seeds, chosen = job.lineup.seeds, job.lineup.only(job.variants)
     groups = [(seed, group) for seed in seeds for group in _together(job, chosen)]
-    lanes: list[list[Chain]] = [[] for _ in range(job.lineup.workers.lanes)]
-    loads = [0.0] * len(lanes)
-    for seed, group in sorted(groups, key=lambda each: -_cost(job, each[1])):
-        least = loads.index(min(loads))
-        lanes[least] += [(seed, variant) for variant in group]
-        loads[least] += _cost(job, group)
+    dealt = evenly(groups, job.lineup.workers.lanes, lambda each: cost(each[1], job.first, job.last))
+    lanes = [[(seed, variant) for seed, group in lane for variant in group] for lane in dealt]
     place = {variant.name: number for number, variant in enumerate(chosen)}
     return [sorted(lane, key=lambda each: (seeds.index(each[0]), place[each[1].name])) for lane in lanes]
 
@@ -54,10 +52,21 @@ def _first(job: TrainJob, variant: Variant) -> Window:
     return job.first if variant.start is None else max(job.first, variant.start)
 
 
-def _cost(job: TrainJob, group: list[Variant]) -> float:
-    """How long chains take, in windows that are trained on whole."""
-    cost = 0.0
-    for variant in group:
-        share = variant.selection.share(variant.model.prior)
-        cost += max(0, job.last.days_since(_first(job, variant)) + 1) * (share + BESIDE_TRAINING)
-    return cost
+def evenly(groups: Sequence[T], num: int, costs: Callable[[T], float]) -> list[list[T]]:
+    """Groups dealt to so many, the dearest first, each to the one that costs least until then."""
+    dealt: list[list[T]] = [[] for _ in range(num)]
+    loads = [0.0] * num
+    for group in sorted(groups, key=lambda group: -costs(group)):
+        least = loads.index(min(loads))
+        dealt[least].append(group)
+        loads[least] += costs(group)
+    return dealt
+
+
+def cost(variants: Iterable[Variant], first: Window, last: Window) -> float:
+    """About how long chains take over a span, in windows that are trained on whole, as if they shared nothing."""
+    return sum(
+        max(0, last.days_since(first if variant.start is None else max(first, variant.start)) + 1)
+        * (variant.selection.share(variant.model.prior) + BESIDE_TRAINING)
+        for variant in variants
+    )
