@@ -49,13 +49,12 @@ format: setup ## put the code into its format
 	ruff check --fix .
 	ruff format .
 
-# In two processes what needs no services, then one after the other what starts Airflow, MLflow and Ray.
+# In two processes: one tests with Airflow, MLflow and Ray, the other what needs none of them (tests/conftest.py).
 test: setup browser ## run the tests, or those that ARGS names
 ifdef ARGS
 	python -m pytest $(ARGS)
 else
-	python -m pytest -n 2 --dist loadfile -m "not services and not long"
-	python -m pytest -m "services and not long"
+	python -m pytest -n 2 --dist loadgroup -m "not long"
 endif
 
 test-long: setup ## run the same properties over many more cases (up to 90 minutes)

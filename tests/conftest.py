@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.local.services import Addresses, environment, running
+from pipeline.local.services import Addresses, environment, running, services_status
 from pipeline.spec.settings import Settings
+from tests.local.services.light import processes_of
 from tests.tracking_server import Wire, serving
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -58,10 +59,16 @@ def fresh_settings(home: Path) -> Settings:
 
 @pytest.hookimpl(tryfirst=True)  # before tests are chosen by their marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Whatever asks for a stack needs services: `make test` runs these tests by themselves."""
+    """Whatever asks for a stack needs services. All of these run in one process, first, so that they share them.
+
+    The tests of any other file stay together as well, and run in another process meanwhile.
+    """
     for item in items:
         if any("stack" in name for name in getattr(item, "fixturenames", ())):
             item.add_marker("services")
+        group = "services" if item.get_closest_marker("services") else str(item.path)
+        item.add_marker(pytest.mark.xdist_group(group))
+    items.sort(key=lambda item: item.get_closest_marker("services") is None)
 
 
 @pytest.fixture(scope="session")
@@ -93,3 +100,5 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     settings = fresh_settings(tmp_path_factory.mktemp("stack"))
     with running(settings) as addresses:
         yield Stack(settings=settings, addresses=addresses, environ={**os.environ, **environment(settings)})
+    assert not processes_of(settings.home), "what was started is ended, whatever the tests did to it"
+    assert not any(status.healthy for status in services_status(settings))

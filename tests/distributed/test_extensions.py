@@ -14,9 +14,10 @@ from operators.form.params import form
 from operators.form.questions import Warmup
 from pipeline.spec.job import TrainJob, load_job
 from pipeline.storage.lake import Lake
+from pipeline.training.chain.engine import Engine
 from pipeline.training.chain.steps import StepStore
 from tests.conftest import Stack
-from tests.trained import DATASET, DAY
+from tests.trained import DATASET, DAY, alone
 from tests.training.chain.test_doors import LINEUP, OUTSIDE, distribution
 
 POINTS = "[windrow.policies]\ndisputed = outside:Disputed\n[windrow.models]\npooled = outside:Pooled\n"
@@ -45,8 +46,8 @@ def test_a_policy_and_a_model_from_outside_are_used_by_the_command_and_by_a_form
         return done.stdout
 
     windrow("ingest", "--first", str(DAY), "--last", str(DAY.next()))
-    told = json.loads(windrow("train", "--first", str(DAY), "--last", str(DAY), "--json"))
-    assert {chain["variant"] for chain in told["chains"]} == {"plain", "pooled", "sampled"}
+    made = json.loads(windrow("train", "--first", str(DAY), "--last", str(DAY), "--json"))
+    assert {chain["variant"] for chain in made["chains"]} == {"plain", "pooled", "sampled"}
 
     monkeypatch.syspath_prepend(str(site))
     monkeypatch.setenv("WINDROW_LINEUP", str(file))
@@ -61,9 +62,7 @@ def test_a_policy_and_a_model_from_outside_are_used_by_the_command_and_by_a_form
     asked = form_answers.answers(Warmup)
     job = TrainJob(lineup=asked.seeded(), first=DAY, last=DAY.next(), start="scratch")
     assert load_job(job.model_dump_json()) == job, "what the form's task hands to the cluster"
-    spec = tmp_path / "spec.json"
-    spec.write_text(job.model_dump_json())
-    windrow("run", str(spec))
+    Engine(lake, job, None, alone()).run()
     step = StepStore(lake, DATASET).head("outside", "sampled", 0, DAY.next())
     assert step is not None
     assert sorted(step.selection_read) == ["loss", "one"], "two signals, of two variants"

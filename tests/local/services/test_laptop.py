@@ -12,11 +12,11 @@ import httpx
 import psutil
 import pytest
 
-from pipeline.local.services import MARK, POOL, ServiceError, down, laptop, services_status, up
+from pipeline.local.services import MARK, POOL, ServiceError, down, laptop, up
 from pipeline.local.services.commands import commands
 from pipeline.local.services.folder import run_folder
 from pipeline.spec.settings import Settings
-from tests.conftest import fresh_settings
+from tests.conftest import Stack, fresh_settings
 from tests.local.services.light import LOOPBACK, listening, processes_of
 
 
@@ -25,42 +25,35 @@ def is_private(folder: Path) -> bool:
     return not stat.S_IMODE(folder.stat().st_mode) & 0o077
 
 
-@pytest.mark.services
-def test_services_are_private_idempotent_and_leave_nothing_behind(tmp_path: Path) -> None:
-    settings = fresh_settings(tmp_path / "home")
-    try:
-        first = up(settings)
-        ports = listening(settings.home)
-        assert {settings.airflow_port, settings.mlflow_port, settings.ray_port, settings.ray_dashboard_port} <= {
-            port for _, port in ports
-        }
-        assert {address: who for address, who in ports.items() if address[0] not in LOOPBACK} == {}
-        ours = {process.pid for process in processes_of(settings.home)}
-        sockets = {c.laddr for c in psutil.net_connections("unix") if c.pid in ours and c.laddr.startswith("/")}
-        assert any("plasma" in path for path in sockets)
-        assert stat.S_IMODE(run_folder(settings.home).stat().st_mode) == 0o700
-        assert {path for path in sockets if not any(is_private(parent) for parent in Path(path).parents)} == set()
+def test_services_are_private_and_started_once(stack: Stack) -> None:
+    settings, first = stack.settings, stack.addresses
+    ports = listening(settings.home)
+    assert {settings.airflow_port, settings.mlflow_port, settings.ray_port, settings.ray_dashboard_port} <= {
+        port for _, port in ports
+    }
+    assert {address: who for address, who in ports.items() if address[0] not in LOOPBACK} == {}
+    ours = {process.pid for process in processes_of(settings.home)}
+    sockets = {c.laddr for c in psutil.net_connections("unix") if c.pid in ours and c.laddr.startswith("/")}
+    assert any("plasma" in path for path in sockets)
+    assert stat.S_IMODE(run_folder(settings.home).stat().st_mode) == 0o700
+    assert {path for path in sockets if not any(is_private(parent) for parent in Path(path).parents)} == set()
 
-        jobs = f"{first.ray}/api/jobs/"
-        assert httpx.get(jobs).status_code in {401, 403}
-        assert httpx.get(jobs, headers={"Authorization": "Bearer guess"}).status_code in {401, 403}
-        assert httpx.get(jobs, headers={"Authorization": f"Bearer {first.ray_token}"}).status_code == 200
-        assert httpx.get(f"{first.airflow}/api/v2/pools").status_code in {401, 403}
-        for secret in (settings.home / "secrets").iterdir():
-            assert stat.S_IMODE(secret.stat().st_mode) == 0o600
+    jobs = f"{first.ray}/api/jobs/"
+    assert httpx.get(jobs).status_code in {401, 403}
+    assert httpx.get(jobs, headers={"Authorization": "Bearer guess"}).status_code in {401, 403}
+    assert httpx.get(jobs, headers={"Authorization": f"Bearer {first.ray_token}"}).status_code == 200
+    assert httpx.get(f"{first.airflow}/api/v2/pools").status_code in {401, 403}
+    for secret in (settings.home / "secrets").iterdir():
+        assert stat.S_IMODE(secret.stat().st_mode) == 0o600
 
-        supervisor = (settings.home / "services.pid").read_text()
-        assert up(settings) == first
-        assert (settings.home / "services.pid").read_text() == supervisor
+    supervisor = (settings.home / "services.pid").read_text()
+    assert up(settings) == first
+    assert (settings.home / "services.pid").read_text() == supervisor
 
-        token = httpx.post(f"{first.airflow}/auth/token", json={"username": first.user, "password": first.password})
-        bearer = {"Authorization": f"Bearer {token.json()['access_token']}"}
-        pool = httpx.get(f"{first.airflow}/api/v2/pools/{POOL}", headers=bearer).json()
-        assert (pool["slots"], pool["include_deferred"]) == (settings.pool_slots, True)
-    finally:
-        down(settings)
-    assert not processes_of(settings.home)
-    assert not any(status.healthy for status in services_status(settings))
+    token = httpx.post(f"{first.airflow}/auth/token", json={"username": first.user, "password": first.password})
+    bearer = {"Authorization": f"Bearer {token.json()['access_token']}"}
+    pool = httpx.get(f"{first.airflow}/api/v2/pools/{POOL}", headers=bearer).json()
+    assert (pool["slots"], pool["include_deferred"]) == (settings.pool_slots, True)
 
 
 def test_down_ends_what_left_its_group_and_spares_another_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
