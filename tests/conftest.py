@@ -13,7 +13,7 @@ import pytest
 
 from pipeline.local.services import Addresses, environment, running, services_status
 from pipeline.spec.settings import Settings
-from tests.local.services.light import processes_of
+from tests.processes import processes_of
 from tests.tracking_server import Wire, serving
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -23,7 +23,7 @@ from pipeline.training.chain.steps import StepManifest, StepStore
 from tests.conftest import Stack
 from tests.distributed.test_identity import FIRST, LAST, in_four_jobs, in_one_job, line_up
 from tests.distributed.worlds import train_in_world
-from tests.local.services.light import LOOPBACK, listening
+from tests.processes import LOOPBACK, listening
 from tests.training.test_checkpoint import Payload, tensor_file
 
 WORKERS = 2

@@ -8,35 +8,14 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import psutil
 import pytest
 
 from pipeline.local.services import laptop
-from pipeline.local.services.processes import MARK, variable
 from pipeline.spec.settings import Settings
 from tests.conftest import fresh_settings
 
 SERVER = [sys.executable, str(Path(__file__).parent / "server.py")]
 """A server that is served by a child, as MLflow's is: a kill of the parent leaves an orphan that holds the port."""
-
-
-LOOPBACK = {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
-
-
-def processes_of(home: Path) -> list[psutil.Process]:
-    """Whatever still runs for a home."""
-    return [process for process in psutil.process_iter() if variable(process, MARK) == str(home)]
-
-
-def listening(home: Path) -> dict[tuple[str, int], str]:
-    """Every address where a process of a home listens, with its command line."""
-    ours = {process.pid: process for process in processes_of(home)}
-    found: dict[tuple[str, int], str] = {}
-    for connection in psutil.net_connections("tcp"):
-        if connection.status == psutil.CONN_LISTEN and connection.pid in ours:
-            with contextlib.suppress(psutil.Error):  # it has just ended
-                found[connection.laddr] = " ".join(ours[connection.pid].cmdline())
-    return found
 
 
 def be_light(patch: pytest.MonkeyPatch, commands: dict[str, Sequence[str]]) -> None:

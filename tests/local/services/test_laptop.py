@@ -17,7 +17,7 @@ from pipeline.local.services.commands import commands
 from pipeline.local.services.folder import run_folder
 from pipeline.spec.settings import Settings
 from tests.conftest import Stack, fresh_settings
-from tests.local.services.light import LOOPBACK, listening, processes_of
+from tests.processes import LOOPBACK, listening, processes_of
 
 
 def is_private(folder: Path) -> bool:

@@ -14,7 +14,7 @@ from pipeline.local.services.leash import leash
 from pipeline.local.services.processes import MARK
 from tests.airflow_client import eventually
 from tests.conftest import ROOT, free_ports
-from tests.local.services.light import processes_of
+from tests.processes import processes_of
 
 ENDS = [signal.SIGTERM, signal.SIGINT, signal.SIGKILL]
 HOLDER = """

@@ -16,7 +16,8 @@ from pipeline.local.services.processes import MARK, SERVICE, left_of
 from pipeline.spec.settings import Settings
 from tests.airflow_client import eventually
 from tests.conftest import free_ports, fresh_settings
-from tests.local.services.light import SERVER, be_light, light, processes_of
+from tests.local.services.light import SERVER, be_light, light
+from tests.processes import processes_of
 
 
 @pytest.fixture
