@@ -12,7 +12,7 @@ STAMP := $(VENV)/.installed
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up down check format test test-long browser bench lock
+.PHONY: help setup demo up down check format test test-services test-others test-long browser bench lock
 
 help: ## list these commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -49,13 +49,19 @@ format: setup ## put the code into its format
 	ruff check --fix .
 	ruff format .
 
-# In two processes: one tests with Airflow, MLflow and Ray, the other what needs none of them (tests/conftest.py).
+# What starts Airflow, MLflow and Ray runs one after the other; beside it, in two processes, all that needs none of them.
 test: setup browser ## run the tests, or those that ARGS names
 ifdef ARGS
 	python -m pytest $(ARGS)
 else
-	python -m pytest -n 2 --dist loadgroup -m "not long"
+	$(MAKE) --no-print-directory -j 2 test-services test-others
 endif
+
+test-services:
+	python -m pytest -m "services and not long"
+
+test-others:
+	python -m pytest -n 2 --dist loadfile -m "not services and not long"
 
 test-long: setup ## run the same properties over many more cases (up to 90 minutes)
 	python -m pytest -m long $(ARGS)

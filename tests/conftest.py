@@ -59,16 +59,10 @@ def fresh_settings(home: Path) -> Settings:
 
 @pytest.hookimpl(tryfirst=True)  # before tests are chosen by their marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Whatever asks for a stack needs services. All of these run in one process, first, so that they share them.
-
-    The tests of any other file stay together as well, and run in another process meanwhile.
-    """
+    """Whatever asks for a stack needs services: `make test` runs these tests in a process of their own."""
     for item in items:
         if any("stack" in name for name in getattr(item, "fixturenames", ())):
             item.add_marker("services")
-        group = "services" if item.get_closest_marker("services") else str(item.path)
-        item.add_marker(pytest.mark.xdist_group(group))
-    items.sort(key=lambda item: item.get_closest_marker("services") is None)
 
 
 @pytest.fixture(scope="session")
