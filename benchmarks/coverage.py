@@ -1,27 +1,28 @@
-"""How often the studies' intervals hold the truth, their tests raise a false alarm and see what is there: `python -m benchmarks.coverage`."""
+"""How often the studies' intervals hold the truth, and their tests raise a false alarm: `python -m benchmarks.coverage`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import typer
 
-from benchmarks.simulated_studies import TRUTHS, Days, Truth
-from pipeline.statistics.convergence import convergence, saved
-from pipeline.statistics.effects import transfer_ratio
+from benchmarks.simulated_studies import TRUTHS, Truth, one_log, students, worlds
+from pipeline.statistics.crossing import below_for_good, half_life
+from pipeline.statistics.data_curve import data_needed, data_saved
 from pipeline.statistics.interval import Interval
-from pipeline.statistics.needed import Student, history_needed
-from pipeline.statistics.trend import Trend, decay, trend
+from pipeline.statistics.trend import Trend, transfer_ratio, trend
 
 PAGE = Path(__file__).parents[1] / "docs" / "results" / "statistics.md"
-SEEDS = (1, 3, 5)
-CORRELATIONS = (0.2, 0.5)
-SETTLED = 8
-"""Windows after which the noise of the start has died down."""
-HISTORIES = (2e3, 5e3, 1.2e4, 3e4, 8e4)
+SEEDS = (8, 24)
+CORRELATIONS = (0.3, 0.85)
+HISTORIES = np.array([1.0, 1.4, 1.9, 2.4, 2.8, 3.3])
+"""Million examples that students had seen."""
+GAIN = 3.0
+"""Percent of loss over a million examples, the truth being c + GAIN / D."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,78 +52,97 @@ class Coverage:
         """Median."""
         return float(np.median([i.high - i.low for i in self.intervals]))
 
-    @property
-    def value(self) -> float:
-        """Median of the estimates."""
-        values = [i.value for i in self.intervals]
-        return float(np.median([v for v in values if not np.isnan(v)] or [np.nan]))
 
-    @property
-    def unbounded(self) -> float:
-        """Share of intervals with an infinite end."""
-        return float(np.mean([np.isinf(i.high) or np.isinf(i.low) for i in self.intervals]))
+def studies(num: int, make: Callable[[np.random.Generator], Interval], truth: float) -> Coverage:
+    """So many studies, each with random numbers of its own."""
+    return Coverage(truth, [make(np.random.default_rng([1, study])) for study in range(num)])
 
 
-def studies(num: int, num_windows: int, seed: int) -> Iterator[tuple[np.random.Generator, Days, int]]:
-    """So many studies: 1, 3 or 5 seeds in turn, the noise's correlation drawn between 0.2 and 0.5."""
-    for study in range(num):
-        random = np.random.default_rng([seed, study])
-        days = Days.drawn(random, num_windows, random.uniform(*CORRELATIONS))
-        yield random, days, SEEDS[study % len(SEEDS)]
+def of_mean(num: int, seeds: int, rho: float) -> Coverage:
+    """Of a relative loss of one percent over 20 windows."""
+    return studies(num, lambda random: worlds(random, np.ones(20), seeds, rho).mean().interval(), 1.0)
 
 
-def of_convergence(
-    truth: Truth, num: int, *, num_windows: int = 30, persistent: float = 0.0, seed: int = 1
-) -> Coverage:
-    """Of the window of convergence."""
-    curve = truth.curve(np.arange(num_windows, dtype=float))
-    return Coverage(
+def of_slope(num: int, seeds: int, rho: float) -> Coverage:
+    """Of a slope of 0.02 percent a window over 20 windows."""
+    curve = 1 + 0.02 * np.arange(20)
+    return studies(num, lambda random: trend(worlds(random, curve, seeds, rho)).slope, 0.02)
+
+
+def of_change(num: int, seeds: int, rho: float) -> Coverage:
+    """Of a change over 20 windows by a fifth of the mean."""
+    curve = 1 + 0.2 * np.linspace(-0.5, 0.5, 20)
+    return studies(num, lambda random: trend(worlds(random, curve, seeds, rho)).change, 0.2)
+
+
+def of_transfer(num: int, seeds: int, rho: float) -> Coverage:
+    """Of a transfer ratio of one half, twelve windows."""
+
+    def make(random: np.random.Generator) -> Interval:
+        shared = worlds(random, np.zeros(12), seeds, rho)
+        student, teacher = (shared * 0.5 + worlds(random, np.full(12, level), seeds, rho) * 0.5 for level in (-1.0, -2.0))
+        return transfer_ratio(student, teacher)
+
+    return studies(num, make, 0.5)
+
+
+def of_convergence(truth: Truth, num: int, seeds: int, rho: float, num_windows: int = 30) -> Coverage:
+    """Of the windows until a curve comes to stay below its limit."""
+    curve = truth.curve(np.arange(1, num_windows + 1, dtype=float))
+    return studies(
+        num,
+        lambda random: below_for_good(worlds(random, curve, seeds, rho), truth.epsilon),
         truth.crossing(num_windows),
-        [
-            convergence(days.variant(random, curve, seeds, persistent=persistent), truth.epsilon).window
-            for random, days, seeds in studies(num, num_windows, seed)
-        ],
     )
 
 
-def of_saving(num: int, *, num_windows: int = 30, seed: int = 2) -> Coverage:
-    """Of the data that a variant three tenths faster saves."""
-    window = np.arange(num_windows, dtype=float)
-    return Coverage(
-        0.3,
-        [
-            saved(
-                days.variant(random, 4 * np.exp(-window / 3.5), seeds),
-                days.variant(random, 4 * np.exp(-window / 5), seeds),
-                0.4,
-            )
-            for random, days, seeds in studies(num, num_windows, seed)
-        ],
-    )
+def of_half_life(num: int, seeds: int, rho: float) -> Coverage:
+    """Of the half-life of 4 windows of a gain of 1.5 percent that is lost."""
+    curve = 1.5 * 2.0 ** (-np.arange(20) / 4)
+    return studies(num, lambda random: half_life(worlds(random, curve, seeds, rho)), 4.0)
 
 
-def of_history(num: int, *, epsilon: float = 0.8, num_judged: int = 8, seed: int = 3) -> Coverage:
-    """Of the history needed, where the relative loss is one percent at 10,000 examples and falls with their root."""
-    found = []
-    for random, days, seeds in studies(num, SETTLED + num_judged, seed):
+def of_data_needed(num: int, seeds: int) -> Coverage:
+    """Of the data that lose half a percent, which is at two millions."""
+    loss = GAIN / HISTORIES - GAIN / 2
 
-        def student(
-            examples: float, random: np.random.Generator = random, days: Days = days, seeds: int = seeds
-        ) -> Student:
-            curve = np.full(SETTLED + num_judged, (examples / 1e4) ** -0.5)
-            return Student(examples, days.variant(random, curve, seeds, persistent=0.03).windows(slice(SETTLED, None)))
+    def make(random: np.random.Generator) -> Interval:
+        return data_needed(students(random, HISTORIES, loss, seeds), np.zeros(seeds))
 
-        found.append(history_needed([student(examples) for examples in HISTORIES], epsilon).examples)
-    return Coverage(1e4 / epsilon**2, found)
+    return studies(num, make, 2.0)
 
 
-def trends(num: int, fitted: int, *, slope: float = 0.0, seed: int = 4) -> list[Trend]:
-    """Of a penalty of one percent with so much slope a window, over the windows that follow the start."""
-    curve = 1 + slope * np.arange(-SETTLED, fitted, dtype=float)
-    return [
-        trend(days.variant(random, curve, seeds).series(), SETTLED)
-        for random, days, seeds in studies(num, SETTLED + fitted, seed)
-    ]
+def of_data_saved(num: int, seeds: int, *, power: bool = True) -> Coverage:
+    """Of the data saved where the others' curve is level with ours at 1.65 of 3.3 millions: one half."""
+
+    def curve(data: float | np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> Any:
+        return GAIN / np.asarray(data) if power else GAIN * np.exp(-np.asarray(data) / 0.8)
+
+    ours, theirs = curve(HISTORIES), curve(HISTORIES[1:]) + curve(1.65) - curve(3.3)
+
+    def make(random: np.random.Generator) -> Interval:
+        return data_saved(
+            students(random, HISTORIES, ours, seeds), students(random, HISTORIES[1:], theirs, seeds)
+        )
+
+    return studies(num, make, 0.5)
+
+
+def of_one_log(num: int, rho: float, *, slope: bool) -> Coverage:
+    """Of the mean, or the slope, over 30 windows of a single log."""
+    curve = 1 + 0.02 * (np.arange(30) - 14.5)
+
+    def make(random: np.random.Generator) -> Interval:
+        series = one_log(random, curve, rho)
+        return trend(series).slope if slope else series.mean().interval()
+
+    return studies(num, make, 0.02 if slope else 1.0)
+
+
+def trends(num: int, seeds: int, rho: float, *, slope: float = 0.0) -> list[Trend]:
+    """Of a penalty of one percent over 20 windows."""
+    curve = 1 + slope * np.arange(20)
+    return [trend(worlds(np.random.default_rng([2, study]), curve, seeds, rho)) for study in range(num)]
 
 
 def alarms(found: Sequence[Trend]) -> float:
@@ -130,132 +150,78 @@ def alarms(found: Sequence[Trend]) -> float:
     return float(np.mean([t.p_value < 0.05 for t in found]))
 
 
-def of_decay(
-    num: int, *, half_life: float = 4.0, known: bool = False, num_windows: int = 25, seed: int = 5
-) -> Coverage:
-    """Of the half-life of a gain of 1.5 percent, that settles at zero."""
-    curve = -1.5 * 2.0 ** (-np.arange(num_windows) / half_life)
-    return Coverage(
-        half_life,
-        [
-            decay(days.variant(random, curve, seeds).series(), 0, settles_at=0.0 if known else None).half_life
-            for random, days, seeds in studies(num, num_windows, seed)
-        ],
-    )
-
-
-def of_transfer(num: int, *, num_windows: int = 12, seed: int = 6) -> Coverage:
-    """Of a transfer ratio of one half."""
-    half, whole = np.full(num_windows, -0.5), np.full(num_windows, -1.0)
-    return Coverage(
-        0.5,
-        [
-            transfer_ratio(days.variant(random, half, seeds), days.variant(random, whole, seeds))
-            for random, days, seeds in studies(num, num_windows, seed)
-        ],
-    )
-
-
-def of_mean(num: int, *, persistent: float = 0.0, num_windows: int = 30, seed: int = 7) -> Coverage:
-    """Of the relative loss over all windows, truly one percent."""
-    return Coverage(
-        1.0,
-        [
-            days.variant(random, np.ones(num_windows), seeds, persistent=persistent).series().mean().interval()
-            for random, days, seeds in studies(num, num_windows, seed)
-        ],
-    )
-
-
 INTRODUCTION = """\
 # The studies' statistics against a known truth
 
-How often 95 % intervals hold the truth, how often a test at 5 % raises a false alarm, and what it can see, over {num}
-simulated studies a line. Made by
+How often 95 % intervals hold the truth, and how often a test at 5 % raises a false alarm, over {num} simulated studies a
+line. Made by
 
     python -m benchmarks.coverage --write
 
-Each simulated study (`benchmarks/simulated_studies.py`) has 1, 3 or 5 seeds in turn; noise is AR(1) with a correlation drawn between
-0.2 and 0.5, partly shared by the seeds, differs by window and is 2.5 times as loud at the start; on top of it comes the luck
-of the rows, in 64 groups. With {num} studies a share of 95 % is known to within {error:.1f} points.
-"""
+Seeds are worlds: each has a level of its own (standard deviation 0.25 % of the loss), a slope of its own (0.015 % a window) and
+noise of its own from window to window (0.15 %, AR(1) with the correlation named). With {num} studies a share of 95 % is
+known to within {error:.1f} points. *Below* and *above* say on which side of the truth the other intervals lie.
 
-CONVERGENCE = """
-## Convergence in the run
-
-30 windows. The curve fitted is c + a 2^-(t/h)^m, which holds the exponentials exactly and none of the others. Where the
-truth never converges, "too early" is the share that claims it did.
-
-| true curve | converges at window | median estimate | holds the truth | too early | too late | median width, windows | unbounded |
+| statistic | seeds | correlation | truth | holds the truth | below | above | median width |
 |---|---|---|---|---|---|---|---|
 """
-
-OTHERS = """
-## Other intervals
-
-Where each seed's model is off for good, a third of these studies has a single seed, which can't know: intervals hold the
-truth of that seed, not of all seeds.
-
-| interval | truth | median estimate | holds the truth | below | above | median width | unbounded |
-|---|---|---|---|---|---|---|---|
-"""
-
 SLOPES = """
 ## Slope of a penalty
 
-A penalty of 1 percent, fitted from window 8 on. A false alarm is p < 0.05 without a slope. Power is that for the slope
-named, in percent of loss per window. A dozen windows hardly
-tell noise that lasts from a slope: there the test is cautious.
+A penalty of 1 % over 20 windows. A false alarm is p < 0.05 without a slope; power is for a slope of 0.02 % a window.
 
-| windows fitted | false alarms | smallest slope with 80 % power, median | slope | power | "constant" where it is |
-|---|---|---|---|---|---|
+| seeds | correlation | false alarms | power | "constant" where it is |
+|---|---|---|---|---|
 """
+LINEAR: dict[str, Callable[[int, int, float], Coverage]] = {
+    "relative loss, percent, 20 windows": of_mean,
+    "slope, percent a window, 20 windows": of_slope,
+    "change over 20 windows, share of the mean": of_change,
+    "transfer ratio, 12 windows": of_transfer,
+    "half-life, windows, of 20": of_half_life,
+}
+DATA: dict[str, Callable[[int, int], Coverage]] = {
+    "data needed, millions, 6 starts": of_data_needed,
+    "data saved, share; losses fall with a power": of_data_saved,
+    "data saved, share; losses fall exponentially": lambda num, seeds: of_data_saved(num, seeds, power=False),
+}
 
 
 def page(num: int, tell: Callable[[str], None]) -> str:
     """The whole page."""
-    lines = [INTRODUCTION.format(num=f"{num:,}", error=196 * np.sqrt(0.95 * 0.05 / num)), CONVERGENCE]
-    for truth in TRUTHS:
-        tell(truth.name)
-        found = of_convergence(truth, num)
-        lines.append(_row(f"{truth.name}, epsilon {truth.epsilon:g}", found, "{:.1f}"))
-    short = of_convergence(TRUTHS[1], num, num_windows=20)
-    lines.append(_row(f"{TRUTHS[1].name}, 20 windows", short, "{:.1f}"))
-    seedy = of_convergence(TRUTHS[0], num, persistent=0.1)
-    lines.append(_row(f"{TRUTHS[0].name}; each seed off by 0.1 for good", seedy, "{:.1f}"))
-    lines.append(OTHERS)
-    others: list[tuple[str, Coverage, str]] = [
-        ("relative loss over 30 windows, percent", of_mean(num), "{:.2f}"),
-        ("the same; each seed off by 0.1 for good", of_mean(num, persistent=0.1), "{:.2f}"),
-        ("data saved by a variant 0.3 faster, share", of_saving(num), "{:.2f}"),
-        ("history needed, 8 judged windows, examples", of_history(num), "{:,.0f}"),
-        ("half-life, level fitted, 25 windows", of_decay(num), "{:.1f}"),
-        ("half-life, level known", of_decay(num, known=True), "{:.1f}"),
-        ("transfer ratio, 12 windows", of_transfer(num), "{:.2f}"),
-    ]
-    lines += [_row(name, found, form) for name, found, form in others]
+    lines = [INTRODUCTION.format(num=f"{num:,}", error=196 * np.sqrt(0.95 * 0.05 / num))]
+    for seeds in SEEDS:
+        for rho in CORRELATIONS:
+            for name, of in LINEAR.items():
+                tell(f"{name}, {seeds} seeds, correlation {rho}")
+                lines.append(_row(name, seeds, rho, of(num, seeds, rho)))
+            for truth in TRUTHS:
+                tell(f"{truth.name}, {seeds} seeds, correlation {rho}")
+                name = f"converged within {truth.epsilon:g} %, windows of 30; {truth.name}"
+                lines.append(_row(name, seeds, rho, of_convergence(truth, num, seeds, rho)))
+        lines += [_row(name, seeds, "", of(num, seeds)) for name, of in DATA.items()]
+    for rho in CORRELATIONS:
+        for name, slope in (("relative loss, percent, 30 windows of a single log", False), ("slope, the same", True)):
+            tell(f"{name}, correlation {rho}")
+            lines.append(_row(name, "one log", rho, of_one_log(num, rho, slope=slope)))
     lines.append(SLOPES)
-    for fitted, slope in ((12, 0.09), (20, 0.04), (30, 0.02), (40, 0.014)):
-        tell(f"slopes over {fitted} windows")
-        none = trends(num, fitted)
-        some = trends(num, fitted, slope=slope)
-        smallest = float(np.median([t.smallest_slope for t in none]))
-        constant = float(np.mean([t.constant for t in none]))
-        lines.append(
-            f"| {fitted} | {alarms(none):.1%} | {smallest:.3f} | {slope:g} | {alarms(some):.1%} | {constant:.1%} |\n"
-        )
+    for seeds in SEEDS:
+        for rho in CORRELATIONS:
+            none = trends(num, seeds, rho)
+            constant = float(np.mean([found.constant for found in none]))
+            power = alarms(trends(num, seeds, rho, slope=0.02))
+            lines.append(f"| {seeds} | {rho} | {alarms(none):.1%} | {power:.1%} | {constant:.1%} |\n")
     return "".join(lines)
 
 
-def _row(name: str, found: Coverage, form: str) -> str:
-    truth, value, width = (form.format(x) for x in (found.truth, found.value, found.width))
+def _row(name: str, seeds: int | str, rho: float | str, found: Coverage) -> str:
     return (
-        f"| {name} | {truth} | {value} | {found.share:.1%} | {found.too_low:.1%} | {found.too_high:.1%} | {width} | "
-        f"{found.unbounded:.1%} |\n"
+        f"| {name} | {seeds} | {rho} | {found.truth:.3g} | {found.share:.1%} | {found.too_low:.1%} | {found.too_high:.1%} | "
+        f"{found.width:.2g} |\n"
     )
 
 
-def main(num: int = 1000, write: bool = False) -> None:
+def main(num: int = 4000, write: bool = False) -> None:
     """Measure, print and with --write keep the page."""
     made = page(num, lambda line: typer.echo(line, err=True))
     typer.echo(made)

@@ -360,6 +360,24 @@ def study(
             help="Show the fields of a kind of study, and end.", metavar="KIND", is_eager=True, callback=_show_fields
         ),
     ] = None,
+    seeds: Annotated[str | None, typer.Option(help="In place of the file's, e.g. 0-5 or 1,4.", metavar="SEEDS")] = None,
+    cells: Annotated[
+        Path | None,
+        typer.Option(
+            help="Train seed by seed, and leave a file of small rows for each in this folder: one per cell and window. A seed "
+            "whose file is there is done."
+        ),
+    ] = None,
+    discard: Annotated[
+        bool,
+        typer.Option("--discard", help="With --cells: delete a seed's windows and models once its file is written."),
+    ] = False,
+    rows: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--from", help="Answer from these files of rows, or all of a folder, without a lake. Repeat for more."
+        ),
+    ] = None,
     folder: Annotated[Path | None, typer.Option(help="Leave a copy of page, table and figures here.")] = None,
     airflow: Annotated[
         bool,
@@ -381,13 +399,27 @@ def study(
             )
         from pipeline.studies.declared import declared
 
-        asked = declared(answers)
+        asked = declared(answers, seeds)
+        if rows:
+            from pipeline.reporting.dispatch import answered
+            from pipeline.studies import results
+
+            found = results.read(rows)
+            if seeds is None:
+                asked = asked.under(tuple(sorted({row.seed for row in found})))
+            answered(asked, found, folder or Path())
+            return
+        settings = Settings()
+        _join(settings)
         from pipeline.reporting.dispatch import run_report
         from pipeline.storage.lake import Lake
         from pipeline.studies.jobs import study_jobs
 
-        settings = Settings()
-        _join(settings)
+        if cells is not None:
+            from pipeline.reporting import by_seed
+
+            by_seed.train(asked, settings, cells, discard=discard, progress=partial(typer.echo, err=True))
+            return
         if airflow:
             _trigger(answers)
         elif not report_only:
@@ -651,7 +683,7 @@ def demo(
     span_of = {"lineup": chosen.name, "first": span.online_start.name, "last": span.last.name}
     rows = {
         "header": list(HEADER),
-        "caption": caption(compared[0].num_seeds),
+        "caption": caption(compared),
         "rows": [list(row) for row in table_rows(compared)],
     }
     _answer({**span_of, "columns": columns(compared)}, as_json, _comparison({**span_of, **rows}))

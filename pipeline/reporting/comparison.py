@@ -1,8 +1,7 @@
-"""Comparisons: paired losses of variants on the same rows, with intervals by resampling clusters."""
+"""Comparisons: what variants of a line-up lost against its reference on the same rows, window by window."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -13,16 +12,10 @@ from pipeline.spec.errors import BadInput
 from pipeline.spec.lineup import LineUp
 from pipeline.spec.window import Window
 from pipeline.statistics.interval import Interval
+from pipeline.statistics.series import Series
 from pipeline.storage.lake import Lake
-from pipeline.training.chain.evaluations import Closed, EvaluationStore
-from pipeline.training.chain.predictions import Predictions
-from pipeline.training.chain.steps import StepStore
-from pipeline.training.metrics import ClickSums, auc
-
-NUM_RESAMPLES = 2000
-NUM_GROUPS = 1024
-"""Number of groups of whole clusters that are resampled: enough for quantiles, and few enough for any log."""
-MIN_GROUPS = 2
+from pipeline.studies.results import Result, in_lake
+from pipeline.training.metrics import ClickSums
 
 Array = NDArray[np.float64]
 
@@ -33,7 +26,7 @@ class NothingToCompare(BadInput):
 
 @dataclass(frozen=True, slots=True)
 class WindowPoint:
-    """One variant in one window, averaged over seeds."""
+    """One variant in one window, over seeds."""
 
     metrics: dict[str, float]
     gap: Interval
@@ -49,58 +42,37 @@ class VariantComparison:
     variant: str
     windows: tuple[Window, ...]
     num_seeds: int
+    of_worlds: bool
+    """Whether intervals are over seeds that are worlds of their own, and enough of them."""
     examples: float
     """Rows trained on until the last window, mean over seeds."""
     training_flops: float
     """Of training alone until the last window, mean over seeds: no evaluation, no scoring for others, no teacher."""
     metrics: dict[str, float]
-    """Over all evaluated rows of all windows, mean over seeds."""
+    """Over all evaluated rows of all windows and seeds; the AUC is the mean over windows."""
     gap: Interval
-    """Percent, as in `WindowPoint`, over all windows."""
+    """Percent, as in `WindowPoint`, mean over all windows."""
     points: dict[Window, WindowPoint]
 
 
 def compare(
-    lake: Lake,
-    lineup: LineUp,
-    variants: Sequence[str],
-    first: Window,
-    last: Window,
-    *,
-    num_resamples: int = NUM_RESAMPLES,
-    seed: int = 0,
+    lake: Lake, lineup: LineUp, variants: Sequence[str], first: Window, last: Window
 ) -> list[VariantComparison]:
     """Compare variants with the line-up's reference on the evaluation slices of the windows `first` to `last`.
 
-    Each interval is a percentile bootstrap of the ratio of summed losses: clusters of all windows are drawn again, and
-    training seeds where there are several.
-
+    Intervals are those of a study: over seeds where these are enough worlds of their own, else of this log alone.
     A variant that the line-up lets start after the last window is left out; where the reference is such a one, so is all.
 
     Raises:
-        NothingToCompare: a variant shares no window with the reference.
+        NothingToCompare: a variant shares no window with the reference, or was evaluated on other rows.
     """
     later = not_started(lineup, variants, last)
     if lineup.reference in later:
         return []
     chosen = [v.name for v in lineup.only(tuple(variants)) if v.name not in later]
-    random = np.random.default_rng(seed)
-    reference = _steps(lake, lineup, lineup.reference, first, last)
-    bases = {
-        window: _Losses.of([Predictions.read(lake, each.evaluation) for each in steps])
-        for window, steps in reference.items()
-    }
-    found = []
-    for name in dict.fromkeys([lineup.reference, *chosen]):
-        steps = _steps(lake, lineup, name, first, last)
-        shared = [w for w in steps if w in reference]
-        if not shared:
-            raise NothingToCompare(
-                f"{name!r} and the reference {lineup.reference!r} share no window from {first} to {last}: train both "
-                "on them first (`historical_warmup`, `online_training`)"
-            )
-        found.append(_compare_one(lake, lineup, name, steps, bases, shared, random, num_resamples))
-    return found
+    names = tuple(dict.fromkeys([lineup.reference, *chosen]))
+    rows = _by_variant(lake, lineup, names, list(Window.span(first, last)))
+    return [_compared(lineup, name, rows[name], rows[lineup.reference], first, last) for name in names]
 
 
 def not_started(lineup: LineUp, variants: Sequence[str], last: Window) -> dict[str, Window]:
@@ -109,113 +81,68 @@ def not_started(lineup: LineUp, variants: Sequence[str], last: Window) -> dict[s
     return {v.name: v.start for v in asked if v.start is not None and v.start > last}
 
 
-@dataclass(frozen=True, slots=True)
-class _Losses:
-    """One variant's losses in one window."""
+Rows = Mapping[Window, Sequence[Result]]
+"""By window that all seeds have closed, a row for each."""
 
-    example_ids: tuple[str, ...]
-    """Per seed, a digest of the rows."""
-    loss: Array
-    """(S, G) summed by seed and group of clusters."""
 
-    @classmethod
-    def of(cls, slices: Sequence[Predictions]) -> _Losses:
-        return cls(
-            tuple(hashlib.sha256(s.example_id.tobytes()).hexdigest() for s in slices),
-            np.stack([s.grouped_losses(NUM_GROUPS) for s in slices]),
+def _by_variant(lake: Lake, lineup: LineUp, names: tuple[str, ...], windows: Sequence[Window]) -> dict[str, Rows]:
+    found: dict[str, dict[Window, list[Result]]] = {name: {} for name in names}
+    for row in in_lake(lake, lineup, windows, lineup.seeds, names, strict=False):
+        found[row.variant].setdefault(Window.of(row.window), []).append(row)
+    return {
+        name: {window: rows for window, rows in sorted(by_window.items()) if len(rows) == len(lineup.seeds)}
+        for name, by_window in found.items()
+    }
+
+
+def _compared(lineup: LineUp, name: str, ours: Rows, reference: Rows, first: Window, last: Window) -> VariantComparison:
+    windows = [window for window in ours if window in reference]
+    if not windows:
+        raise NothingToCompare(
+            f"{name!r} and the reference {lineup.reference!r} share no window from {first} to {last}: train both "
+            "on them first (`historical_warmup`, `online_training`)"
         )
-
-
-def _steps(lake: Lake, lineup: LineUp, variant: str, first: Window, last: Window) -> dict[Window, list[Closed]]:
-    """The windows that all seeds of a variant have closed, with their evaluations."""
-    found: dict[Window, list[Closed]] = {}
-    for window in Window.span(first, last):
-        heads = [
-            StepStore(lake, lineup.dataset.under(seed)).head(lineup.name, variant, seed, window)
-            for seed in lineup.seeds
-        ]
-        steps = [head for head in heads if head is not None]
-        if len(steps) == len(lineup.seeds):
-            found[window] = [
-                Closed(step, EvaluationStore(lake, step.dataset).require(step, lineup.evaluation, repr(variant)))
-                for step in steps
-            ]
-    return found
-
-
-def _compare_one(
-    lake: Lake,
-    lineup: LineUp,
-    name: str,
-    steps: Mapping[Window, list[Closed]],
-    bases: Mapping[Window, _Losses],
-    windows: list[Window],
-    random: np.random.Generator,
-    num_resamples: int,
-) -> VariantComparison:
-    points: dict[Window, WindowPoint] = {}
-    loss = np.zeros((len(lineup.seeds), NUM_GROUPS))
-    base = np.zeros_like(loss)
-    seen: list[list[Predictions]] = []
-    totals = ClickSums()
-    for window in windows:
-        ours = [Predictions.read(lake, each.evaluation) for each in steps[window]]
-        mine, reference = _Losses.of(ours), bases[window]
-        if mine.example_ids != reference.example_ids:
+    mine, theirs = ([rows[window] for window in windows] for rows in (ours, reference))
+    for window, left, right in zip(windows, mine, theirs, strict=True):
+        if [row.slice for row in left] != [row.slice for row in right]:
             raise NothingToCompare(
                 f"{window}: variant and reference were evaluated on different rows; the window was published again "
                 "between them: train both on it again"
             )
-        loss += mine.loss
-        base += reference.loss
-        seen.append(ours)
-        for s in ours:
-            totals += ClickSums.of(s.label, s.logit, true_prob=s.true_prob)
-        points[window] = WindowPoint(
-            metrics=_mean([each.evaluation.metrics for each in steps[window]]),
-            gap=_gap(mine.loss, reference.loss, random, num_resamples),
-            examples=float(np.mean([each.step.total_examples for each in steps[window]])),
-        )
-    metrics = totals.metrics()
-    areas = [
-        auc(np.concatenate([s.label for s in slices]), np.concatenate([s.logit for s in slices]))
-        for slices in zip(*seen, strict=True)
-    ]
-    if all(area is not None for area in areas):
-        metrics["auc"] = float(np.mean([area for area in areas if area is not None]))
-    last = [each.step for each in steps[windows[-1]]]
+    series = Series.relative(
+        _losses(mine),
+        _losses(theirs),
+        independent=lineup.dataset.has_worlds,
+        groups=None if lineup.dataset.has_worlds else (_groups(mine), _groups(theirs)),
+    )
+    examples = [float(np.mean([row.examples + row.num_selected for row in rows])) for rows in mine]
     return VariantComparison(
         variant=name,
         windows=tuple(windows),
         num_seeds=len(lineup.seeds),
-        examples=float(np.mean([step.total_examples for step in last])),
-        training_flops=float(np.mean([step.total_flops.training for step in last])),
-        metrics=metrics,
-        gap=_gap(loss, base, random, num_resamples),
-        points=points,
+        of_worlds=series.of_worlds,
+        examples=examples[-1],
+        training_flops=float(np.mean([row.total_training_flops for row in mine[-1]])),
+        metrics=_metrics([row for rows in mine for row in rows]),
+        gap=series.mean().interval(),
+        points={
+            window: WindowPoint(_metrics(rows), gap, seen)
+            for window, rows, gap, seen in zip(windows, mine, series.by_window(), examples, strict=True)
+        },
     )
 
 
-def _gap(loss: Array, base: Array, random: np.random.Generator, num_resamples: int) -> Interval:
-    """The relative loss of (S, G) summed losses, with its interval under resampling of seeds and of groups of clusters.
-
-    A Poisson bootstrap (Chamandy et al. 2012): each group is drawn Poisson(1) times, with all windows that it recurs in.
-    From a single group the interval cannot be known, and is not a number.
-    """
-    value = float(100 * (loss.sum() / base.sum() - 1))
-    there = base.sum(axis=0) > 0
-    if there.sum() < MIN_GROUPS:
-        return Interval(value, float("nan"), float("nan"))
-    loss, base = loss[:, there], base[:, there]
-    num_seeds, num_groups = loss.shape
-    seeds = random.multinomial(num_seeds, [1 / num_seeds] * num_seeds, num_resamples)
-    weight = random.poisson(1.0, (num_resamples, num_groups)).astype(float)
-    drawn_loss, drawn_base = (((weight @ sums.T) * seeds).sum(axis=1) for sums in (loss, base))
-    drawn = drawn_base > 0
-    low, high = np.quantile(100 * (drawn_loss[drawn] / drawn_base[drawn] - 1), [0.025, 0.975])
-    return Interval(value, float(low), float(high))
+def _losses(windows: Sequence[Sequence[Result]]) -> Array:
+    """(S, W)"""
+    return np.array([[row.loss for row in rows] for rows in windows]).T
 
 
-def _mean(rows: list[dict[str, float]]) -> dict[str, float]:
-    names = set.intersection(*(set(row) for row in rows))
-    return {name: float(np.mean([row[name] for row in rows])) for name in sorted(names)}
+def _groups(windows: Sequence[Sequence[Result]]) -> Array:
+    """(G, W), summed over seeds."""
+    return np.array([np.sum([row.groups or () for row in rows], axis=0) for rows in windows]).T
+
+
+def _metrics(rows: Sequence[Result]) -> dict[str, float]:
+    sums = sum((row.sums for row in rows), ClickSums())
+    areas = [row.auc for row in rows if row.auc is not None]
+    return sums.metrics() | ({"auc": float(np.mean(areas))} if areas else {})

@@ -14,19 +14,19 @@ from pipeline.spec.window import Window
 from pipeline.studies.drawing import axes_of, styles
 
 HEADER = ("variant", "windows", "examples", "log-loss", "NE", "AUC", "calibration", "gap to reference, percent (95 %)")
-ENOUGH_SEEDS = 8
-"""From this number of seeds on an interval over them holds as often as it says."""
 
 
-def caption(num_seeds: int) -> str:
+def caption(compared: Sequence[VariantComparison]) -> str:
     """What the intervals of a comparison cover, and what not."""
-    if num_seeds == 1:
-        return (
-            "Intervals (95 %) are over the rows of one seed: they say nothing of other seeds, whose gaps may lie well "
-            "outside."
-        )
-    few = "" if num_seeds >= ENOUGH_SEEDS else f": fewer than {ENOUGH_SEEDS}, so they are too narrow"
-    return f"Intervals (95 %) are over rows and {num_seeds} seeds{few}."
+    if not compared:
+        return ""
+    seeds = "one seed" if compared[0].num_seeds == 1 else f"{compared[0].num_seeds} seeds"
+    if compared[0].of_worlds:
+        return f"Intervals (95 %) are over {seeds}, each a world of its own."
+    return (
+        f"Intervals (95 %) are of this log and {seeds} only: they say nothing of another log or other seeds, whose gaps may lie "
+        "well outside."
+    )
 
 
 def table_rows(compared: Sequence[VariantComparison]) -> list[tuple[str, ...]]:
@@ -48,7 +48,7 @@ def markdown(compared: Sequence[VariantComparison], notes: Sequence[str] = ()) -
     """The comparison's table as markdown, and below it what a reader must know of it."""
     rows = [HEADER, ("---",) * len(HEADER), *table_rows(compared)]
     text = "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n"
-    return text + "".join(f"\n{note}\n" for note in (caption(compared[0].num_seeds), *notes))
+    return text + "".join(f"\n{note}\n" for note in (caption(compared), *notes))
 
 
 def columns(compared: Sequence[VariantComparison]) -> dict[str, list[Any]]:
@@ -113,8 +113,7 @@ def _gap_by_window(compared: Sequence[VariantComparison], online_start: Window) 
 
 
 def _bands(compared: Sequence[VariantComparison]) -> str:
-    num_seeds = compared[0].num_seeds
-    return "95 % over rows of one seed" if num_seeds == 1 else f"95 % over rows and {num_seeds} seeds"
+    return f"95 % over {compared[0].num_seeds} seeds" if compared[0].of_worlds else "95 % of this log only"
 
 
 def _loss_against_examples(compared: Sequence[VariantComparison]) -> Figure:

@@ -7,7 +7,7 @@ import logging
 import os
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, assert_never
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from pipeline.reporting.comparison import VariantComparison
+    from pipeline.spec.study import Study
+    from pipeline.studies.findings import Findings
+    from pipeline.studies.results import Result
     from pipeline.training.chain.engine import Engine
     from pipeline.training.chain.evaluations import Closed
     from pipeline.training.chain.status import ChainStatus
@@ -306,7 +309,7 @@ def run_compare(job: CompareJob, lake: Lake, settings: Settings, folder: Path | 
         "last": job.last.name,
         "mlflow_run": run_id,
         "header": list(comparison_page.HEADER),
-        "caption": comparison_page.caption(len(job.lineup.seeds)),
+        "caption": comparison_page.caption(compared),
         "rows": [list(row) for row in comparison_page.table_rows(compared)],
         "columns": comparison_page.columns(compared),
         "stale": {f"{s.variant} seed {s.seed}": {window.name: why for window, why in s.stale.items()} for s in stale},
@@ -361,25 +364,17 @@ def _summary(compared: VariantComparison) -> dict[Window, dict[str, float]]:
 
 def run_report(job: ReportJob, lake: Lake, settings: Settings, folder: Path | None = None) -> dict[str, Any]:
     """Answer a study on one page, in the lake and in MLflow; leave a copy with the figures in `folder` if one is given."""
-    from pipeline.reporting import study_page
     from pipeline.reporting.tracking import record_report
-    from pipeline.spec.study import StudyError
-    from pipeline.studies.answering import answer
-    from pipeline.studies.evidence import gather, wall_times
+    from pipeline.studies import results
     from pipeline.training.chain.status import stale_lines
+    from pipeline.training.chain.timings import spent
 
     study = job.study
-    evidence = gather(lake, study, log.info)
-    try:
-        findings = answer(evidence)
-    except ValueError as error:  # all is read by now: the statistics say what they lack
-        raise StudyError(f"study {study.name!r} cannot be answered yet: {error}") from error
-    notes = stale_lines(_stale(lake, study.lineup, tuple(evidence.tracks), study.first, study.last))
-    facts = evidence.facts() | ({"stale": "; ".join(notes)} if notes else {})
-    html = study_page.render(study, findings, facts=facts, times=wall_times(lake, evidence))
+    rows = list(results.in_lake(lake, study.lineup, list(Window.span(study.first, study.last)), study.lineup.seeds))
+    variants = [variant.name for variant in study.lineup.only(())]
+    notes = stale_lines(_stale(lake, study.lineup, variants, study.first, study.last))
+    findings, html = answered(study, rows, folder, notes, spent(lake, study.name))
     lake.put_text(page_path(study.name), html)
-    figures = {f"{s.slug}.png": s.figure for s in findings.sections if s.figure is not None}
-    _leave(folder, study.name, {".html": html, ".md": findings.markdown(study.question, study.name)}, figures)
     run_id = _recorded(
         lambda: record_report(
             study.lineup,
@@ -387,13 +382,12 @@ def run_report(job: ReportJob, lake: Lake, settings: Settings, folder: Path | No
             tracking_uri=settings.tracking_uri,
             metrics=findings.metrics,
             headline=findings.headline,
-            figures=figures,
+            figures=findings.figures,
             page=html,
         ),
         settings,
         notes,
     )
-    log.info("%s", findings.headline)
     for note in notes:
         log.warning("%s", note)
     return {
@@ -404,3 +398,32 @@ def run_report(job: ReportJob, lake: Lake, settings: Settings, folder: Path | No
         "mlflow_run": run_id,
         "warnings": notes,
     }
+
+
+def answered(
+    study: Study,
+    rows: Iterable[Result],
+    folder: Path | None,
+    notes: Sequence[str] = (),
+    beside: Mapping[str, float] | None = None,
+) -> tuple[Findings, str]:
+    """A study's findings and its page, from its rows; a copy with the figures is left in `folder` if one is given.
+
+    Raises:
+        BadInput: the rows do not answer it.
+    """
+    from pipeline.reporting import study_page
+    from pipeline.spec.study import StudyError
+    from pipeline.studies.answering import answer
+    from pipeline.studies.evidence import Evidence
+
+    evidence = Evidence.of(study, rows)
+    try:
+        findings = answer(evidence)
+    except ValueError as error:  # all is read by now: the statistics say what they lack
+        raise StudyError(f"study {study.name!r} cannot be answered yet: {error}") from error
+    facts = evidence.facts() | ({"stale": "; ".join(notes)} if notes else {})
+    html = study_page.render(study, findings, facts=facts, times=evidence.wall_times(beside or {}))
+    _leave(folder, study.name, {".html": html, ".md": findings.markdown(study.question, study.name)}, findings.figures)
+    log.info("%s", findings.headline)
+    return findings, html

@@ -16,25 +16,31 @@ from pipeline.spec.errors import BadInput, explain, shown
 from pipeline.spec.window import Window
 
 _WHOLE = re.compile(r"[-+]?[0-9]+")
+_RANGE = re.compile(r"([0-9]{1,18})-([0-9]{1,18})")
+_LONGEST = 1000
+"""Numbers that a range may stand for."""
 LIMITS: JsonDict = {"section": "Workers and limits"}
 """Of a field that a form folds away at first; fields without a section stand open."""
 
 
 def _several(given: Any) -> Any:
-    """`0, 1, 2`, as a person types it, and a lone value are lists as well; a list stays as it is."""
+    """`0, 1, 5-8`, as a person types it, and a lone value are lists as well; a list stays as it is."""
     if isinstance(given, str):
-        return [_value(word.strip()) for word in given.split(",")] if given.strip() else []
+        return [value for word in given.split(",") for value in _values(word.strip())] if given.strip() else []
     if given is None:  # what a form says when nothing is picked
         return []
     return [given] if isinstance(given, int | float) else given
 
 
-def _value(word: str) -> Any:
-    """A number if it is one; else the word, for an error or a choice."""
+def _values(word: str) -> list[Any]:
+    """A number if it is one, those of a range such as `5-8`; else the word, for an error or a choice."""
+    if ends := _RANGE.fullmatch(word):
+        first, last = map(int, ends.groups())
+        return list(range(first, last + 1)) if first <= last < first + _LONGEST else [word]
     try:
-        return int(word) if _WHOLE.fullmatch(word) else float(word)
+        return [int(word) if _WHOLE.fullmatch(word) else float(word)]
     except ValueError:
-        return word
+        return [word]
 
 
 def _distinct(found: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -48,7 +54,7 @@ def _distinct(found: tuple[Any, ...]) -> tuple[Any, ...]:
 class Listed:
     """Marks a list: numbers are typed in one line with commas between them, names are picked from those there are."""
 
-    _NUMBERS: ClassVar[dict[str, str]] = {"integer": r"\d+", "number": r"(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?"}
+    _NUMBERS: ClassVar[dict[str, str]] = {"integer": r"\d+(-\d+)?", "number": r"(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?"}
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         """Read from text, too, and refused where an entry stands there twice."""

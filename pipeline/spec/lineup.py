@@ -98,10 +98,14 @@ class DatasetConfig(Frozen):
     """Its name in the lake."""
     source: Annotated[LogSource | SimulatedSource, Field(discriminator="kind")]
 
+    @property
+    def has_worlds(self) -> bool:
+        """Whether each seed has a data set of its own: a world that is independent of the others."""
+        return isinstance(self.source, SimulatedSource) and self.source.per_seed
+
     def under(self, seed: int) -> str:
         """Name in the lake of the data set that a seed of the line-up is trained on."""
-        own = isinstance(self.source, SimulatedSource) and self.source.per_seed
-        return f"{self.name}-seed{seed}" if own else self.name
+        return f"{self.name}-seed{seed}" if self.has_worlds else self.name
 
     def names(self, seeds: tuple[int, ...]) -> dict[str, int]:
         """The data sets of some seeds in the lake, each with the seed that it is simulated with, if it is `per_seed`."""

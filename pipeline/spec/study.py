@@ -74,6 +74,10 @@ class Study(Frozen):
         """The study's name: that of its MLflow experiment and of its chains in the lake."""
         return self.lineup.name
 
+    def under(self, seeds: tuple[int, ...]) -> Study:
+        """The same study under other seeds."""
+        return self.model_copy(update={"lineup": self.lineup.model_copy(update={"seeds": seeds})})
+
     def of(self, *axes: str) -> tuple[Cell, ...]:
         """The cells of some axes, in order."""
         return tuple(cell for cell in self.cells if cell.axis in axes)

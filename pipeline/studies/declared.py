@@ -12,15 +12,21 @@ from pipeline.studies.asked import StudyFields
 from pipeline.studies.kinds import Kind, kind_of
 
 
-def declared(path: Path) -> Study:
+def declared(path: Path, seeds: str | None = None) -> Study:
     """The study that a file of answers describes: `kind` says which, the rest are the fields of its form.
 
     How many jobs a DAG makes of it, and how long they may take, changes nothing here.
+
+    Args:
+        path: the file.
+        seeds: in place of its own, as people type them.
 
     Raises:
         BadInput: the file is missing, is no mapping, or has a field that cannot be used.
     """
     kind, asked = read(path)
+    if seeds is not None:
+        asked = kind.fields.read({**asked.model_dump(mode="json", exclude_unset=True), "seeds": seeds}, "--seeds")
     with named(str(path)):
         return kind.study(asked.on_workers(), asked)
 

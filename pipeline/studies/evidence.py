@@ -1,29 +1,18 @@
-"""The evidence of a study: what every cell lost on every window, and what it had cost until then, from the lake."""
+"""The evidence of a study: its results as arrays by seed and window, paired on the same rows."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import logit
 
-from pipeline.spec.config import Variant
-from pipeline.spec.errors import BadInput
 from pipeline.spec.study import Study
 from pipeline.spec.window import Window
-from pipeline.statistics.paired import Paired
-from pipeline.storage.lake import Lake
+from pipeline.statistics.series import Series
 from pipeline.studies.findings import Table
-from pipeline.training.chain.evaluations import EvaluationManifest, EvaluationStore
-from pipeline.training.chain.predictions import Predictions
-from pipeline.training.chain.steps import StepManifest, StepStore
-from pipeline.training.chain.timings import spent
-
-NUM_GROUPS = 64
-"""Groups of clusters that are resampled; more cost memory and narrow no interval."""
+from pipeline.studies.results import MissingResults, Result, check
 
 PARTS = {
     "load": "data and checkpoints",
@@ -31,72 +20,106 @@ PARTS = {
     "train": "training",
     "select": "selection",
     "score": "teacher logits",
+    "evaluation": "evaluation",
 }
-"""What a report calls the parts of a step."""
+"""What a report calls the parts of a step's wall time."""
 
 Array = NDArray[np.float64]
 
 
-class MissingEvidence(BadInput):
-    """A cell has not been trained on a window on which it is to be judged."""
-
-
 @dataclass(frozen=True, slots=True)
 class Track:
-    """One variant under S seeds over W windows; not a number before its first."""
+    """One variant under S seeds over W windows."""
 
-    loss: Array
-    """(S, W, G) summed log-loss by group of clusters, on the evaluation slice."""
-    digest: NDArray[np.str_]
-    """(S, W) digest of the rows' ids; empty where there is no step."""
-    examples: Array
-    """(S, W) rows trained on before the window."""
-    flops: Array
-    """(S, W) operations of its training before the window."""
-    seconds: Array
-    """(S, W) wall time of training before the window."""
-    steps: dict[tuple[int, int], StepManifest]
-    """By seed and window, for what they cost and what made them."""
-    evaluations: dict[tuple[int, int], EvaluationManifest]
-    """By seed and window, for what they measured."""
+    rows: dict[tuple[int, int], Result]
+    """By place of the seed and of the window; none before the variant's start."""
+    shape: tuple[int, int]
 
-    def metric(self, name: str) -> Array:
-        """(S, W) a metric of the evaluation slice; not a number where a window lacks it."""
-        found = np.full(self.digest.shape, np.nan)
-        for place, evaluation in self.evaluations.items():
-            found[place] = evaluation.metrics.get(name, np.nan)
+    def __getitem__(self, name: str) -> Array:
+        """(S, W) one of the numbers of its results; not a number where there is none."""
+        found = np.full(self.shape, np.nan)
+        for place, row in self.rows.items():
+            number = getattr(row, name)
+            found[place] = np.nan if number is None else number
         return found
 
-    @property
-    def last(self) -> list[StepManifest]:
-        """The last step under each seed: its totals are what the chain has cost."""
-        return list({seed: step for (seed, _), step in sorted(self.steps.items(), key=lambda item: item[0])}.values())
+    def groups(self) -> Array | None:
+        """(G, W) log-losses by group of clusters, summed over seeds; None where seeds are worlds of their own."""
+        if any(row.groups is None for row in self.rows.values()):
+            return None
+        found = np.zeros((len(next(iter(self.rows.values())).groups or ()), self.shape[1]))
+        for (_, window), row in self.rows.items():
+            found[:, window] += row.groups or ()
+        return found
+
+    def metric(self, name: str) -> Array:
+        """(S, W) log_loss, normalized_entropy, auc, calibration or excess of the evaluation slice."""
+        num_rows, positives = self["num_rows"], self["positives"]
+        rate = positives / num_rows
+        match name:
+            case "log_loss":
+                return self["loss"] / num_rows
+            case "normalized_entropy":
+                return self["loss"] / num_rows / -(rate * np.log(rate) + (1 - rate) * np.log1p(-rate))
+            case "calibration":
+                return self["prediction"] / positives
+            case "excess":
+                return self["excess"] / num_rows
+            case _:
+                return self[name]
 
     @property
     def total_examples(self) -> float:
         """Rows trained on until the last window, mean over seeds."""
-        return float(np.mean([step.total_examples for step in self.last]))
+        return float((self["examples"] + self["num_selected"])[:, -1].mean())
 
     @property
     def training_flops(self) -> float:
         """Operations of training until the last window, mean over seeds."""
-        return float(np.mean([step.total_flops.training for step in self.last]))
+        return float(np.nansum(self["training_flops"], axis=1).mean())
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """All that a study's cells left in the lake."""
+    """All that a study's variants left."""
 
     study: Study
     windows: tuple[Window, ...]
     tracks: dict[str, Track]
     """By variant."""
-    true_logit: Array | None
-    """(N,) of the last window's evaluation slice under the first seed, where the data's true probabilities are known."""
+
+    @classmethod
+    def of(cls, study: Study, rows: Iterable[Result]) -> Evidence:
+        """The evidence in some rows; what else they hold is left aside.
+
+        Raises:
+            MissingResults: a variant lacks a window, or was trained with other settings or data.
+        """
+        rows = list(rows)
+        check(rows, study)
+        windows = tuple(Window.span(study.first, study.last))
+        places = {window.name: place for place, window in enumerate(windows)}
+        seeds = {seed: place for place, seed in enumerate(study.lineup.seeds)}
+        shape = (len(seeds), len(windows))
+        tracks = {variant.name: Track({}, shape) for variant in study.lineup.only(())}
+        for row in rows:
+            if row.variant in tracks and row.seed in seeds and row.window in places:
+                tracks[row.variant].rows[seeds[row.seed], places[row.window]] = row
+        return cls(study, windows, tracks)
+
+    @property
+    def independent(self) -> bool:
+        """Whether each seed is a world of its own."""
+        return self.study.lineup.dataset.has_worlds
+
+    @property
+    def knows_truth(self) -> bool:
+        """Whether the true probabilities of all evaluated rows are known."""
+        return all(row.true_loss is not None for track in self.tracks.values() for row in track.rows.values())
 
     def since(self, variant: str) -> int:
-        """Index of the first window that a variant has closed under every seed."""
-        return int(np.flatnonzero((self.tracks[variant].digest != "").all(axis=0))[0])
+        """Index of a variant's first window."""
+        return min(window for _, window in self.tracks[variant].rows)
 
     def index(self, window: Window) -> int:
         """The place of a window."""
@@ -111,137 +134,71 @@ class Evidence:
         """The judged windows."""
         return self.between(self.study.judged)
 
-    def paired(
+    def series(
         self,
         variant: str,
         against: str,
         windows: slice | None = None,
         seeds: slice = slice(None),
-    ) -> Paired:
-        """A variant's losses beside another's on the same rows, over windows that both have.
+        *,
+        labels: bool = False,
+    ) -> Series:
+        """A variant's loss relative to another's on the same rows, percent by seed and window.
+
+        Of the expected losses where the true probabilities are known, which leaves out the luck of the labels.
+
+        Args:
+            variant: whose.
+            against: relative to whose.
+            windows: which; by default those that both have.
+            seeds: which.
+            labels: on the sampled labels in any case.
 
         Raises:
-            MissingEvidence: one of them lacks a window, or they were evaluated on different rows.
+            MissingResults: they were evaluated on different rows.
         """
         ours, theirs = self.tracks[variant], self.tracks[against]
         chosen = windows or slice(max(self.since(variant), self.since(against)), len(self.windows))
-        for name, track in ((variant, ours), (against, theirs)):
-            if (track.digest[:, chosen] == "").any():
-                raise MissingEvidence(
-                    f"{name!r} lacks windows from {self.windows[chosen][0]} to {self.windows[-1]}: trigger the study "
-                    "again, which trains what is missing"
-                )
-        if (ours.digest[:, chosen] != theirs.digest[:, chosen]).any():
-            raise MissingEvidence(
+        if (ours["slice"][:, chosen] != theirs["slice"][:, chosen]).any():
+            raise MissingResults(
                 f"{variant!r} and {against!r} were evaluated on different rows: a window was published again between "
                 "them; trigger the study again"
             )
-        return Paired(
-            loss=ours.loss[seeds, chosen],
-            base=theirs.loss[seeds, chosen],
-            examples=ours.examples[seeds, chosen],
-            flops=ours.flops[seeds, chosen],
-            seconds=ours.seconds[seeds, chosen],
+        name = "true_loss" if self.knows_truth and not labels else "loss"
+        groups = ours.groups(), theirs.groups()
+        return Series.relative(
+            ours[name][seeds, chosen],
+            theirs[name][seeds, chosen],
+            independent=self.independent,
+            groups=None if groups[0] is None or groups[1] is None else (groups[0][:, chosen], groups[1][:, chosen]),
         )
 
     def facts(self) -> dict[str, str]:
         """What made the evidence, by name."""
         study = self.study
-        steps = [step for track in self.tracks.values() for step in track.steps.values()]
-        evaluations = [each for track in self.tracks.values() for each in track.evaluations.values()]
-        versions = {f"{name} {number}" for step in steps for name, number in step.versions.items()}
-        source = study.lineup.dataset.source
+        rows = [row for track in self.tracks.values() for row in track.rows.values()]
         return {
             "data": study.lineup.dataset.model_dump_json(exclude_defaults=True),
-            "rows a window": f"{np.mean([step.num_rows for step in steps]):,.0f}, of which evaluated "
-            f"{np.mean([each.num_rows for each in evaluations]):,.0f}",
+            "rows a window": f"{np.mean([row.window_rows for row in rows]):,.0f}, of which evaluated "
+            f"{np.mean([row.num_rows for row in rows]):,.0f}",
             "seeds": ", ".join(map(str, study.lineup.seeds))
-            + (" (each with data of its own)" if getattr(source, "per_seed", False) else " (the same data)"),
+            + (" (each with data of its own)" if self.independent else " (the same data)"),
             "learning rates and batch sizes": study.lineup.tuned or "those of the line-up",
             "workers": f"{study.lineup.workers.num_workers}",
-            "made by": ", ".join(sorted(versions)),
+            "made by": "; ".join(sorted({row.versions for row in rows})),
             "command": f"airflow dags trigger {study.kind}_study, or windrow study; the settings are below",
         }
 
-
-def wall_times(lake: Lake, evidence: Evidence) -> Table:
-    """Where the wall time of a study's training went, each step counted once."""
-    study = evidence.study
-    seconds: dict[str, float] = {}
-    for step in {step.key: step for track in evidence.tracks.values() for step in track.steps.values()}.values():
-        for part, taken in step.seconds.items():
-            seconds[PARTS.get(part, part)] = seconds.get(PARTS.get(part, part), 0.0) + taken
-    evaluated = {each.key: each.seconds for track in evidence.tracks.values() for each in track.evaluations.values()}
-    seconds["evaluation"] = sum(evaluated.values())
-    seconds |= spent(lake, study.name)
-    total = sum(seconds.values())
-    rows = [
-        (part, f"{taken:,.0f} s", f"{taken / total:.0%}")
-        for part, taken in sorted(seconds.items(), key=lambda kv: -kv[1])
-    ]
-    return Table(("part", "wall time", "share"), (*rows, ("all", f"{total:,.0f} s", "")))
-
-
-def gather(lake: Lake, study: Study, progress: Callable[[str], None] | None = None) -> Evidence:
-    """Read what all variants of a study left in the lake.
-
-    Args:
-        lake: where it lies.
-        study: its variants and its windows.
-        progress: called with a line for each variant.
-
-    Raises:
-        MissingEvidence: a variant has no step at all.
-    """
-    windows = tuple(Window.span(study.first, study.last))
-    tracks = {}
-    for variant in study.lineup.only(()):
-        tracks[variant.name] = _track(lake, study, variant, windows)
-        if progress is not None:
-            progress(f"read what {variant.name} predicted")
-    return Evidence(study, windows, tracks, _true_logit(lake, tracks[study.lineup.reference]))
-
-
-def _true_logit(lake: Lake, reference: Track) -> Array | None:
-    last = max(window for seed, window in reference.steps if seed == 0)
-    truth = Predictions.read(lake, reference.evaluations[0, last]).true_prob
-    if truth is None:
-        return None
-    found: Array = logit(truth)
-    return found
-
-
-def _track(lake: Lake, study: Study, variant: Variant, windows: tuple[Window, ...]) -> Track:
-    shape = (len(study.lineup.seeds), len(windows))
-    loss = np.full((*shape, NUM_GROUPS), np.nan)
-    digest = np.full(shape, "", dtype="U16")
-    examples, flops, seconds = (np.full(shape, np.nan) for _ in range(3))
-    steps, evaluations = {}, {}
-    for s, seed in enumerate(study.lineup.seeds):
-        store = StepStore(lake, study.lineup.dataset.under(seed))
-        trained = 0.0
-        for w, window in enumerate(windows):
-            step = store.head(study.lineup.name, variant.name, seed, window)
-            if step is None:
-                continue
-            wanted = study.lineup.resolved(variant, window, seed)
-            if step.config != wanted:
-                raise MissingEvidence(
-                    f"{variant.name!r} was trained on {window} under seed {seed} with other settings, {step.config}, than the "
-                    f"study has, {wanted}: trigger the study again, which trains it"
-                )
-            evaluation = EvaluationStore(lake, store.dataset).require(step, study.lineup.evaluation, repr(variant.name))
-            predictions = Predictions.read(lake, evaluation)
-            loss[s, w] = predictions.grouped_losses(NUM_GROUPS)
-            digest[s, w] = hashlib.sha256(predictions.example_id.tobytes()).hexdigest()[:16]
-            examples[s, w] = step.total_examples - step.num_selected
-            flops[s, w] = step.total_flops.training - step.flops.training
-            seconds[s, w] = trained
-            trained += step.seconds.get("train", 0.0)
-            steps[s, w], evaluations[s, w] = step, evaluation
-    if not (digest != "").all(axis=0).any():
-        raise MissingEvidence(
-            f"{variant.name!r} has closed no window from {study.first} to {study.last} under every seed: trigger the "
-            "study again, which trains what is missing"
-        )
-    return Track(loss, digest, examples, flops, seconds, steps, evaluations)
+    def wall_times(self, beside: Mapping[str, float]) -> Table:
+        """Where the wall time of training went, each step counted once, and what was spent beside the steps."""
+        seconds: dict[str, float] = {}
+        for row in {row.step: row for track in self.tracks.values() for row in track.rows.values()}.values():
+            for part, name in PARTS.items():
+                seconds[name] = seconds.get(name, 0.0) + getattr(row, f"{part}_seconds")
+        seconds |= beside
+        total = sum(seconds.values())
+        lines = [
+            (part, f"{taken:,.0f} s", f"{taken / total:.0%}")
+            for part, taken in sorted(seconds.items(), key=lambda each: -each[1])
+        ]
+        return Table(("part", "wall time", "share"), (*lines, ("all", f"{total:,.0f} s", "")))

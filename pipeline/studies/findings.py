@@ -65,6 +65,11 @@ class Findings:
     notes: tuple[str, ...] = field(default=())
     """What the reader must know before believing it."""
 
+    @property
+    def figures(self) -> dict[str, Figure]:
+        """By file name."""
+        return {f"{s.slug}.png": s.figure for s in self.sections if s.figure is not None}
+
     def markdown(self, title: str, pictures: str) -> str:
         """The answer as markdown, its figures beside it in files whose names begin alike."""
         parts = [f"# {title}\n", f"**{self.headline}**\n", *(f"{note}\n" for note in self.notes)]

@@ -6,12 +6,11 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
-from scipy.stats import norm
 
 from pipeline.spec.study import Cell
 from pipeline.spec.window import Window
 from pipeline.statistics.interval import Interval
-from pipeline.statistics.paired import Series
+from pipeline.statistics.series import MIN_WORLDS, Series
 from pipeline.statistics.trend import MIN_WINDOWS, Trend, trend
 from pipeline.studies.drawing import Band
 from pipeline.studies.evidence import Evidence
@@ -33,13 +32,34 @@ def percent(interval: Interval, digits: int = 2) -> str:
     return f"{one(interval.value)} ({one(interval.low)} to {one(interval.high)})"
 
 
+def scope(evidence: Evidence) -> str:
+    """What the intervals of a study speak of, and what not."""
+    num = len(evidence.study.lineup.seeds)
+    what = "on the rows' true probabilities" if evidence.knows_truth else "on the labels"
+    if not evidence.independent:
+        seeds = "one seed" if num == 1 else f"{num} seeds, which differ in initial weights and sample alone"
+        return f"Losses are {what}. Intervals (95 %) are of **this log only**, {seeds}: another log may lie outside."
+    if num < MIN_WORLDS:
+        worlds = "this world" if num == 1 else f"these {num} worlds"
+        return (
+            f"Losses are {what}. Intervals (95 %) are of **{worlds} only**: another world may lie outside. From {MIN_WORLDS} "
+            "seeds on they hold for worlds like these."
+        )
+    return f"Losses are {what}. Intervals (95 %) are over {num} seeds, each a world of its own (Student's t)."
+
+
+def claim(sentence: str, interval: Interval) -> str:
+    """A sentence that says first that nothing is shown where its interval holds zero."""
+    shown = interval.low > 0 or interval.high < 0
+    return sentence if shown else f"Not shown: {sentence[0].lower()}{sentence[1:]}"
+
+
 def curves(evidence: Evidence, cells: Iterable[Cell]) -> dict[str, tuple[Sequence[Window], Band]]:
     """Each cell's loss by window relative to what it is compared with, by label; a reference is not shown beside itself."""
     found: dict[str, tuple[Sequence[Window], Band]] = {}
     for cell in cells:
         if cell.variant != cell.against:
-            paired = evidence.paired(cell.variant, cell.against)
-            points = paired.series().by_window()
+            points = evidence.series(cell.variant, cell.against).by_window()
             found[cell.label] = (evidence.windows[-len(points) :], band(points))
     return found
 
@@ -49,72 +69,53 @@ def band(intervals: Sequence[Interval]) -> Band:
     return [i.value for i in intervals], [i.low for i in intervals], [i.high for i in intervals]
 
 
-def judged(evidence: Evidence, cell: Cell, seeds: slice = slice(None)) -> Interval:
+def judged(evidence: Evidence, cell: Cell, seeds: slice = slice(None), *, labels: bool = False) -> Interval:
     """A cell's loss over the judged windows relative to what it is compared with, percent."""
     if cell.variant == cell.against:
         return Interval(0.0, 0.0, 0.0)
-    return evidence.paired(cell.variant, cell.against, evidence.judged, seeds).series().mean().interval()
-
-
-def smallest_visible(interval: Interval) -> float:
-    """The effect that would have left zero outside an interval of this width in 80 of 100 studies, the normal law given."""
-    return (interval.high - interval.low) / 2 * float(1 + norm.ppf(0.8) / norm.ppf(0.975))
+    return evidence.series(cell.variant, cell.against, evidence.judged, seeds, labels=labels).mean().interval()
 
 
 def ends(name: str, interval: Interval) -> dict[str, float]:
-    """The ends of an interval as two figures."""
-    return {f"{name}_low": interval.low, f"{name}_high": interval.high}
+    """An interval as three figures."""
+    return {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
 
 
 def table(evidence: Evidence, cells: Sequence[Cell]) -> Table:
-    """What each cell lost on the judged windows, the smallest effect that the study could detect, and what it cost until the last."""
+    """What each cell lost on the judged windows, and what it cost until the last."""
+    sampled = ("on the labels, percent (95 %)",) if evidence.knows_truth else ()
     header = (
         "variant",
         "log-loss against the reference, percent (95 %)",
-        "smallest detectable effect, percent (80 % power)",
-        "log-loss",
-        "NE",
-        "AUC",
-        "calibration",
-        "examples",
+        *sampled,
+        *("log-loss", "NE", "AUC", "calibration", "examples"),
         "own training, TFLOP",
         "with its teacher's training and scoring",
         "teacher shared",
     )
     rows = []
     for cell in cells:
-        track, against = evidence.tracks[cell.variant], judged(evidence, cell)
-        own = cell.variant == cell.against
+        track, own = evidence.tracks[cell.variant], cell.variant == cell.against
+        against = ["reference" if own else percent(judged(evidence, cell, labels=way)) for way in (False, True)]
         means = [form.format(np.nanmean(track.metric(name)[:, evidence.judged])) for name, form in METRICS.items()]
-        costs = compute(evidence, cell.variant)
-        rows.append(
-            (
-                cell.label,
-                "reference" if own else percent(against),
-                "" if own else f"{smallest_visible(against):.2f}",
-                *means,
-                f"{track.total_examples:,.0f}",
-                *(f"{flops / 1e12:,.2f}" for flops in costs),
-            )
-        )
+        costs = (f"{flops / 1e12:,.2f}" for flops in compute(evidence, cell.variant))
+        rows.append((cell.label, *against[: 1 + len(sampled)], *means, f"{track.total_examples:,.0f}", *costs))
     return Table(header, tuple(rows))
 
 
 def compute(evidence: Evidence, variant: str) -> tuple[float, float, float]:
     """FLOPs of a variant until its last window: its training's, with what it read from others, with its part of that.
 
-    What teacher and pilot spent is their training and their scoring while it read them.
-    Who is read from is shared by all variants of the study that read from it. Evaluation is no part of any: it is the same
-    for all, and serves the study alone.
+    What teacher and pilot spent is their training and their scoring while it read them; it is shared by all variants of the
+    study that read from it. Evaluation is no part of any: it is the same for all, and serves the study alone.
     """
     lineup = evidence.study.lineup
     own = evidence.tracks[variant].training_flops
     whole = shared = own
     for source in {read.source for read in lineup.variant(variant).reads}:
-        places = {evidence.index(window) for window in _read_in(evidence, variant, source)}
-        steps = evidence.tracks[source].steps
-        spent = [step.flops for (_, place), step in steps.items() if place in places]
-        flops = sum(each.training + each.scoring for each in spent) / len(lineup.seeds)
+        places = sorted({evidence.index(window) for window in _read_in(evidence, variant, source)})
+        spent = evidence.tracks[source]["training_flops"] + evidence.tracks[source]["scoring_flops"]
+        flops = float(np.nansum(spent[:, places], axis=1).mean())
         whole += flops
         shared += flops / sum(source in {read.source for read in v.reads} for v in lineup.variants)
     return own, whole, shared
@@ -135,12 +136,10 @@ def _read_in(evidence: Evidence, variant: str, source: str) -> Iterator[Window]:
 def too_much_variance(evidence: Evidence, variant: str, against: str, effect: Interval) -> Check:
     """Whether runs differ among themselves by more than the effect that is claimed."""
     signature = "too much run-to-run variance to see the effect"
-    if len(evidence.study.lineup.seeds) < 2:
+    by_seed = evidence.series(variant, against, evidence.judged).values.mean(axis=1)
+    if len(by_seed) < 2:
         return Check(signature, "one seed only: spread between runs is not known", None)
-    paired = evidence.paired(variant, against, evidence.judged)
-    by_seed = 100 * (paired.loss.sum(axis=(1, 2)) / paired.base.sum(axis=(1, 2)) - 1)
-    spread = float(by_seed.std(ddof=1))
-    found = f"standard deviation between {len(by_seed)} seeds {spread:.3f} %, effect {percent(effect)} %"
+    found = f"standard deviation between {len(by_seed)} seeds {by_seed.std(ddof=1):.3f} %, effect {percent(effect)} %"
     return Check(signature, found, not effect.low <= 0 <= effect.high)
 
 
@@ -150,22 +149,20 @@ def jumps(evidence: Evidence, cells: Iterable[Cell]) -> Check:
     for cell in cells:
         if cell.variant == cell.against:
             continue
-        paired = evidence.paired(cell.variant, cell.against, evidence.judged)
-        gaps = 100 * (paired.loss.sum(axis=2) / paired.base.sum(axis=2) - 1)
+        gaps = evidence.series(cell.variant, cell.against, evidence.judged).values
         if gaps.max() > worst:
             seed, window = np.unravel_index(int(gaps.argmax()), gaps.shape)
             worst = float(gaps.max())
             where = (
                 f"{cell.label}, seed {evidence.study.lineup.seeds[seed]}, {evidence.windows[evidence.judged][window]}"
             )
-    return Check(
-        "a day on which the loss jumps", f"worst judged window of any run: {worst:+.1f} % ({where})", worst < JUMP
-    )
+    found = f"worst judged window of any run: {worst:+.1f} % ({where})"
+    return Check("a day on which the loss jumps", found, worst < JUMP)
 
 
 def moved(series: Series) -> Trend | None:
     """How a penalty moved over its windows; None where they are too few."""
-    return trend(series) if len(series.values) >= MIN_WINDOWS else None
+    return trend(series) if series.num_windows >= MIN_WINDOWS else None
 
 
 def surely_not_above(interval: Interval, bound: float = 0.0) -> bool | None:

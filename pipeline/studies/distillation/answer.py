@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 from pipeline.spec.config import late_cutover
 from pipeline.spec.study import Cell
-from pipeline.statistics.effects import transfer_ratio
+from pipeline.statistics.crossing import MIN_WINDOWS, half_life
 from pipeline.statistics.interval import Interval
-from pipeline.statistics.trend import MIN_WINDOWS, decay
+from pipeline.statistics.trend import transfer_ratio
 from pipeline.studies import measures
 from pipeline.studies.distillation import history, in_run
 from pipeline.studies.distillation.cells import CONTINUOUS, EARLY, LATE, NO_TEACHER, TEACHER
@@ -41,27 +41,39 @@ TITLES: dict[str, tuple[str, str]] = {
 
 def answer(evidence: Evidence) -> Findings:
     """What the study says."""
-    gain = _against_late(evidence)
-    metrics = {"gain_over_late_cutover_percent": gain.value, **measures.ends("gain_over_late_cutover_percent", gain)}
-    headline = (
-        f"On the judged windows a continuous student's log-loss differs from the late cutover's by {percent(gain)} %."
+    gain = evidence.series(CONTINUOUS, LATE, evidence.judged).mean().interval()
+    metrics = measures.ends("gain_over_late_cutover_percent", gain)
+    headline = measures.claim(
+        f"On the judged windows a continuous student's log-loss differs from the late cutover's by {percent(gain)} %.",
+        gain,
     )
     sections = [_schedules(evidence), _after_cutover(evidence, metrics)]
     if evidence.study.of("start"):
-        needed, headline = history.section(evidence, metrics)
+        sections += history.sections(evidence, metrics)
+        saved = history.data_saved_against(evidence, LATE)
+        headline = measures.claim(
+            "A continuous student reaches the loss that the late cutover has with all its history on "
+            f"{history.percent_saved(saved)} less data.",
+            saved,
+        )
         within = in_run.section(evidence, metrics)
-        sections += [needed] if within is None else [needed, within]
+        sections += [] if within is None else [within]
     sections += _axes(evidence, metrics)
     return Findings(
         headline=headline,
         metrics=metrics,
         sections=tuple(sections),
         checks=tuple(_checks(evidence, gain)),
+        notes=(_headroom(evidence, metrics), measures.scope(evidence)),
     )
 
 
-def _against_late(evidence: Evidence) -> Interval:
-    return evidence.paired(CONTINUOUS, LATE, evidence.judged).series().mean().interval()
+def _headroom(evidence: Evidence, metrics: dict[str, float]) -> str:
+    """Whether there is something to learn from the teacher, which comes before all else."""
+    ahead = evidence.series(TEACHER, NO_TEACHER, evidence.judged).mean().interval()
+    metrics |= measures.ends("teacher_headroom_percent", ahead)
+    words = "is better" if ahead.high < 0 else "is **not shown** to be better"
+    return f"The teacher {words} than the student without one: {percent(ahead)} % of log-loss."
 
 
 def _schedules(evidence: Evidence) -> Section:
@@ -94,16 +106,14 @@ def _after_cutover(evidence: Evidence, metrics: dict[str, float]) -> Section:
             continue
         windows = evidence.between(start)
         cell = evidence.study.cell(name)
-        series = evidence.paired(name, CONTINUOUS, windows).series()
-        points = series.by_window()
+        points = evidence.series(name, CONTINUOUS, windows).by_window()
         curves[cell.label] = (list(range(len(points))), measures.band(points))
-        gain = evidence.paired(name, NO_TEACHER, windows).series()
+        gain = evidence.series(name, NO_TEACHER, windows)
         fade = "too few windows"
         if len(points) >= MIN_WINDOWS:
-            half_life = decay(gain, 0).half_life
-            fade = percent(half_life, 1)
-            key = f"{name}_half_life_windows"
-            metrics |= {key: half_life.value} | measures.ends(key, half_life)
+            found = half_life(gain * -1.0)
+            fade = percent(found, 1)
+            metrics |= measures.ends(f"{name}_half_life_windows", found)
         rows.append((cell.label, percent(points[-1]), percent(gain.by_window()[-1]), fade))
     figure = by_number(
         "After the cutover: log-loss relative to the student whose teacher stays (95 %)",
@@ -131,13 +141,11 @@ def _axes(evidence: Evidence, metrics: dict[str, float]) -> Iterator[Section]:
         for cell in found:
             gap = measures.judged(evidence, cell)
             teacher = evidence.study.lineup.variant(cell.variant).teacher or TEACHER
-            ratio = transfer_ratio(
-                evidence.paired(cell.variant, NO_TEACHER, evidence.judged),
-                evidence.paired(teacher, NO_TEACHER, evidence.judged),
-            )
+            ours, theirs = (evidence.series(name, NO_TEACHER, evidence.judged) for name in (cell.variant, teacher))
+            ratio = transfer_ratio(ours, theirs)
             rows.append((cell.label, percent(gap), percent(ratio)))
-            metrics |= {f"{cell.variant}_percent": gap.value} | measures.ends(f"{cell.variant}_percent", gap)
-            metrics |= {f"{cell.variant}_transfer_ratio": ratio.value}
+            metrics |= measures.ends(f"{cell.variant}_percent", gap)
+            metrics |= measures.ends(f"{cell.variant}_transfer_ratio", ratio)
         header = (axis, "log-loss against no teacher, percent (95 %)", "transfer ratio (95 %)")
         numbers = [cell for cell in found if cell.value is not None]
         figure = None
@@ -151,14 +159,14 @@ def _axes(evidence: Evidence, metrics: dict[str, float]) -> Iterator[Section]:
 def _checks(evidence: Evidence, gain: Interval) -> Iterator[Check]:
     yield from _stale_teacher(evidence)
     yield measures.too_much_variance(evidence, CONTINUOUS, LATE, gain)
-    behind = evidence.paired(CONTINUOUS, TEACHER, evidence.judged).series()
+    behind = evidence.series(CONTINUOUS, TEACHER, evidence.judged)
     yield measures.growing("continuous against its teacher", measures.moved(behind))
     yield measures.jumps(evidence, evidence.study.of("schedule"))
     yield Check("an iso-compute curve without a minimum", "this study varies no budget", None)
 
 
 def _stale_teacher(evidence: Evidence) -> Iterator[Check]:
-    ahead = evidence.paired(TEACHER, NO_TEACHER, evidence.judged).series().mean().interval()
+    ahead = evidence.series(TEACHER, NO_TEACHER, evidence.judged).mean().interval()
     yield Check(
         "a teacher that is no better than its student",
         f"the teacher against the student without one: {percent(ahead)} %",
@@ -168,7 +176,7 @@ def _stale_teacher(evidence: Evidence) -> Iterator[Check]:
     if not aged:
         yield Check("a stale teacher", "the teacher's age was not varied", None)
         return
-    loss = evidence.paired(aged[-1].variant, aged[0].variant, evidence.judged).series().mean().interval()
+    loss = evidence.series(aged[-1].variant, aged[0].variant, evidence.judged).mean().interval()
     yield Check(
         "a stale teacher",
         f"soft labels {aged[-1].value:g} windows old instead of {aged[0].value:g} cost {percent(loss)} %",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from pipeline.spec.config import LATE_CUTOVER_WINDOWS, SIZES, Continuous, Cutover, Variant
+from pipeline.spec.config import LATE_CUTOVER_WINDOWS, SIZES, Continuous, Cutover, Variant, late_cutover
 from pipeline.spec.lineup import LineUp
 from pipeline.spec.study import MIN_JUDGED, StudyError
 from pipeline.spec.window import Window
@@ -17,8 +17,8 @@ EARLY, LATE, CONTINUOUS = "early_cutover", "late_cutover", "continuous"
 NUM_SIZES = 3
 AGES = (1, 4)
 """Teacher ages beside 0, in windows."""
-SHORTEST_HISTORY = 3
-"""Windows; what starts later has hardly learned from a teacher."""
+TAUGHT_WINDOWS = LATE_CUTOVER_WINDOWS
+"""A student that starts later than so many windows before its cutover has hardly met its teacher: no such one is trained."""
 SETTLED_WINDOWS = 2 * LATE_CUTOVER_WINDOWS
 """Windows from the first online one to the first that is judged: as long again after the late cutover as before it."""
 
@@ -31,7 +31,7 @@ def draft(base: LineUp, asked: Fields) -> Draft:
 
     Cost: a pass of the teacher and one of each student over the span, per seed. Students share what their schedules
     have in common up to the cutover, which is trained once. With the axis `start`, about half a pass more for each
-    schedule and start.
+    schedule and start; a cutover's students start early enough to have met their teacher.
 
     Args:
         base: gives the data set, the workers, the evaluation slice, and of its reference variant all but the size. An arm
@@ -91,9 +91,14 @@ def schedules(base: LineUp, student: Variant, soft_weight: float) -> list[Varian
 
 def _starts(draft: Draft, plan: _Plan) -> None:
     """The same students with less and less history, each compared with the one with all of it."""
+    online = plan.asked.online_start
+    cutovers = {EARLY: online, LATE: late_cutover(online)}
     for length in _lengths(plan.judged.days_since(plan.asked.first), plan.asked.num_starts):
         start = plan.judged.shift(-length)
         for student in plan.students:
+            cutover = cutovers.get(student.name)
+            if cutover is not None and start.shift(TAUGHT_WINDOWS) > cutover:
+                continue
             later = student.model_copy(update={"name": f"{student.name}_from_{start}", "start": start})
             draft.add("start", _words(student.name), later, length, against=CONTINUOUS, family=student.name)
 
@@ -155,23 +160,17 @@ def _settled(online_start: Window, last: Window) -> Window:
 
 
 def _lengths(longest: int, count: int) -> list[int]:
-    """That many lengths of history in windows, from short to two thirds of the longest, evenly in their logarithm.
+    """That many lengths of history in windows, evenly between none and the longest.
 
     Raises:
         StudyError: the history is too short for that many starts.
     """
-    most = 2 * longest // 3
-    if most - SHORTEST_HISTORY + 1 < count:
+    if longest <= count:
         raise StudyError(
-            f"{count} starts of at least {SHORTEST_HISTORY} windows need {3 * (count + SHORTEST_HISTORY) // 2} windows "
-            f"before the first judged one, got {longest}: begin earlier, judge later or give fewer starts"
+            f"{count} starts need more than {count} windows before the first judged one, got {longest}: begin earlier, judge "
+            "later or give fewer starts"
         )
-    ratio = (most / SHORTEST_HISTORY) ** (1 / max(1, count - 1))
-    lengths: list[int] = []
-    for place in range(count):
-        wanted = round(SHORTEST_HISTORY * ratio**place)
-        lengths.append(max(wanted, lengths[-1] + 1 if lengths else 0))
-    return lengths
+    return [round(longest * place / (count + 1)) for place in range(1, count + 1)]
 
 
 def _words(name: str) -> str:

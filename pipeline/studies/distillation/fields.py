@@ -55,7 +55,7 @@ class Fields(StudyFields):
     """Adds a continuous student that trains on all clicks and on this fraction of the negatives, e.g. `0.1`; leave empty for none."""
     axes: Annotated[tuple[Axis, ...], Listed()] = Field(default=(), title="Also vary")
     """One at a time; each adds variants to train. The DAG's page explains them."""
-    num_starts: Annotated[Whole, Field(ge=1, le=100)] = Field(default=7, title="Number of starts")
+    num_starts: Annotated[Whole, Field(ge=1, le=100)] = Field(default=5, title="Number of starts")
     """If `start` is varied: the number of different first windows of the students, each starting with new weights."""
     epsilons: Annotated[tuple[Percent, ...], Few, Listed()] = Field(default=(0.1, 0.2, 0.5), title="Epsilons, percent")
     """A student has converged if its log-loss is within this percentage of the reference's. The headline uses the first value."""

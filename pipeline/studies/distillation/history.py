@@ -1,16 +1,17 @@
-"""History needed: how much data each schedule takes, from its start to the judged windows, to come within epsilon there."""
+"""History needed: how much data each schedule takes, counted to the middle of the judged windows, to lose as little."""
 
 from __future__ import annotations
 
 import math
 
-from matplotlib.figure import Figure
+import numpy as np
 
-from pipeline.statistics.needed import HistoryNeeded, Student, history_needed, history_saved
+from pipeline.spec.study import Cell
+from pipeline.statistics.data_curve import MIN_POINTS, Students, data_needed, data_saved
+from pipeline.statistics.interval import Interval
 from pipeline.studies import measures
 from pipeline.studies.distillation.cells import CONTINUOUS, EARLY, LATE, NO_TEACHER
 from pipeline.studies.distillation.fields import Fields
-from pipeline.studies.distillation.in_run import percent_saved
 from pipeline.studies.drawing import by_number
 from pipeline.studies.evidence import Evidence
 from pipeline.studies.findings import Section, Table
@@ -18,111 +19,135 @@ from pipeline.studies.findings import Section, Table
 SCHEDULES = (NO_TEACHER, EARLY, LATE, CONTINUOUS)
 
 
-def section(evidence: Evidence, metrics: dict[str, float]) -> tuple[Section, str]:
-    """The section, and the study's headline, which is about the first epsilon."""
-    own = {name: _students(evidence, name, name) for name in SCHEDULES}
-    shared = {name: _students(evidence, name, CONTINUOUS) for name in SCHEDULES}
-    rows = []
-    for epsilon in Fields.of(evidence.study).epsilons:
-        for name in SCHEDULES:
-            against, alone = (history_needed(students[name], epsilon) for students in (shared, own))
-            rows.append(
-                (
-                    f"{epsilon:g} %",
-                    name.replace("_", " "),
-                    _millions(against),
-                    _saved(shared, name, epsilon, metrics, "data_saved"),
-                    _millions(alone),
-                    _saved(own, name, epsilon, metrics, "data_saved_on_own_scale"),
-                )
-            )
-            metrics[f"history_needed_{name}_at_{epsilon:g}"] = against.examples.value
-    header = (
-        "epsilon",
-        "schedule",
-        "examples needed (95 %)",
-        "saved by continuous against it (95 %)",
-        "examples needed to its own full history (95 %)",
-        "saved by continuous against it (95 %)",
-    )
-    text = (
-        "Students start at different points of history and are judged on the same last windows. Left, each is compared with "
-        "the student with all history whose teacher stays; right, with the student of its own schedule with all history, "
-        "since more data does not make up for what a cutover costs. Between two starts the loss is interpolated in the "
-        "logarithm of the data."
-    )
-    return Section("History needed", text, _figure(evidence), Table(header, tuple(rows))), _headline(
-        evidence, shared, own
-    )
-
-
-def _students(evidence: Evidence, schedule: str, reference: str) -> list[Student]:
-    """The students of a schedule by their start, and the one with all history unless it is the reference."""
-    names = [c.variant for c in evidence.study.of("start") if c.family == schedule]
-    if schedule != reference:
-        names.append(schedule)
-    judged = evidence.judged
-    return [
-        Student(
-            history=float(evidence.tracks[name].examples[:, judged.start].mean()),
-            judged=evidence.paired(name, reference, judged),
-        )
-        for name in names
-    ]
-
-
-def _figure(evidence: Evidence) -> Figure:
+def sections(evidence: Evidence, metrics: dict[str, float]) -> tuple[Section, Section]:
+    """Loss by the data seen, with what it takes; and the plain differences at equal data."""
+    epsilons = Fields.of(evidence.study).epsilons
+    names = {name: _names(evidence, name) for name in SCHEDULES}
     curves = {}
-    for name in SCHEDULES:
-        found = sorted(_students(evidence, name, CONTINUOUS), key=lambda student: student.history)
-        gaps = [student.judged.series().mean().interval() for student in found]
-        curves[name.replace("_", " ")] = ([student.history for student in found], measures.band(gaps))
-    return by_number(
-        "Loss on the judged windows by how much data a student had seen before them (95 %)",
-        "examples from its start to the first judged window",
+    rows = []
+    for name, found in names.items():
+        points = [evidence.series(each, CONTINUOUS, evidence.judged).mean().interval() for each in found]
+        curves[_words(name)] = ([_data(evidence, each) for each in found], measures.band(points))
+        if len(found) < MIN_POINTS:
+            rows.append((_words(name), "too few starts", *("" for _ in epsilons)))
+            continue
+        saved = data_saved_against(evidence, name)
+        if name != CONTINUOUS:
+            metrics |= measures.ends(f"data_saved_against_{name}", saved)
+        needed = []
+        for epsilon in epsilons:
+            amount = data_needed(
+                _students(evidence, name), np.full(_num_seeds(evidence), epsilon), independent=evidence.independent
+            )
+            metrics |= measures.ends(f"history_needed_{name}_at_{epsilon:g}", amount)
+            needed.append(millions(amount))
+        rows.append((_words(name), "" if name == CONTINUOUS else percent_saved(saved), *needed))
+    figure = by_number(
+        "Loss on the judged windows by how much data a student had seen at their middle (95 %)",
+        "examples from its start to the middle of the judged windows",
         "percent against all history and a teacher throughout",
         curves,
-        levels={f"epsilon {epsilon:g} %": epsilon for epsilon in Fields.of(evidence.study).epsilons},
+        levels={f"epsilon {epsilon:g} %": epsilon for epsilon in epsilons},
         logarithmic=True,
     )
+    header = (
+        "schedule",
+        "data that a continuous student saves to reach its loss with all history (95 %)",
+        *(
+            f"examples needed to come within {epsilon:g} % of all history and a teacher throughout (95 %)"
+            for epsilon in epsilons
+        ),
+    )
+    text = (
+        "Students start at different points of history, a cutover's early enough to have met their teacher, and are judged on "
+        "the same last windows. Data count to the middle of these, since students go on learning there. A curve a + b/D + "
+        "c log D is fitted to each schedule's students; what it takes to reach a loss is read off it."
+    )
+    equal = Section(
+        "At equal data",
+        "The same starts under two schedules: what continuous loses less.",
+        None,
+        _differences(evidence),
+    )
+    return Section("History needed", text, figure, Table(header, tuple(rows))), equal
 
 
-def _saved(students: dict[str, list[Student]], name: str, epsilon: float, metrics: dict[str, float], key: str) -> str:
-    if name == CONTINUOUS:
-        return ""
-    share = history_saved(students[CONTINUOUS], students[name], epsilon)
-    key = f"{key}_against_{name}_at_{epsilon:g}"
-    metrics |= {key: share.value} | measures.ends(key, share)
-    return percent_saved(share)
+def data_saved_against(evidence: Evidence, schedule: str) -> Interval:
+    """The share of its data that a continuous student does without to reach a schedule's loss with all history."""
+    ours, theirs = _students(evidence, CONTINUOUS), _students(evidence, schedule)
+    return data_saved(ours, theirs, independent=evidence.independent)
 
 
-def _millions(found: HistoryNeeded) -> str:
+def _names(evidence: Evidence, schedule: str) -> list[str]:
+    """The students of a schedule, those that saw least first, the one with all history last."""
+    return [*(c.variant for c in _by_length(evidence) if c.family == schedule), schedule]
+
+
+def _by_length(evidence: Evidence) -> list[Cell]:
+    return sorted(evidence.study.of("start"), key=lambda cell: cell.value or 0.0)
+
+
+def _students(evidence: Evidence, schedule: str) -> Students:
+    names = _names(evidence, schedule)
+    losses = [evidence.series(name, CONTINUOUS, evidence.judged).values.mean(axis=1) for name in names]
+    return Students(np.array([_data(evidence, name) for name in names]), np.stack(losses, axis=1))
+
+
+def _data(evidence: Evidence, name: str) -> float:
+    """Examples trained on at the middle of the judged windows."""
+    return float(evidence.tracks[name]["examples"][:, evidence.judged].mean())
+
+
+def _differences(evidence: Evidence) -> Table:
+    lengths = sorted({cell.value or 0.0 for cell in evidence.study.of("start")})
+    others = [name for name in SCHEDULES if name != CONTINUOUS]
+    rows = []
+    for length in [*lengths, None]:
+        at = (
+            {c.family: c.variant for c in evidence.study.of("start") if c.value == length}
+            if length
+            else {n: n for n in SCHEDULES}
+        )
+        gaps = [
+            measures.percent(evidence.series(at[CONTINUOUS], at[name], evidence.judged).mean().interval())
+            if name in at
+            else ""
+            for name in others
+        ]
+        rows.append((f"{_data(evidence, at[CONTINUOUS]) / 1e6:.2f}M", *gaps))
+    return Table(("examples", *(f"against {_words(name)}, percent (95 %)" for name in others)), tuple(rows))
+
+
+def _num_seeds(evidence: Evidence) -> int:
+    return len(evidence.study.lineup.seeds)
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def millions(found: Interval) -> str:
+    """Examples as people read them."""
+
     def one(number: float) -> str:
         return f"{number / 1e6:.2f}M" if math.isfinite(number) else "no bound"
 
-    interval = found.examples
-    if found.left_censored:
-        return f"at most {one(interval.value)} (upper end {one(interval.high)})"
-    if found.right_censored:
-        return f"more than {one(interval.low)}"
-    return f"{one(interval.value)} ({one(interval.low)} to {one(interval.high)})"
+    if math.isinf(found.value):
+        return f"more than {one(found.low)}"
+    return f"{one(found.value)} ({one(found.low)} to {one(found.high)})"
 
 
-def _headline(evidence: Evidence, shared: dict[str, list[Student]], own: dict[str, list[Student]]) -> str:
-    """About the late cutover at the first epsilon: against the common reference where both converge, else each its own."""
-    epsilon = Fields.of(evidence.study).epsilons[0]
-    needs = [history_needed(shared[name], epsilon) for name in (CONTINUOUS, LATE)]
-    share = history_saved(shared[CONTINUOUS], shared[LATE], epsilon)
+def percent_saved(share: Interval) -> str:
+    """A share of data saved as people read it: a bound where only one is known, unless it says nothing.
+
+    No more than 100 % can be saved, and "at least -100 %" allows for twice the data.
+    """
+
+    def one(number: float) -> str:
+        return f"{100 * number:.0f} %" if math.isfinite(number) else "no bound"
+
     if math.isfinite(share.value):
-        return (
-            f"To come within {epsilon:g} % of all history and a teacher throughout, a continuous student needs "
-            f"{percent_saved(share)} less data than one whose teacher leaves at the late cutover."
-        )
-    if needs[1].right_censored:
-        on_own = history_saved(own[CONTINUOUS], own[LATE], epsilon)
-        return (
-            f"Within {epsilon:g} % of all history and a teacher throughout, a continuous student needs "
-            f"{_millions(needs[0])} examples; one whose teacher leaves at the late cutover does not come as close with all "
-            f"history. Data saved, each compared with its own full history: {percent_saved(on_own)}."
-        )
-    return f"To come within {epsilon:g} %, a continuous student needs {_millions(needs[0])} examples, and one with the late cutover {_millions(needs[1])}."
+        return f"{one(share.value)} ({one(share.low)} to {one(share.high)})"
+    if share.low > -1:
+        return f"at least {one(share.low)}"
+    return f"at most {one(share.high)}" if share.high < 1 else "not known"

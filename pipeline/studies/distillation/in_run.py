@@ -4,86 +4,76 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+
 from pipeline.spec.config import late_cutover
-from pipeline.spec.study import Cell
-from pipeline.statistics.convergence import Convergence, convergence, saved
-from pipeline.statistics.falling import MIN_WINDOWS
+from pipeline.statistics.crossing import MIN_WINDOWS, below_for_good, verdict
 from pipeline.statistics.interval import Interval
-from pipeline.statistics.paired import Paired
 from pipeline.studies import measures
-from pipeline.studies.distillation.cells import CONTINUOUS, EARLY, LATE, NO_TEACHER
+from pipeline.studies.distillation.cells import EARLY, LATE
 from pipeline.studies.distillation.fields import Fields
-from pipeline.studies.drawing import Band, by_window
+from pipeline.studies.drawing import by_window
 from pipeline.studies.evidence import Evidence
 from pipeline.studies.findings import Section, Table
-
-SCHEDULES = (NO_TEACHER, EARLY, LATE, CONTINUOUS)
 
 
 def section(evidence: Evidence, metrics: dict[str, float]) -> Section | None:
     """Students that started together, from their first window to the last; None where they have too few windows."""
-    starters = shortly_before_cutover(evidence)
-    pairs = {name: evidence.paired(cell.variant, cell.against) for name, cell in starters.items()}
-    if min(pair.num_windows for pair in pairs.values()) < MIN_WINDOWS:
-        return None
     study = evidence.study
-    start = study.lineup.variant(starters[CONTINUOUS].variant).start
+    length = min(cell.value or 0.0 for cell in study.of("start") if cell.family in (EARLY, LATE))
+    starters = [cell for cell in study.of("start") if cell.value == length]
+    start = evidence.since(starters[0].variant)
+    trained = slice(start + 1, len(evidence.windows))
+    """From the first window before which there was any training."""
+    if trained.stop - trained.start < MIN_WINDOWS:
+        return None
+    series = {cell.label: evidence.series(cell.variant, cell.against, trained) for cell in starters}
     online = study.lineup.online_start
     figure = by_window(
-        f"Students that started on {start}, relative to all history and a teacher throughout (95 %)",
+        f"Students that started on {evidence.windows[start]}, relative to all history and a teacher throughout (95 %)",
         "percent of log-loss",
-        {
-            label: (windows[1:], _tail(shown))
-            for label, (windows, shown) in measures.curves(evidence, starters.values()).items()
-        },
+        {label: (evidence.windows[trained], measures.band(found.by_window())) for label, found in series.items()},
         {"early cutover": online, "late cutover": late_cutover(online)},
     )
     rows = []
     for epsilon in Fields.of(study).epsilons:
-        for name, pair in pairs.items():
-            found = convergence(pair, epsilon)
-            rows.append(
-                (f"{epsilon:g} %", starters[name].label, *_words(found), *_savings(pairs, name, epsilon, metrics))
+        for cell in starters:
+            found = below_for_good(series[cell.label], epsilon)
+            track = evidence.tracks[cell.variant]
+            spent = (
+                track["examples"][:, start:].mean(axis=0),
+                np.nancumsum(track["training_flops"].mean(axis=0)[start:]),
             )
-    header = (
-        "epsilon",
-        "schedule",
-        "verdict",
-        "windows (95 %)",
-        "examples (95 %)",
-        "TFLOP (95 %)",
-        "data saved by continuous against it (95 %)",
-    )
+            examples, flops = (_spent(found, each) for each in (spent[0], np.concatenate([[0.0], spent[1]])))
+            metrics |= measures.ends(f"in_run_windows_{cell.family}_at_{epsilon:g}", found)
+            claim = verdict(found, len(series[cell.label].by_window()))
+            rows.append(
+                (
+                    f"{epsilon:g} %",
+                    cell.label,
+                    claim,
+                    _amount(found, 1, 1),
+                    _amount(examples, 1e-6, 2) + "M",
+                    _amount(flops, 1e-12, 3),
+                )
+            )
+    header = ("epsilon", "schedule", "verdict", "windows (95 %)", "examples (95 %)", "TFLOP (95 %)")
     text = (
-        "The students that started last before the early cutover. From its start on, each is compared with the same student with all history and a teacher throughout, on the "
-        "same rows; the figure leaves out the first window, before any training. Data to converge is what it had trained on when it came within epsilon of that loss and stayed there; for a "
-        "student that did not (censored) only a bound is known."
+        "The students that started last of those that met a teacher before their cutover, each compared with the same student "
+        "with all history and a teacher throughout, on the same rows. The window before any training is no part of the curve. "
+        "Data to converge is what it had trained on when its fitted curve came within epsilon and stayed there; for a student "
+        "that did not (censored) only a bound is known."
     )
     return Section("In-run convergence", text, figure, Table(header, tuple(rows)))
 
 
-def shortly_before_cutover(evidence: Evidence) -> dict[str, Cell]:
-    """The cells of the last start before the early cutover, by schedule: what starts long before has converged by then."""
-    study = evidence.study
-    starts = study.of("start")
-    until_judged = study.judged.days_since(study.lineup.online_start)
-    lengths = {cell.value or 0.0 for cell in starts}
-    chosen = min((length for length in lengths if length > until_judged), default=max(lengths))
-    return {name: next(cell for cell in starts if cell.value == chosen and cell.family == name) for name in SCHEDULES}
+def _spent(windows: Interval, until: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> Interval:
+    """What had been spent after so many windows."""
 
+    def at(window: float) -> float:
+        return float(np.interp(window, np.arange(len(until)), until)) if math.isfinite(window) else window
 
-def _tail(shown: Band) -> Band:
-    values, lows, highs = shown
-    return values[1:], lows[1:], highs[1:]
-
-
-def _words(found: Convergence) -> tuple[str, str, str, str]:
-    return (
-        found.verdict,
-        _amount(found.window, 1, 1),
-        _amount(found.examples, 1e-6, 2) + "M",
-        _amount(found.flops, 1e-12, 3),
-    )
+    return Interval(at(windows.value), at(windows.low), at(windows.high))
 
 
 def _amount(interval: Interval, unit: float, digits: int) -> str:
@@ -92,28 +82,3 @@ def _amount(interval: Interval, unit: float, digits: int) -> str:
 
     value = one(interval.value) if math.isfinite(interval.value) else f"more than {one(interval.low)}"
     return f"{value} ({one(interval.low)} to {one(interval.high)})"
-
-
-def _savings(pairs: dict[str, Paired], name: str, epsilon: float, metrics: dict[str, float]) -> tuple[str]:
-    if name == CONTINUOUS:
-        return ("",)
-    share = saved(pairs[CONTINUOUS], pairs[name], epsilon)
-    key = f"in_run_data_saved_against_{name}_at_{epsilon:g}"
-    metrics |= {key: share.value} | measures.ends(key, share)
-    return (percent_saved(share),)
-
-
-def percent_saved(share: Interval) -> str:
-    """A share of data saved as people read it: a bound where only one is known, unless it says nothing.
-
-    No more than 100 % can be saved, and "at least -100 %" allows for twice the data.
-    """
-
-    def one(number: float) -> str:
-        return f"{100 * number:.0f} %" if math.isfinite(number) else "no bound"
-
-    if math.isfinite(share.value):
-        return f"{one(share.value)} ({one(share.low)} to {one(share.high)})"
-    if share.low > -1:
-        return f"at least {one(share.low)}"
-    return f"at most {one(share.high)}" if share.high < 1 else "not known"

@@ -9,8 +9,8 @@ import numpy as np
 from pipeline.selection.policies.negatives import NegativeDownsampling
 from pipeline.selection.policies.odds import OddsProportional
 from pipeline.spec.study import Cell
-from pipeline.statistics.effects import recommend
 from pipeline.statistics.interval import Interval
+from pipeline.statistics.series import over_seeds
 from pipeline.statistics.trend import Trend
 from pipeline.studies import measures
 from pipeline.studies.downsampling import theory
@@ -21,6 +21,9 @@ from pipeline.studies.drawing import by_number, by_window
 from pipeline.studies.evidence import Evidence
 from pipeline.studies.findings import Check, Findings, Section, Table
 from pipeline.studies.measures import percent
+
+MIN_CHOOSING, MIN_CONFIRMING = 4, 8
+"""Seeds: nothing is recommended on fewer."""
 
 TITLES: dict[str, tuple[str, str]] = {
     "scope": ("Sampled in history only", "Sampling kept up in the online phase, or ended with its first window."),
@@ -47,8 +50,9 @@ def answer(evidence: Evidence) -> Findings:
     metrics: dict[str, float] = {}
     penalties = {cell.variant: measures.judged(evidence, cell) for cell in study.cells}
     for name, penalty in penalties.items():
-        metrics |= {f"{name}_percent": penalty.value} | measures.ends(f"{name}_percent", penalty)
-    lowest = recommended(evidence, rates, slice(0, _num_choosing(evidence)))
+        metrics |= measures.ends(f"{name}_percent", penalty)
+    choosing, confirming = _split(evidence)
+    lowest = recommended(evidence, rates, choosing) if confirming else None
     sections = [
         _over_time(evidence, rates, metrics),
         _by_rate(evidence, rates, penalties, metrics),
@@ -60,11 +64,13 @@ def answer(evidence: Evidence) -> Findings:
     if beside_theory is not None:
         sections.append(beside_theory)
     centre = study.cell(kept_name(Fields.of(study).centre))
-    slope = measures.moved(evidence.paired(centre.variant, ALL_ROWS, evidence.judged).series())
-    moves = "" if slope is None else f", moving by {percent(slope.slope, 4)} percentage points a window"
+    slope = measures.moved(evidence.series(centre.variant, ALL_ROWS, evidence.judged))
+    moves = "" if slope is None else f", changing by {percent(_share(slope), 0)} % of that over the judged windows"
     advice = (
         "no rate is surely affordable" if lowest is None else f"{lowest.label} is the lowest rate surely affordable"
     )
+    if confirming is None:
+        advice = f"no rate is recommended on fewer than {MIN_CHOOSING + MIN_CONFIRMING} seeds"
     return Findings(
         headline=(
             f"{centre.label} cost {percent(penalties[centre.variant])} % of log-loss{moves}; where {Fields.of(study).affordable:g} % "
@@ -73,7 +79,13 @@ def answer(evidence: Evidence) -> Findings:
         metrics=metrics,
         sections=tuple(sections),
         checks=tuple(_checks(evidence, centre, penalties[centre.variant], slope)),
+        notes=(measures.scope(evidence),),
     )
+
+
+def _share(trend: Trend) -> Interval:
+    """The change over the run, percent of the penalty."""
+    return Interval(*(100 * end for end in (trend.change.value, trend.change.low, trend.change.high)))
 
 
 def _over_time(evidence: Evidence, rates: Sequence[Cell], metrics: dict[str, float]) -> Section:
@@ -86,15 +98,15 @@ def _over_time(evidence: Evidence, rates: Sequence[Cell], metrics: dict[str, flo
     )
     rows = []
     for cell in rates:
-        series = evidence.paired(cell.variant, ALL_ROWS, evidence.judged).series()
+        series = evidence.series(cell.variant, ALL_ROWS, evidence.judged)
         penalty, found = percent(measures.judged(evidence, cell)), measures.moved(series)
         if found is None:
             rows.append((cell.label, penalty, "too few windows", "", ""))
             continue
-        metrics |= {f"{cell.variant}_slope": found.slope.value} | measures.ends(f"{cell.variant}_slope", found.slope)
-        share = Interval(*(100 * end for end in (found.change.value, found.change.low, found.change.high)))
+        metrics |= measures.ends(f"{cell.variant}_slope", found.slope)
+        metrics |= measures.ends(f"{cell.variant}_change", found.change)
         verdict = "yes" if found.constant else "not shown"
-        rows.append((cell.label, penalty, percent(found.slope, 4), percent(share, 0), verdict))
+        rows.append((cell.label, penalty, percent(found.slope, 4), percent(_share(found), 0), verdict))
     header = (
         "kept",
         "penalty, percent (95 %)",
@@ -103,9 +115,8 @@ def _over_time(evidence: Evidence, rates: Sequence[Cell], metrics: dict[str, flo
         "constant?",
     )
     text = (
-        "The paper finds the penalty small and constant. The slope is fitted on the judged windows only, with errors that "
-        "may be autocorrelated and uneven. Constant means that the interval holds zero and excludes a change over the "
-        "judged windows of more than a quarter of the penalty."
+        "The paper finds the penalty small and constant. A straight line is fitted to the judged windows. Constant means that "
+        "the interval of the change holds zero and excludes a change over the judged windows of more than a quarter of the penalty."
     )
     return Section("Penalty over time", text, figure, Table(header, tuple(rows)))
 
@@ -158,44 +169,67 @@ def _by_rate(
 
 
 def _updates(evidence: Evidence, variant: str) -> float:
-    return float(np.mean([step.num_updates for step in evidence.tracks[variant].steps.values()]))
+    return float(np.nanmean(evidence.tracks[variant]["num_updates"]))
 
 
 def _kept_per_positive(evidence: Evidence, cell: Cell) -> float:
-    found = [each.metrics for each in evidence.tracks[cell.variant].evaluations.values()]
-    base_rate = float(np.mean([metrics["base_rate"] for metrics in found if "base_rate" in metrics]))
+    track = evidence.tracks[cell.variant]
+    base_rate = float(np.nansum(track["positives"]) / np.nansum(track["num_rows"]))
     return (cell.value or 1.0) * (1 - base_rate) / base_rate
 
 
-def _num_choosing(evidence: Evidence) -> int:
-    """The first half of the seeds chooses the rate, the others confirm it."""
-    return -(-len(evidence.study.lineup.seeds) // 2)
+def _split(evidence: Evidence) -> tuple[slice, slice | None]:
+    """A third of the seeds choose the rate, the others confirm it; where they are too few nothing is chosen."""
+    seeds = len(evidence.study.lineup.seeds)
+    choosing = max(MIN_CHOOSING, seeds // 3)
+    enough = evidence.independent and seeds - choosing >= MIN_CONFIRMING
+    return slice(0, choosing), slice(choosing, seeds) if enough else None
 
 
 def recommended(evidence: Evidence, rates: Sequence[Cell], seeds: slice) -> Cell | None:
-    """The lowest rate that is surely affordable, by some of the seeds."""
-    penalties = {cell.value or 1.0: measures.judged(evidence, cell, seeds) for cell in rates}
-    lowest = recommend(penalties, Fields.of(evidence.study).affordable).rate
-    return next((cell for cell in rates if cell.value == lowest), None)
+    """The lowest rate whose penalty is surely affordable by some of the seeds, testing downwards until one fails.
+
+    The order is fixed before the data are seen and testing stops at the first failure, so that the chance of recommending
+    any rate that costs too much is at most that of one test, 2.5 %, without a correction for their number (fixed-sequence
+    procedure: Maurer, Hothorn & Lehmacher 1995; Dmitrienko, Tamhane & Bretz 2010).
+    """
+    lowest = None
+    for cell in sorted(rates, key=lambda cell: -(cell.value or 0.0)):
+        if not _penalty(evidence, cell, seeds).high <= Fields.of(evidence.study).affordable:
+            break
+        lowest = cell
+    return lowest
+
+
+def _penalty(evidence: Evidence, cell: Cell, seeds: slice) -> Interval:
+    """By some of the seeds, however few they are."""
+    return over_seeds(evidence.series(cell.variant, ALL_ROWS, evidence.judged, seeds).values.mean(axis=1)).interval()
 
 
 def _recommendation(
     evidence: Evidence, rates: Sequence[Cell], lowest: Cell | None, metrics: dict[str, float]
 ) -> Section:
-    choosing = _num_choosing(evidence)
-    seeds = evidence.study.lineup.seeds
-    fresh = slice(choosing, len(seeds))
-    rows = []
-    for cell in sorted(rates, key=lambda cell: -(cell.value or 0.0)):
-        chosen = measures.judged(evidence, cell, slice(0, choosing))
-        confirmed = percent(measures.judged(evidence, cell, fresh)) if len(seeds) > choosing else "no seeds left"
-        rows.append((cell.label, percent(chosen), confirmed, "recommended" if cell is lowest else ""))
+    choosing, confirming = _split(evidence)
     metrics["recommended_rate"] = float("nan") if lowest is None or lowest.value is None else lowest.value
+    if confirming is None:
+        text = (
+            f"None: a rate is chosen by at least {MIN_CHOOSING} seeds and confirmed by at least {MIN_CONFIRMING} others, each a "
+            f"world of its own; got {len(evidence.study.lineup.seeds)} seeds{'' if evidence.independent else ' of one log'}."
+        )
+        return Section("Recommendation", text)
+    rows = [
+        (
+            cell.label,
+            *(percent(_penalty(evidence, cell, seeds)) for seeds in (choosing, confirming)),
+            "recommended" if cell is lowest else "",
+        )
+        for cell in sorted(rates, key=lambda cell: -(cell.value or 0.0))
+    ]
     text = (
-        f"Rates are tested downwards on seeds {', '.join(map(str, seeds[:choosing]))}, until the upper end of a penalty's "
-        f"interval reaches the {Fields.of(evidence.study).affordable:g} % that can be afforded; the last that passed is recommended. "
-        "In such a fixed sequence every test keeps its level, however many there are (Maurer, Hothorn & Lehmacher 1995). "
-        "The other seeds, which had no part in the choice, confirm it or do not."
+        f"Rates are tested downwards on seeds {', '.join(map(str, evidence.study.lineup.seeds[choosing]))}, until the upper end "
+        f"of a penalty's interval reaches the {Fields.of(evidence.study).affordable:g} % that can be afforded; the last that "
+        "passed is recommended. In such a fixed sequence every test keeps its level, however many there are (Maurer, Hothorn & "
+        "Lehmacher 1995). The other seeds, which had no part in the choice, confirm it or do not."
     )
     header = ("kept", "penalty on the choosing seeds, percent (95 %)", "on fresh seeds, percent (95 %)", "")
     return Section("Recommendation", text, None, Table(header, tuple(rows)))
@@ -208,7 +242,7 @@ def _axes(evidence: Evidence, penalties: dict[str, Interval]) -> Iterator[Sectio
             continue
         others = []
         for cell in found[1:]:
-            against = evidence.paired(cell.variant, found[0].variant, evidence.judged).series().mean().interval()
+            against = evidence.series(cell.variant, found[0].variant, evidence.judged).mean().interval()
             others.append((cell.label, percent(penalties[cell.variant]), percent(against)))
         rows = [(found[0].label, percent(penalties[found[0].variant]), "reference"), *others]
         header = (axis, "penalty against all rows, percent (95 %)", f"against {found[0].label}, percent (95 %)")
@@ -256,7 +290,7 @@ def _checks(evidence: Evidence, centre: Cell, penalty: Interval, slope: Trend | 
     ]
     uniform = [v.name for v in evidence.study.lineup.variants if isinstance(v.selection, NegativeDownsampling)]
     if pilots and uniform:
-        loss = evidence.paired(pilots[0], centre.variant, evidence.judged).series().mean().interval()
+        loss = evidence.series(pilots[0], centre.variant, evidence.judged).mean().interval()
         yield Check(
             "a stale pilot",
             f"an older checkpoint's odds against uniform: {percent(loss)} %",

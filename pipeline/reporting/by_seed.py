@@ -1,0 +1,85 @@
+"""A study seed by seed: simulated, trained, written down as small rows, and its windows deleted if so asked."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+from pipeline.reporting.dispatch import run
+from pipeline.spec.job import IngestJob, TrainJob
+from pipeline.spec.settings import Settings
+from pipeline.spec.study import Study
+from pipeline.spec.window import Window
+from pipeline.storage.lake import Lake
+from pipeline.studies import results
+
+SEEDS_A_LANE = 4
+"""Seeds that a lane trains before their rows are written: more share the start-up of the workers, fewer need less disk."""
+
+
+def train(study: Study, settings: Settings, folder: Path, *, discard: bool, progress: Callable[[str], None]) -> None:
+    """Leave a file of results for each seed of a study; a seed whose file is there is done.
+
+    Args:
+        study: what is trained, under which seeds.
+        settings: where the lake and Ray are.
+        folder: of the files.
+        discard: delete a seed's own windows, steps and predictions once its file is written.
+        progress: called with a line for each seed that is done, and how long the rest may take.
+
+    Raises:
+        BadInput: a job cannot be done, a file holds other results, or windows that are shared would be deleted.
+    """
+    if discard:
+        results.require_worlds(study.lineup)
+    missing = [seed for seed in study.lineup.seeds if not _is_done(study, seed, folder)]
+    num_lanes, done = study.lineup.workers.lanes, len(study.lineup.seeds) - len(missing)
+    if done:
+        progress(f"{done} of {len(study.lineup.seeds)} seeds are done already")
+    began, at_once = time.monotonic(), SEEDS_A_LANE * num_lanes
+    with ProcessPoolExecutor(num_lanes, mp_context=get_context("spawn")) as processes:
+        for first in range(0, len(missing), at_once):
+            seeds = tuple(missing[first : first + at_once])
+            parts = [study.under((seed,)) for seed in seeds]
+            list(processes.map(ingest, parts, [settings] * len(parts)))
+            lineup = study.under(seeds).lineup
+            run(TrainJob(lineup=lineup, first=study.first, last=study.last, start="scratch"), settings)
+            list(processes.map(write, parts, [settings] * len(parts), [folder] * len(parts)))
+            if discard:
+                for seed in seeds:
+                    results.discard(Lake(settings.lake), study.lineup, seed)
+            done += len(seeds)
+            trained = first + len(seeds)
+            left = (len(missing) - trained) * (time.monotonic() - began) / trained
+            progress(f"{done} of {len(study.lineup.seeds)} seeds are done; about {left / 60:.0f} minutes left")
+
+
+def path(study: Study, seed: int, folder: Path) -> Path:
+    """Where the results of a seed lie."""
+    return folder / f"{study.name}-seed{seed}.parquet"
+
+
+def _is_done(study: Study, seed: int, folder: Path) -> bool:
+    place = path(study, seed, folder)
+    if not place.exists():
+        return False
+    results.check(results.read([place]), study.under((seed,)))
+    return True
+
+
+def ingest(part: Study, settings: Settings) -> None:
+    """Publish the windows of a part of a study."""
+    logging.getLogger("pipeline").setLevel(logging.WARNING)
+    run(IngestJob(dataset=part.lineup.dataset, first=part.first, last=part.last, seeds=part.lineup.seeds), settings)
+
+
+def write(part: Study, settings: Settings, folder: Path) -> None:
+    """Write the results of a study under one seed."""
+    (seed,) = part.lineup.seeds
+    windows = list(Window.span(part.first, part.last))
+    rows = list(results.in_lake(Lake(settings.lake), part.lineup, windows, (seed,)))
+    results.write(rows, path(part, seed, folder))
