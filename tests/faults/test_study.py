@@ -95,7 +95,6 @@ def test_a_study_goes_on_after_its_driver_and_then_its_worker_was_killed(stack: 
     }
 
 
-@pytest.mark.long
 def test_of_two_commands_at_once_one_waits_and_one_that_is_stopped_closes_its_runs(
     stack: Stack, tmp_path: Path
 ) -> None:
