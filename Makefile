@@ -12,7 +12,7 @@ STAMP := $(VENV)/.installed
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up down check format test test-services test-others test-long browser bench lock
+.PHONY: help setup demo up down check format test test-long browser bench lock
 
 help: ## list these commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -49,19 +49,15 @@ format: setup ## put the code into its format
 	ruff check --fix .
 	ruff format .
 
-# What starts Airflow, MLflow and Ray runs one after the other; beside it, in two processes, all that needs none of them.
+# In two processes what needs no services, in the order of the files, so that the long ones start early; then one after the
+# other what starts Airflow, MLflow and Ray.
 test: setup browser ## run the tests, or those that ARGS names
 ifdef ARGS
 	python -m pytest $(ARGS)
 else
-	$(MAKE) --no-print-directory -j 2 test-services test-others
-endif
-
-test-services:
+	python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not services and not long"
 	python -m pytest -m "services and not long"
-
-test-others:
-	python -m pytest -n 2 --dist loadfile -m "not services and not long"
+endif
 
 test-long: setup ## run the same properties over many more cases (up to 90 minutes)
 	python -m pytest -m long $(ARGS)

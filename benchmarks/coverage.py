@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +82,9 @@ def of_transfer(num: int, seeds: int, rho: float) -> Coverage:
 
     def make(random: np.random.Generator) -> Interval:
         shared = worlds(random, np.zeros(12), seeds, rho)
-        student, teacher = (shared * 0.5 + worlds(random, np.full(12, level), seeds, rho) * 0.5 for level in (-1.0, -2.0))
+        student, teacher = (
+            shared * 0.5 + worlds(random, np.full(12, level), seeds, rho) * 0.5 for level in (-1.0, -2.0)
+        )
         return transfer_ratio(student, teacher)
 
     return studies(num, make, 0.5)
@@ -121,9 +125,7 @@ def of_data_saved(num: int, seeds: int, *, power: bool = True) -> Coverage:
     ours, theirs = curve(HISTORIES), curve(HISTORIES[1:]) + curve(1.65) - curve(3.3)
 
     def make(random: np.random.Generator) -> Interval:
-        return data_saved(
-            students(random, HISTORIES, ours, seeds), students(random, HISTORIES[1:], theirs, seeds)
-        )
+        return data_saved(students(random, HISTORIES, ours, seeds), students(random, HISTORIES[1:], theirs, seeds))
 
     return studies(num, make, 0.5)
 
@@ -190,27 +192,25 @@ DATA: dict[str, Callable[[int, int], Coverage]] = {
 def page(num: int, tell: Callable[[str], None]) -> str:
     """The whole page."""
     lines = [INTRODUCTION.format(num=f"{num:,}", error=196 * np.sqrt(0.95 * 0.05 / num))]
+    by_correlation = LINEAR | {
+        f"converged within {truth.epsilon:g} %, windows of 30; {truth.name}": partial(of_convergence, truth)
+        for truth in TRUTHS
+    }
     for seeds in SEEDS:
-        for rho in CORRELATIONS:
-            for name, of in LINEAR.items():
-                tell(f"{name}, {seeds} seeds, correlation {rho}")
-                lines.append(_row(name, seeds, rho, of(num, seeds, rho)))
-            for truth in TRUTHS:
-                tell(f"{truth.name}, {seeds} seeds, correlation {rho}")
-                name = f"converged within {truth.epsilon:g} %, windows of 30; {truth.name}"
-                lines.append(_row(name, seeds, rho, of_convergence(truth, num, seeds, rho)))
-        lines += [_row(name, seeds, "", of(num, seeds)) for name, of in DATA.items()]
+        for rho, (name, of) in product(CORRELATIONS, by_correlation.items()):
+            tell(f"{name}, {seeds} seeds, correlation {rho}")
+            lines.append(_row(name, seeds, rho, of(num, seeds, rho)))
+        lines += [_row(name, seeds, "", in_data(num, seeds)) for name, in_data in DATA.items()]
     for rho in CORRELATIONS:
         for name, slope in (("relative loss, percent, 30 windows of a single log", False), ("slope, the same", True)):
             tell(f"{name}, correlation {rho}")
             lines.append(_row(name, "one log", rho, of_one_log(num, rho, slope=slope)))
     lines.append(SLOPES)
-    for seeds in SEEDS:
-        for rho in CORRELATIONS:
-            none = trends(num, seeds, rho)
-            constant = float(np.mean([found.constant for found in none]))
-            power = alarms(trends(num, seeds, rho, slope=0.02))
-            lines.append(f"| {seeds} | {rho} | {alarms(none):.1%} | {power:.1%} | {constant:.1%} |\n")
+    for seeds, rho in product(SEEDS, CORRELATIONS):
+        none = trends(num, seeds, rho)
+        constant = float(np.mean([found.constant for found in none]))
+        power = alarms(trends(num, seeds, rho, slope=0.02))
+        lines.append(f"| {seeds} | {rho} | {alarms(none):.1%} | {power:.1%} | {constant:.1%} |\n")
     return "".join(lines)
 
 

@@ -13,7 +13,6 @@ from pipeline.reporting.dispatch import run
 from pipeline.spec.job import IngestJob, TrainJob
 from pipeline.spec.settings import Settings
 from pipeline.spec.study import Study
-from pipeline.spec.window import Window
 from pipeline.storage.lake import Lake
 from pipeline.studies import results
 
@@ -67,7 +66,7 @@ def _is_done(study: Study, seed: int, folder: Path) -> bool:
     place = path(study, seed, folder)
     if not place.exists():
         return False
-    results.check(results.read([place]), study.under((seed,)))
+    results.complete_seeds(results.read([place]), study.under((seed,)))
     return True
 
 
@@ -80,6 +79,4 @@ def ingest(part: Study, settings: Settings) -> None:
 def write(part: Study, settings: Settings, folder: Path) -> None:
     """Write the results of a study under one seed."""
     (seed,) = part.lineup.seeds
-    windows = list(Window.span(part.first, part.last))
-    rows = list(results.in_lake(Lake(settings.lake), part.lineup, windows, (seed,)))
-    results.write(rows, path(part, seed, folder))
+    results.write(results.of_study(Lake(settings.lake), part), path(part, seed, folder))

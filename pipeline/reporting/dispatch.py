@@ -8,7 +8,7 @@ import os
 import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, assert_never
 
@@ -370,7 +370,7 @@ def run_report(job: ReportJob, lake: Lake, settings: Settings, folder: Path | No
     from pipeline.training.chain.timings import spent
 
     study = job.study
-    rows = list(results.in_lake(lake, study.lineup, list(Window.span(study.first, study.last)), study.lineup.seeds))
+    rows = results.of_study(lake, study)
     variants = [variant.name for variant in study.lineup.only(())]
     notes = stale_lines(_stale(lake, study.lineup, variants, study.first, study.last))
     findings, html = answered(study, rows, folder, notes, spent(lake, study.name))
@@ -418,12 +418,17 @@ def answered(
     from pipeline.studies.evidence import Evidence
 
     evidence = Evidence.of(study, rows)
+    if left := len(study.lineup.seeds) - len(evidence.study.lineup.seeds):
+        notes = [
+            *notes,
+            f"{left} of {len(study.lineup.seeds)} seeds are not finished and left out: trigger the study again",
+        ]
     try:
         findings = answer(evidence)
     except ValueError as error:  # all is read by now: the statistics say what they lack
         raise StudyError(f"study {study.name!r} cannot be answered yet: {error}") from error
-    facts = evidence.facts() | ({"stale": "; ".join(notes)} if notes else {})
-    html = study_page.render(study, findings, facts=facts, times=evidence.wall_times(beside or {}))
+    findings = replace(findings, notes=(*findings.notes, *notes))
+    html = study_page.render(evidence.study, findings, facts=evidence.facts(), times=evidence.wall_times(beside or {}))
     _leave(folder, study.name, {".html": html, ".md": findings.markdown(study.question, study.name)}, findings.figures)
     log.info("%s", findings.headline)
     return findings, html

@@ -19,7 +19,7 @@ from pipeline.statistics.series import Series
 
 Array = NDArray[np.float64]
 
-MIN_POINTS = 4
+MIN_POINTS = 3
 AMOUNTS = 400
 """Amounts of data tried from the least to the most that was seen."""
 

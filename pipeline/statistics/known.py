@@ -23,8 +23,8 @@ class Known:
     """(K,) adding up to one, as the next two."""
     centre: Array
     spread: Array
-    degrees: float
-    """Of freedom."""
+    degrees: Array | float
+    """Of freedom, of each or of all."""
 
     @classmethod
     def one(cls, centre: float, spread: float, degrees: float) -> Self:
@@ -54,7 +54,7 @@ class Known:
     def quantile(self, probability: float) -> float:
         """Below it lies so much; not a number where nothing is known of the spread."""
         if len(self.weight) == 1:
-            return float(self.centre[0] + student.ppf(probability, self.degrees) * self.spread[0])
+            return float(self.centre[0] + student.ppf(probability, np.ravel(self.degrees)[0]) * self.spread[0])
         reach = student.ppf(max(probability, 1 - probability, 0.75), self.degrees) * self.spread
         low, high = float((self.centre - reach).min()), float((self.centre + reach).max())
         if not high > low:

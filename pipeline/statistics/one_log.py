@@ -19,15 +19,15 @@ from pipeline.statistics.known import Known
 
 Array = NDArray[np.float64]
 
-CORRELATIONS = (-0.3, -0.15, 0.0, 0.15, 0.3, 0.45, 0.6, 0.75, 0.9)
+CORRELATIONS = (-0.3, -0.15, 0.0, 0.15, 0.3, 0.45, 0.6, 0.7, 0.8, 0.88, 0.94, 0.97)
 POWERS = (0.0, 0.5, 1.0)
 """How far a window's error follows the sampling error of its rows: not at all, by its root, in proportion."""
 MIN_WEIGHT = 0.02
 """A noise less likely than this share of the likeliest is left out."""
 
 
-def known_of_windows(values: Array, design: Array, sampling_error: Array) -> Callable[[Array, float], Known]:
-    """Least squares of values (W,) on a design (W, p): what is known of a direction (p,), given a variance to be added.
+def known_of_windows(values: Array, design: Array, sampling_error: Array) -> Callable[[Array, float, float], Known]:
+    """Least squares of values (W,) on a design (W, p): what is known of a direction (p,), given a variance to be added and the least.
 
     Args:
         values: one a window.
@@ -55,11 +55,13 @@ def known_of_windows(values: Array, design: Array, sampling_error: Array) -> Cal
     weight = weight[kept] / weight[kept].sum()
     solved = np.linalg.pinv(design)
     coefficients = solved @ values
+    independent = np.maximum(degrees * ((1 - rho) / (1 + rho))[kept], 2.0)
+    """Degrees of freedom of a mean of so correlated errors."""
     spread = np.einsum("iw,kwv,jv->kij", solved, covariance[kept], solved) * (squares[kept] / degrees)[:, None, None]
 
-    def along(direction: Array, more: float) -> Known:
-        variance = np.einsum("i,kij,j->k", direction, spread, direction) + more
-        return Known(weight, np.full(len(weight), float(coefficients @ direction)), np.sqrt(variance), degrees)
+    def along(direction: Array, more: float, least: float) -> Known:
+        variance = np.maximum(np.einsum("i,kij,j->k", direction, spread, direction) + more, least)
+        return Known(weight, np.full(len(weight), float(coefficients @ direction)), np.sqrt(variance), independent)
 
     return along
 

@@ -1,7 +1,7 @@
 """Series: what each seed lost more than its reference, window by window, and how sure anything linear in it is.
 
 Seeds that are worlds of their own are independent draws: whatever is linear is computed once per seed, and the seeds' spread
-says how sure the mean is (Student's t), whatever happens between windows. From a single log, or from few worlds, an interval
+says how sure the mean is, whatever happens between windows. From a single log, or from few worlds, an interval
 can only speak of the windows that were seen: their noise is autocorrelated, and its size comes from a likelihood.
 """
 
@@ -113,13 +113,23 @@ class Series:
             by_seed = self.values @ solved.T
             return lambda direction: over_seeds(by_seed @ direction)
         one = known_of_windows(self.values.mean(axis=0), design, self.cluster_error())
-        between = np.atleast_2d(np.cov((self.values @ solved.T).T)) / len(self.values) if len(self.values) > 1 else None
-        spread = None if self.independent else between  # seeds of one log differ by their initial weights as well
+        num_seeds = len(self.values)
+        between = np.cov((self.values @ solved.T).T).reshape(width, width) / num_seeds if num_seeds > 1 else None
 
         def known(direction: Array) -> Known:
-            return one(direction, 0.0 if spread is None else float(direction @ spread @ direction))
+            whole, passing = self._of_rows(direction @ solved)
+            more = max(0.0, whole - passing)  # clusters that come again shift all windows at once
+            if between is not None and not self.independent:  # seeds of one log differ by their initial weights as well
+                more += float(direction @ between @ direction)
+            return one(direction, more, whole)
 
         return known
+
+    def _of_rows(self, weights: Array) -> tuple[float, float]:
+        """Variance of a weighted sum over the windows (W,) if clusters were drawn again, and if each window had its own."""
+        num = len(self.clusters)
+        whole = np.square(self.clusters @ weights).sum() * num / max(num - 1, 1)
+        return float(whole), float(np.square(weights * self.cluster_error()).sum())
 
     def curve(self, design: Array, rows: Array) -> tuple[Array, Array, Array]:
         """(N,) values, lower and upper ends of the fitted numbers along N rows (N, p) of a design.
@@ -152,18 +162,26 @@ class Series:
         if self.of_worlds:
             return over_seeds(self.values.mean(axis=1))
         if self.num_windows >= MIN_WINDOWS:
-            return self.fit(np.ones((self.num_windows, 1)))(np.ones(1))
-        num = len(self.clusters)
-        error = float(np.sqrt(np.square(self.clusters.mean(axis=1)).sum() * num / max(num - 1, 1))) or np.nan
-        return Known.one(float(self.values.mean()), error, max(num - 1, 1))
+            line = np.column_stack([np.ones(self.num_windows), np.linspace(-0.5, 0.5, self.num_windows)])
+            return self.fit(line)(np.array([1.0, 0.0]))  # beside a trend, which is no noise
+        return Known.one(
+            float(self.values.mean()), self._of_clusters(self.clusters.mean(axis=1)), len(self.clusters) - 1
+        )
+
+    def _of_clusters(self, parts: Array) -> float:
+        """Standard error of a number that groups of clusters add up to (G,); not a number where there are none."""
+        num = len(parts)
+        return float(np.sqrt(np.square(parts).sum() * num / (num - 1))) if num > 1 else float("nan")
 
     def by_window(self) -> tuple[Interval, ...]:
         """Each window's number with a 95 % band over worlds, or over the clusters of one log; without ends where neither is known."""
         if self.of_worlds:
             return tuple(Interval(*map(float, ends)) for ends in zip(*self.over_seeds(), strict=True))
-        middle, error = self.values.mean(axis=0), self.cluster_error()
-        reach = np.where(error > 0, student.ppf(0.975, max(len(self.clusters) - 1, 1)) * error, np.nan)
-        return tuple(Interval(float(m), float(m - r), float(m + r)) for m, r in zip(middle, reach, strict=True))
+        middle, degrees = self.values.mean(axis=0), len(self.clusters) - 1
+        return tuple(
+            Known.one(float(value), self._of_clusters(parts), degrees).interval()
+            for value, parts in zip(middle, self.clusters.T, strict=True)
+        )
 
     def cluster_error(self) -> Array:
         """(W,) standard error of each window's mean if clusters were drawn again; 0 where no clusters are known."""
@@ -173,10 +191,10 @@ class Series:
 
 
 def over_seeds(values: Array) -> Known:
-    """The mean of independent numbers (S,): Student's t.
+    """The mean of independent numbers (S,): a t-interval.
 
-    >>> over_seeds(np.array([1.0, 2.0, 3.0])).interval()
-    Interval(value=2.0, low=-0.4841..., high=4.4841...)
+    >>> over_seeds(np.array([1.0, 2.0, 3.0])).interval()  # doctest: +ELLIPSIS
+    Interval(value=2.0, low=-0.48..., high=4.48...)
     """
     num = len(values)
     error = float(values.std(ddof=1)) / num**0.5 if num > 1 else float("nan")

@@ -12,7 +12,7 @@ from pipeline.spec.study import Study
 from pipeline.spec.window import Window
 from pipeline.statistics.series import Series
 from pipeline.studies.findings import Table
-from pipeline.studies.results import MissingResults, Result, check
+from pipeline.studies.results import MissingResults, Result, complete_seeds
 
 PARTS = {
     "load": "data and checkpoints",
@@ -90,13 +90,13 @@ class Evidence:
 
     @classmethod
     def of(cls, study: Study, rows: Iterable[Result]) -> Evidence:
-        """The evidence in some rows; what else they hold is left aside.
+        """The evidence in some rows, of the seeds under which the study is finished; what else they hold is left aside.
 
         Raises:
-            MissingResults: a variant lacks a window, or was trained with other settings or data.
+            MissingResults: it is finished under no seed, or something was trained with other settings or data.
         """
         rows = list(rows)
-        check(rows, study)
+        study = study.under(complete_seeds(rows, study))
         windows = tuple(Window.span(study.first, study.last))
         places = {window.name: place for place, window in enumerate(windows)}
         seeds = {seed: place for place, seed in enumerate(study.lineup.seeds)}

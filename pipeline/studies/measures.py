@@ -45,7 +45,7 @@ def scope(evidence: Evidence) -> str:
             f"Losses are {what}. Intervals (95 %) are of **{worlds} only**: another world may lie outside. From {MIN_WORLDS} "
             "seeds on they hold for worlds like these."
         )
-    return f"Losses are {what}. Intervals (95 %) are over {num} seeds, each a world of its own (Student's t)."
+    return f"Losses are {what}. Intervals (95 %) are over {num} seeds, each a world of its own."
 
 
 def claim(sentence: str, interval: Interval) -> str:

@@ -160,6 +160,11 @@ def in_lake(
             yield from _of_chain(lake, lineup, windows, seed, variant, strict)
 
 
+def of_study(lake: Lake, study: Study) -> list[Result]:
+    """The rows of a study in the lake, as far as it is done; raises as `in_lake`."""
+    return list(in_lake(lake, study.lineup, list(Window.span(study.first, study.last)), study.lineup.seeds))
+
+
 def _of_chain(
     lake: Lake, lineup: LineUp, windows: Sequence[Window], seed: int, variant: Variant, strict: bool
 ) -> Iterator[Result]:
@@ -265,27 +270,32 @@ def _of_file(path: Path) -> list[Result]:
     return [Result(**{**row, "groups": None if row["groups"] is None else tuple(row["groups"])}) for row in rows]
 
 
-def check(rows: Iterable[Result], study: Study) -> None:
-    """Refuse rows that are not what a study would train, and what it lacks.
+def complete_seeds(rows: Iterable[Result], study: Study) -> tuple[int, ...]:
+    """The seeds of a study under which all its variants have closed all their windows.
 
     Raises:
-        MissingResults: says which, and the cure.
+        MissingResults: there is none, or a row is of other settings or data than the study's.
     """
     found = {(row.seed, row.variant, row.window): row for row in rows}
+    missing: dict[int, str] = {}
     for seed in study.lineup.seeds:
         for variant in study.lineup.only(()):
             for window in Window.span(max(study.first, variant.start or study.first), study.last):
                 row = found.get((seed, variant.name, window.name))
                 if row is None:
-                    raise MissingResults(
-                        f"{variant.name!r} has no result of {window} under seed {seed}: trigger the study again, which trains "
-                        "what is missing, or name the seeds and files that have it"
-                    )
-                if row.recipe != recipe_of(study.lineup, variant, window, seed):
+                    missing.setdefault(seed, f"{variant.name!r} on {window}")
+                elif row.recipe != recipe_of(study.lineup, variant, window, seed):
                     raise MissingResults(
                         f"{variant.name!r} was trained on {window} under seed {seed} with other settings or data than the study "
                         "has: trigger the study again, which trains it, or name the files that belong to this study"
                     )
+    if len(missing) == len(study.lineup.seeds):
+        seed, what = next(iter(missing.items()))
+        raise MissingResults(
+            f"study {study.name!r} is finished under none of its seeds; under seed {seed} there is no result of {what}: trigger "
+            "the study again, which trains what is missing"
+        )
+    return tuple(seed for seed in study.lineup.seeds if seed not in missing)
 
 
 def require_worlds(lineup: LineUp) -> None:

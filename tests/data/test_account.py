@@ -409,7 +409,7 @@ def conserve(shape: dict[str, Any]) -> None:
 LENIENT = [HealthCheck.too_slow, HealthCheck.data_too_large]
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=LENIENT)
+@settings(max_examples=40, deadline=None, suppress_health_check=LENIENT)
 @given(shape=SHAPES)
 def test_every_record_ends_in_exactly_one_place(shape: dict[str, Any]) -> None:
     conserve(shape)

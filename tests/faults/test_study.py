@@ -25,7 +25,7 @@ from tests.conftest import Stack
 from tests.planned import planned
 from tests.trained import DAY, lineup, train, variant
 
-pytestmark = [pytest.mark.faults, pytest.mark.services, pytest.mark.slow]
+pytestmark = [pytest.mark.faults, pytest.mark.services, pytest.mark.long]
 
 NUM_WINDOWS = 24
 CONFIG = SimulatorConfig.tiny(rows_per_window=2_000)

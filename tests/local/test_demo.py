@@ -81,7 +81,7 @@ def assert_next_day_is_green(stack: Stack, lineup: LineUp) -> None:
 
 
 @pytest.mark.services
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_day_after_comes_green_from_the_scheduler(stack: Stack, after_a_small_demo: LineUp) -> None:
     lineup, lake = after_a_small_demo, Lake(stack.lake)
     source = lineup.dataset.source

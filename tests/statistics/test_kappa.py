@@ -9,13 +9,13 @@ import pytest
 from numpy.typing import NDArray
 from scipy.special import expit
 
-from pipeline.statistics import kappa, trend
+from pipeline.statistics import kappa, series
 from pipeline.training.metrics import entropy, log_losses
 
 Array = NDArray[np.float64]
 
 
-@pytest.mark.parametrize("module", [kappa, trend])
+@pytest.mark.parametrize("module", [kappa, series])
 def test_the_examples_in_the_docstrings_are_true(module: object) -> None:
     failed, tried = doctest.testmod(module)  # type: ignore[arg-type]
     assert failed == 0

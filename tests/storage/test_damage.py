@@ -134,7 +134,7 @@ def flipped(sound: Lake, folder: Path, count: int, seed: int) -> tuple[int, int]
 
 
 def test_a_flipped_bit_is_refused_by_name_or_harmless(sound: Lake, tmp_path: Path) -> None:
-    refused, harmless = flipped(sound, tmp_path, 60, seed=0)
+    refused, harmless = flipped(sound, tmp_path, 25, seed=0)
     assert refused > 3 * harmless
 
 

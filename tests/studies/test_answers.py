@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from pipeline.reporting.study_page import render
@@ -15,12 +15,12 @@ from pipeline.spec.study import Study
 from pipeline.statistics.interval import Interval
 from pipeline.storage.lake import Lake
 from pipeline.studies.answering import answer
-from pipeline.studies.distillation.in_run import percent_saved
-from pipeline.studies.downsampling.theory import explained
-from pipeline.studies.evidence import Evidence, MissingEvidence, gather, wall_times
+from pipeline.studies.distillation.history import percent_saved
+from pipeline.studies.evidence import Evidence
 from pipeline.studies.findings import Findings
 from pipeline.studies.jobs import study_jobs
 from pipeline.studies.measures import compute
+from pipeline.studies.results import MissingResults, of_study, read, write
 from pipeline.training.chain.engine import Engine
 from tests.planned import planned
 from tests.trained import DAY, TINY, alone, lineup, publish, variant, windows
@@ -63,7 +63,7 @@ def lake(tmp_path_factory: pytest.TempPathFactory) -> Lake:
 
 @pytest.fixture(scope="module")
 def evidence(lake: Lake) -> dict[str, Evidence]:
-    return {study.name: gather(lake, study) for study in STUDIES}
+    return {study.name: Evidence.of(study, of_study(lake, study)) for study in STUDIES}
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +77,7 @@ def test_the_page_shows_headline_figures_tables_and_checks_and_asks_nothing_of_t
 ) -> None:
     found = findings[study.name]
     seen = evidence[study.name]
-    page = render(study, found, facts=seen.facts(), times=wall_times(lake, seen))
+    page = render(study, found, facts=seen.facts(), times=seen.wall_times({}))
     assert re.search(r'id="headline">[^<]+%', page)
     for section in found.sections:
         assert section.title in page
@@ -109,8 +109,7 @@ def test_theory_knows_the_policies_that_were_trained(
     assert metrics["kept_10_kappa"] <= metrics["uniform_weight_10_kappa"], "offset is never worse than weight"
     assert metrics["odds_offset_10_kappa"] < metrics["kept_10_kappa"], "hard negatives are worth more"
     assert metrics["kept_10_excess_ratio"] > 0
-    assert math.isfinite(metrics["theory_share"])
-    assert evidence["sampled"].true_logit is not None
+    assert evidence["sampled"].knows_truth
 
 
 def test_what_was_trained_under_other_settings_is_no_evidence(lake: Lake) -> None:
@@ -121,19 +120,16 @@ def test_what_was_trained_under_other_settings_is_no_evidence(lake: Lake) -> Non
         "distillation", base, study="short", teacher_size="small", student_size="tiny",
         first=DAY, online_start=DAY.shift(2), last=DAY.shift(4),
     )  # fmt: skip
-    with pytest.raises(
-        MissingEvidence, match=r"trained on 2024-01-01 under seed 0 with other settings, .* trigger the"
-    ):
-        gather(lake, changed)
+    with pytest.raises(MissingResults, match=r"trained on 2024-01-01 under seed 0 with other settings, .* trigger the"):
+        of_study(lake, changed)
 
 
 def test_the_worst_day_is_named(evidence: dict[str, Evidence], findings: dict[str, Findings]) -> None:
     check = next(c for c in findings["sampled"].checks if c.signature == "a day on which the loss jumps")
     worst = max(
-        100 * (p.loss.sum(axis=2) / p.base.sum(axis=2) - 1).max()
+        evidence["sampled"].series(cell.variant, cell.against, evidence["sampled"].judged).values.max()
         for cell in DOWNSAMPLING.cells
         if cell.variant != cell.against
-        for p in [evidence["sampled"].paired(cell.variant, cell.against, evidence["sampled"].judged)]
     )
     assert f"any run: {worst:+.1f} %" in check.found
     assert check.passed == (worst < 5)
@@ -162,7 +158,7 @@ def test_a_tuning_tells_a_model_that_learns_from_one_that_does_not(findings: dic
 def test_shared_prefixes_are_trained_once(evidence: dict[str, Evidence]) -> None:
     tracks = evidence["taught"].tracks
     online = evidence["taught"].index(DISTILLATION.lineup.online_start)
-    early, late, continuous = ([t.steps[0, w].key for w in range(NUM_WINDOWS)] for t in (
+    early, late, continuous = ([t.rows[0, w].step for w in range(NUM_WINDOWS)] for t in (
         tracks["early_cutover"], tracks["late_cutover"], tracks["continuous"]
     ))  # fmt: skip
     assert early[:online] == late[:online] == continuous[:online]
@@ -174,16 +170,17 @@ def test_shared_prefixes_are_trained_once(evidence: dict[str, Evidence]) -> None
 def test_a_student_that_starts_late_is_judged_on_the_same_rows(evidence: dict[str, Evidence]) -> None:
     seen = evidence["taught"]
     for cell in DISTILLATION.of("start"):
-        paired = seen.paired(cell.variant, cell.against, seen.judged)
-        assert paired.num_windows == NUM_WINDOWS - 10
-        assert (paired.examples[:, 0] > 0).all()
-        assert seen.paired(cell.variant, cell.against).num_windows == NUM_WINDOWS - 10 + cell.value
+        assert seen.series(cell.variant, cell.against, seen.judged).num_windows == NUM_WINDOWS - 10
+        assert (seen.tracks[cell.variant]["examples"][:, seen.judged] > 0).all()
+        assert seen.series(cell.variant, cell.against).num_windows == NUM_WINDOWS - 10 + (cell.value or 0)
 
 
 def test_a_variant_that_was_not_trained_is_named_with_the_cure(lake: Lake) -> None:
     other = DISTILLATION.model_copy(update={"lineup": DISTILLATION.lineup.model_copy(update={"name": "untrained"})})
-    with pytest.raises(MissingEvidence, match=r"'teacher' has closed no window .* trigger the study again"):
-        gather(lake, other)
+    with pytest.raises(
+        MissingResults, match=r"finished under none of its seeds; .* 'teacher' on .*: trigger the study again"
+    ):
+        Evidence.of(other, of_study(lake, other))
 
 
 def test_the_teacher_is_counted_whole_and_shared(findings: dict[str, Findings]) -> None:
@@ -215,11 +212,33 @@ def test_a_bound_that_bounds_nothing_is_not_shown_as_one(share: Interval, words:
     assert percent_saved(share) == words
 
 
-def test_a_share_of_the_excess_that_scales_with_kappa_is_found() -> None:
-    kappas = np.array([1.0, 1.1, 1.5, 2.6, 4.5])
-    for truth in (0.0, 0.1, 1.0):
-        ratios = np.stack([1 + (truth + shift) * (kappas - 1) for shift in (-0.02, 0.0, 0.02)])
-        share = explained(kappas, ratios)
-        assert share.value == pytest.approx(truth, abs=1e-12)
-        assert share.low < truth < share.high
-    assert math.isnan(explained(kappas, ratios[:1]).low)
+def test_rows_outlive_the_lake_and_seeds_come_together_from_several_files(
+    lake: Lake, findings: dict[str, Findings], tmp_path: Path
+) -> None:
+    rows = of_study(lake, DISTILLATION)
+    for seed in DISTILLATION.lineup.seeds:
+        write([row for row in rows if row.seed == seed], tmp_path / f"{seed}.parquet")
+    assert answer(Evidence.of(DISTILLATION, read([tmp_path]))).metrics == pytest.approx(
+        findings["taught"].metrics, nan_ok=True
+    )
+    alone_ = Evidence.of(DISTILLATION, read([tmp_path / "1.parquet"]))
+    assert alone_.study.lineup.seeds == (1,), "a study that was stopped answers from the seeds that are finished"
+    assert answer(alone_).headline
+
+
+def test_rows_that_contradict_each_other_or_are_none_are_refused(lake: Lake, tmp_path: Path) -> None:
+    rows = of_study(lake, SHORT)
+    write(rows, tmp_path / "one.parquet")
+    write([replace(row, loss=row.loss + 1) for row in rows], tmp_path / "two.parquet")
+    with pytest.raises(MissingResults, match=r"two.parquet has another result for 'teacher', seed 0, .* of one study"):
+        read([tmp_path])
+    (tmp_path / "two.parquet").write_text("no parquet")
+    with pytest.raises(
+        MissingResults, match=r"two.parquet is no file of results, .*: give files that `windrow study --cells`"
+    ):
+        read([tmp_path])
+    (tmp_path / "nothing").mkdir()
+    with pytest.raises(MissingResults, match=r"no results in .*nothing"):
+        read([tmp_path / "nothing"])
+    with pytest.raises(MissingResults, match="with other settings or data than the study has"):
+        Evidence.of(SHORT, [replace(row, recipe="0" * 16) for row in rows])

@@ -21,9 +21,10 @@ from pipeline.spec.study import Study, StudyError
 from pipeline.storage.lake import Lake
 from pipeline.studies.answering import answer
 from pipeline.studies.declared import conf, declared
-from pipeline.studies.evidence import gather
+from pipeline.studies.evidence import Evidence
 from pipeline.studies.jobs import study_jobs
 from pipeline.studies.kinds import kind_of, kinds
+from pipeline.studies.results import of_study
 from pipeline.training.chain.engine import Engine
 from pipeline.training.chain.steps import StepStore
 from tests.dags.conftest import PARSE
@@ -231,7 +232,7 @@ def test_a_cell_that_another_study_has_too_is_trained_once_and_the_answer_comes(
 
     job = load_job(ReportJob(study=mine).model_dump_json())
     assert isinstance(job, ReportJob)
-    findings = answer(gather(lake, job.study))
+    findings = answer(Evidence.of(job.study, of_study(lake, job.study)))
     assert "wide is enough where 2.5 % can be borne" in findings.headline
     assert findings.metrics["width_8_percent"] == 0
     assert set(findings.metrics) == {"width_4_percent", "width_8_percent", "width_12_percent"}

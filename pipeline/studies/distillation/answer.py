@@ -51,11 +51,12 @@ def answer(evidence: Evidence) -> Findings:
     if evidence.study.of("start"):
         sections += history.sections(evidence, metrics)
         saved = history.data_saved_against(evidence, LATE)
-        headline = measures.claim(
-            "A continuous student reaches the loss that the late cutover has with all its history on "
-            f"{history.percent_saved(saved)} less data.",
-            saved,
-        )
+        if saved is not None:
+            headline = measures.claim(
+                "A continuous student reaches the loss that the late cutover has with all its history on "
+                f"{history.percent_saved(saved)} less data.",
+                saved,
+            )
         within = in_run.section(evidence, metrics)
         sections += [] if within is None else [within]
     sections += _axes(evidence, metrics)

@@ -28,10 +28,10 @@ def sections(evidence: Evidence, metrics: dict[str, float]) -> tuple[Section, Se
     for name, found in names.items():
         points = [evidence.series(each, CONTINUOUS, evidence.judged).mean().interval() for each in found]
         curves[_words(name)] = ([_data(evidence, each) for each in found], measures.band(points))
-        if len(found) < MIN_POINTS:
+        saved = data_saved_against(evidence, name)
+        if saved is None:
             rows.append((_words(name), "too few starts", *("" for _ in epsilons)))
             continue
-        saved = data_saved_against(evidence, name)
         if name != CONTINUOUS:
             metrics |= measures.ends(f"data_saved_against_{name}", saved)
         needed = []
@@ -72,8 +72,13 @@ def sections(evidence: Evidence, metrics: dict[str, float]) -> tuple[Section, Se
     return Section("History needed", text, figure, Table(header, tuple(rows))), equal
 
 
-def data_saved_against(evidence: Evidence, schedule: str) -> Interval:
-    """The share of its data that a continuous student does without to reach a schedule's loss with all history."""
+def data_saved_against(evidence: Evidence, schedule: str) -> Interval | None:
+    """The share of its data that a continuous student does without to reach a schedule's loss with all history.
+
+    None where too few students of the schedule started early enough.
+    """
+    if len(_names(evidence, schedule)) < MIN_POINTS:
+        return None
     ours, theirs = _students(evidence, CONTINUOUS), _students(evidence, schedule)
     return data_saved(ours, theirs, independent=evidence.independent)
 
@@ -146,6 +151,8 @@ def percent_saved(share: Interval) -> str:
     def one(number: float) -> str:
         return f"{100 * number:.0f} %" if math.isfinite(number) else "no bound"
 
+    if math.isnan(share.low) and math.isnan(share.high):
+        return f"{one(share.value)} (no interval from so few worlds)" if math.isfinite(share.value) else "not known"
     if math.isfinite(share.value):
         return f"{one(share.value)} ({one(share.low)} to {one(share.high)})"
     if share.low > -1:
