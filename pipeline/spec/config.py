@@ -38,6 +38,9 @@ Width = Annotated[Whole, Field(ge=1, le=65_536)]
 """Units of a layer."""
 Age = Annotated[Whole, Field(ge=0, le=MAX_SPAN)]
 """Windows between two."""
+HINDSIGHT = -1
+"""The age of what a checkpoint says of the very window that it has closed."""
+SoftAge = Annotated[Whole, Field(ge=HINDSIGHT, le=MAX_SPAN)]
 Rate = Annotated[Real, Field(gt=0, le=1)]
 
 LATE_CUTOVER_WINDOWS = 4
@@ -211,9 +214,10 @@ class _Taught(Frozen):
     """The variant that the student learns from."""
     weight: Real = Field(default=1.0, gt=0)
     """Weight of the soft-label cross-entropy relative to the loss on labels."""
-    age: Age = 0
+    age: SoftAge = 0
     """Learn from logits made by the checkpoint that closed the window that many windows earlier; 0: from the teacher's own
-    training pass."""
+    training pass; -1 (hindsight): by the checkpoint that has closed the window itself. Students are judged on a window before
+    they train on it, so that nothing leaks."""
     since: Window | None = None
     """First window in which the student learns from the teacher; None: from the start."""
     ramp: Age = 0
@@ -302,8 +306,9 @@ class StepConfig(Frozen):
     selection: Selection
     soft_weight: Real | None = Field(default=None, gt=0)
     """Weight of the teacher's loss in this window; None in a window without a teacher."""
-    soft_age: Age = 0
-    """Windows between the checkpoint that made the soft labels and this window; 0: from the teacher's training pass."""
+    soft_age: SoftAge = 0
+    """Windows between the checkpoint that made the soft labels and this window; 0: from the teacher's training pass, -1: by
+    the checkpoint that closed it."""
     num_sources: Age = 0
     """How many synthetic windows are trained on too; their content is part of the step's identity."""
     seed: Seed

@@ -42,7 +42,7 @@ class Signal(Frozen):
 
     name: str
     """Which of `SIGNALS`, or what its producer calls it."""
-    age: Annotated[int, Field(ge=0)] = 0
+    age: Annotated[int, Field(ge=-1)] = 0
     """Windows between the checkpoint that made it and the window; 0: the producer's own training pass."""
     producer: Digest
     """Key of the step that made it."""
@@ -86,7 +86,7 @@ def write_signals(
         share: the worker's part of the window.
         folder: a new folder of the lake.
         producer: key of the step whose model it is.
-        age: windows between the checkpoint and the window.
+        age: windows between the checkpoint and the window; -1 for the one that closed it.
         names: which of `SIGNALS`.
         positions: (N,) places in the window's order, in any order, of all of the share's rows.
         logits: (N,) the model's raw logits of those rows.
@@ -97,7 +97,10 @@ def write_signals(
     order = np.argsort(positions, kind="stable")
     positions, logits = positions[order], logits[order].astype(np.float32)
     return tuple(
-        _write(share, f"{folder}/{name}-age-{age}", name, age, producer, positions, logits) for name in sorted(names)
+        _write(
+            share, f"{folder}/{name}-{'hindsight' if age < 0 else f'age-{age}'}", name, age, producer, positions, logits
+        )
+        for name in sorted(names)
     )
 
 

@@ -93,7 +93,7 @@ def use(lake: Lake) -> Outcome:
     """What every reader of the lake makes of it: what is done is looked at and compared, and all is trained once more."""
     done = train(lake, LINEUP, NUM_WINDOWS)  # skips it
     chain_statuses(lake, LINEUP)
-    compared = compare(lake, LINEUP, (), DAY, LAST, num_resamples=20)
+    compared = compare(lake, LINEUP, (), DAY, LAST)
     made = {f"{name} {day}, as it was": learned(lake, step) for (name, day), step in done.items()}
     again = train(lake, LINEUP, 1, first=LAST, start="parent", force=True)
     again |= train(lake, LINEUP, 1, variants=("student",), force=True)

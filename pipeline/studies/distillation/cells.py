@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from pipeline.spec.config import LATE_CUTOVER_WINDOWS, SIZES, Continuous, Cutover, Variant, late_cutover
+from pipeline.spec.config import HINDSIGHT, LATE_CUTOVER_WINDOWS, SIZES, Continuous, Cutover, Variant, late_cutover
 from pipeline.spec.lineup import LineUp
 from pipeline.spec.study import MIN_JUDGED, StudyError
 from pipeline.spec.window import Window
@@ -15,8 +15,8 @@ from pipeline.studies.draft import Draft, both, kept, plain, taught, tuned
 TEACHER, NO_TEACHER = "teacher", "no_teacher"
 EARLY, LATE, CONTINUOUS = "early_cutover", "late_cutover", "continuous"
 NUM_SIZES = 3
-AGES = (1, 4)
-"""Teacher ages beside 0, in windows."""
+AGES = (HINDSIGHT, 1, 4)
+"""Teacher ages beside 0, in windows; in hindsight, the checkpoint that has closed the window itself."""
 TAUGHT_WINDOWS = LATE_CUTOVER_WINDOWS
 """A student that starts later than so many windows before its cutover has hardly met its teacher: no such one is trained."""
 SETTLED_WINDOWS = 2 * LATE_CUTOVER_WINDOWS
@@ -120,9 +120,10 @@ def _sizes(draft: Draft, plan: _Plan) -> None:
 def _ages(draft: Draft, plan: _Plan) -> None:
     """Teachers that are some windows behind; all students learn from the window on in which the oldest logits exist."""
     since = plan.asked.first.shift(max(AGES))
-    for age in (0, *AGES):
+    for age in sorted({0, *AGES}):
         schedule = plan.schedule.model_copy(update={"age": age, "since": since})
-        draft.add("age", f"{age} windows old", taught(plan.continuous, f"continuous_age_{age}", schedule), age)
+        name, label = ("hindsight", "in hindsight") if age == HINDSIGHT else (f"age_{age}", f"{age} windows old")
+        draft.add("age", label, taught(plan.continuous, f"continuous_{name}", schedule), age)
 
 
 def _heads(draft: Draft, plan: _Plan) -> None:

@@ -17,7 +17,7 @@ import torch.distributed as dist
 from pipeline.data.dataset import WindowManifest, read_schema, require_manifest
 from pipeline.data.share import Share
 from pipeline.selection.policy import JointPolicy
-from pipeline.spec.config import StepConfig, Variant
+from pipeline.spec.config import HINDSIGHT, StepConfig, Variant
 from pipeline.spec.errors import BadInput
 from pipeline.spec.job import TrainJob
 from pipeline.spec.window import Window
@@ -136,6 +136,10 @@ class Engine:
                 ticker = _Ticker(f"{plan.window.window} {variant.name}") if self.rank == 0 else None
                 trained = train(self.lake, trainer, share, plan, selection, progress=ticker)
             self._check_finite(plan, variant.name, predicted, trained, trainer)
+            if plan.hindsight:
+                with _timed(seconds, "score"):
+                    folder, scored = f"{attempt.folder}/signals", trainer.score(share)
+                    signals += write_signals(share, folder, plan.key, HINDSIGHT, plan.hindsight, *scored)
             with _timed(seconds, "save"):
                 signals += write_signals(
                     share, f"{attempt.folder}/signals", plan.key, 0, plan.asked, trained.positions, trained.logits
@@ -250,7 +254,7 @@ class Engine:
         generation: str,
     ) -> StepManifest:
         """What makes a step known; `kept` is its checkpoint's folder, if it keeps one, with the digests of its files."""
-        forward = trainer.forward_flops * len(plan.elders) * plan.window.num_rows
+        forward = trainer.forward_flops * (len(plan.elders) + bool(plan.hindsight)) * plan.window.num_rows
         flops = Flops(
             training=trainer.training_flops * trained.num_rows,
             scoring=trainer.training_flops * trained.num_scored + forward,
@@ -301,7 +305,7 @@ class Engine:
 def _timed(seconds: dict[str, float], part: str) -> Iterator[None]:
     started = time.perf_counter()
     yield
-    seconds[part] = time.perf_counter() - started
+    seconds[part] = seconds.get(part, 0.0) + time.perf_counter() - started
 
 
 class _Ticker:

@@ -9,7 +9,7 @@ from pipeline.data.dataset import WindowManifest, read_schema, require_manifest,
 from pipeline.selection.policy import JointPolicy
 from pipeline.selection.stored import SelectionStore, selection_key
 from pipeline.selection.synthetic import SyntheticManifest, require_synthetic
-from pipeline.spec.config import All, NoTeacher, Policy, Read, StepConfig, Variant
+from pipeline.spec.config import HINDSIGHT, All, NoTeacher, Policy, Read, StepConfig, Variant
 from pipeline.spec.errors import BadInput
 from pipeline.spec.job import TrainJob
 from pipeline.spec.window import Window
@@ -52,6 +52,8 @@ class Plan:
     """The same step's evaluation, done before."""
     asked: frozenset[str] = frozenset()
     """The signals of this model's own training pass that somebody reads."""
+    hindsight: frozenset[str] = frozenset()
+    """Those that somebody reads of the model as it is once it has closed the window."""
     elders: Mapping[int, tuple[StepManifest, frozenset[str]]] = field(default_factory=dict)
     """By age, the steps whose checkpoints score this window too, and the signals that somebody reads of them."""
 
@@ -117,6 +119,7 @@ class Planner:
         return replace(
             made,
             asked=frozenset(name for name, age in asked if age == 0),
+            hindsight=frozenset(name for name, age in asked if age == HINDSIGHT),
             elders=self._elders(store, parent, asked),
         )
 

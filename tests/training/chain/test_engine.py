@@ -108,14 +108,15 @@ def daily(lake: Lake, chosen: LineUp, num: int = 5) -> dict[Any, StepManifest]:
 
 
 def test_older_scores_are_those_of_the_model_as_it_then_stood(lake: Lake) -> None:
-    chosen = lineup(TEACHER, student("one", 1), student("three", 3), student("now", 0), online_start=FAR)
+    ages = {"now": 0, "one": 1, "three": 3, "hindsight": -1}
+    chosen = lineup(TEACHER, *(student(name, age) for name, age in ages.items()), online_start=FAR)
     made = train(lake, chosen, 5)
     for days in range(5):
         step = made["teacher", DAY.shift(days)]
-        assert step.left == {("logit", age) for age in (0, 1, 3) if age <= days}
+        assert step.left == {("logit", age) for age in ages.values() if age <= days}
         assert set(step.seconds) == PARTS
         for age in (age for _, age in step.left if age):
-            elder = trainer_of(lake, made["teacher", DAY.shift(days - age)])
+            elder = trainer_of(lake, made["teacher", DAY.shift(days - max(age, 0))])
             positions, expected = elder.score(Share(lake, manifest_of(lake, step)))
             assert np.array_equal(read(lake, step.signal("logit", age), step)[positions], expected)
         if days >= 1:
@@ -124,13 +125,13 @@ def test_older_scores_are_those_of_the_model_as_it_then_stood(lake: Lake) -> Non
             )
     last = DAY.shift(4)
     teacher = made["teacher", last]
-    for name, age in (("now", 0), ("one", 1), ("three", 3)):
+    for name, age in ages.items():
         signal = teacher.signal("logit", age)
         assert signal is not None
         assert made[name, last].soft_read == (teacher.key, signal.digest)
         assert made[name, last].config.soft_age == age
     assert made["three", LATER].soft_read is None
-    assert len({metrics(lake, made[name, last])["log_loss"] for name in ("now", "one", "three")}) == 3
+    assert len({metrics(lake, made[name, last])["log_loss"] for name in ages}) == len(ages)
 
 
 def test_scoring_by_older_models_is_counted_and_changes_nothing_that_is_trained(lake: Lake, tmp_path: Path) -> None:
