@@ -194,7 +194,7 @@ def ingest(
     last: Annotated[str | None, typer.Option(help="The span's last window. [default: the first]")] = None,
     lineup: LineUpFile = None,
     dataset: Annotated[str | None, typer.Option(help="Ingest --file by --schema under this name instead.")] = None,
-    schema: Annotated[str | None, typer.Option(help="criteo, obd, upworthy, or a YAML file.")] = None,
+    schema: Annotated[str | None, typer.Option(help="criteo, ebnerd, obd, upworthy, or a YAML file.")] = None,
     file: Annotated[list[str] | None, typer.Option(help="Path, glob or URL; {date} is the day. Repeatable.")] = None,
     cut: Annotated[str, typer.Option(help="How rows get their window: event_time, file_per_window or equal.")] = (
         "event_time"

@@ -112,7 +112,7 @@ CASES: dict[str, Bad] = {
     "a data set with an umlaut": from_options("--dataset", "dätä", words=["--dataset", "letters", "'dätä'"]),
     "a data set outside the lake": from_options("--dataset", "../x", words=["--dataset", "letters", "'../x'"]),
     "a data set of 10,000 letters": from_options("--dataset", LONG, words=["--dataset", "1 to 63 letters", "aaa..."]),
-    "a schema that is not shipped": from_options("--schema", "nope", words=["criteo, obd, upworthy", "'nope'"]),
+    "a schema that is not shipped": from_options("--schema", "nope", words=["criteo, ebnerd, obd, upworthy", "'nope'"]),
     "a schema that is not there": from_options(
         "--schema", "{home}/no.yaml", words=["no.yaml", "No such file", "check"]
     ),

@@ -25,7 +25,7 @@ class LogSource(Frozen):
 
     kind: Literal["log"] = "log"
     schema_file: str
-    """A shipped schema's name (criteo, obd, upworthy) or the path of a YAML file; in a line-up a relative path starts from
+    """A shipped schema's name (criteo, ebnerd, obd, upworthy) or the path of a YAML file; in a line-up a relative path starts from
     the line-up's own folder."""
     files: tuple[str, ...] = Field(min_length=1, max_length=100_000)
     """Paths, globs or URLs; `{date}` stands for a day, `$NAME` for an environment variable. A window reads the files of each

@@ -53,7 +53,7 @@ def at(variant: Variant, days: int) -> StepConfig:
         (lambda: OptimizerConfig(accumulator_decay=-0.1), "greater than or equal to 0"),
         (lambda: ModelConfig(distillation_head="other"), "'serving' or 'auxiliary'"),
         (lambda: Continuous(teacher="t", ramp=3), "say `since` which, got ramp 3 without"),
-        (lambda: Cutover(teacher="t", age=-1), "greater than or equal to 0"),
+        (lambda: Cutover(teacher="t", age=-2), "greater than or equal to -1"),
         (lambda: OddsProportional(rate=0.1, pilot="p", floor=0.2), "the floor cannot exceed the rate 0.1, got 0.2"),
         (lambda: OddsProportional(rate=0.1, pilot="p", floor=0), "greater than 0"),
         (lambda: OddsProportional(rate=0.1), "pilot"),

@@ -77,7 +77,7 @@ def test_a_contradiction_is_named_with_its_place(changes: dict[str, Any], messag
 
 
 def test_what_is_no_schema_says_so(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="one of criteo, obd, upworthy or the path of a YAML file, got 'nope'"):
+    with pytest.raises(BadInput, match="one of criteo, ebnerd, obd, upworthy or the path of a YAML file, got 'nope'"):
         Schema.load("nope")
     for text, message in (("a: [", "is not YAML .line 2, column 1."), ("- a", "must map names to values")):
         path = tmp_path / "bad.yaml"
