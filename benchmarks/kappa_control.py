@@ -190,7 +190,7 @@ def main(
     write: Annotated[bool, typer.Option("--write", help="Also write docs/results/kappa_control.md.")] = False,
 ) -> None:
     """Measure, and print a page of markdown."""
-    predicted, ratios = measured(seeds, rows, rate, (0.2, 0.02), lambda line: typer.echo(line, err=True))
+    predicted, ratios = measured(seeds, rows, rate, (0.5, 0.2, 0.02), lambda line: typer.echo(line, err=True))
     made = INTRODUCTION.format(
         dense=NUM_DENSE, seeds=seeds, command=" ".join(["python -m benchmarks.kappa_control", *sys.argv[1:]]), rows=rows,
         base=BASE_RATE, rate=rate, updates=UPDATES,
