@@ -185,7 +185,7 @@ def lines(predicted: Mapping[str, float], ratios: Mapping[tuple[str, str], list[
 
 def main(
     seeds: Annotated[int, typer.Option(min=2)] = 20,
-    rows: Annotated[int, typer.Option(min=10_000, help="Rows trained on.")] = 150_000,
+    rows: Annotated[int, typer.Option(min=10_000, help="Rows trained on.")] = 600_000,
     rate: Annotated[float, typer.Option(min=0.001, max=1.0, help="Fraction of the negatives kept.")] = 0.02,
     write: Annotated[bool, typer.Option("--write", help="Also write docs/results/kappa_control.md.")] = False,
 ) -> None:
