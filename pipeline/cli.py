@@ -32,6 +32,7 @@ from pipeline.spec.job import AnyJob, CompareJob, IngestJob, ReportJob, TrainJob
 from pipeline.spec.lineup import DatasetConfig, LineUp, LogSource, SimulatedSource, load_lineup
 from pipeline.spec.lineups import ONLINE_DAYS, at_home, is_homemade, lineup_path, yesterday
 from pipeline.spec.settings import CANNOT, Settings, make_folder
+from pipeline.spec.study import Study
 from pipeline.spec.window import Window
 from pipeline.studies.kinds import kind_of, kinds
 
@@ -365,7 +366,7 @@ def study(
         Path | None,
         typer.Option(
             help="Train seed by seed, and leave a file of small rows for each in this folder: one per cell and window. A seed "
-            "whose file is there is done."
+            "whose file is there is done. With --from: one file in which all rows are left together."
         ),
     ] = None,
     discard: Annotated[
@@ -401,13 +402,7 @@ def study(
 
         asked = declared(answers, seeds)
         if rows:
-            from pipeline.reporting.dispatch import answered
-            from pipeline.studies import results
-
-            found = results.read(rows)
-            if seeds is None:
-                asked = asked.under(tuple(sorted({row.seed for row in found})))
-            answered(asked, found, folder or Path())
+            _answer_from(rows, asked if seeds else None, answers, cells, folder)
             return
         settings = Settings()
         _join(settings)
@@ -429,6 +424,19 @@ def study(
                 _run(job)
         outcome = run_report(ReportJob(study=asked), Lake(settings.lake), settings, folder)
     _answer(outcome, as_json=True) if as_json else out.print(f"{outcome['headline']}\n\nPage: {outcome['page']}")
+
+
+def _answer_from(rows: list[Path], asked: Study | None, answers: Path, cells: Path | None, folder: Path | None) -> None:
+    """Answer a study from files of rows, under all seeds that they have unless it names its own; put them together in `cells`."""
+    from pipeline.reporting.dispatch import answered
+    from pipeline.studies import results
+    from pipeline.studies.declared import declared
+
+    found = results.read(rows)
+    if cells is not None:
+        results.write(found, cells)
+    study = asked or declared(answers).under(tuple(sorted({row.seed for row in found})))
+    answered(study, found, folder or Path())
 
 
 def _trigger(answers: Path) -> None:
