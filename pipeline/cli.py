@@ -401,8 +401,12 @@ def study(
         from pipeline.studies.declared import declared
 
         asked = declared(answers, seeds)
+        _one_way(cells=cells is not None, rows=bool(rows), airflow=airflow, report_only=report_only, discard=discard)
         if rows:
-            _answer_from(rows, asked if seeds else None, answers, cells, folder)
+            headline, page = _answer_from(rows, asked, cells, folder, every_seed=seeds is None)
+            _answer({"headline": headline, "page": page}, as_json=True) if as_json else out.print(
+                f"{headline}\n\nPage: {page}"
+            )
             return
         settings = Settings()
         _join(settings)
@@ -416,7 +420,7 @@ def study(
             by_seed.train(asked, settings, cells, discard=discard, progress=partial(typer.echo, err=True))
             return
         if airflow:
-            _trigger(answers)
+            _trigger(answers, seeds)
         elif not report_only:
             lineup = asked.lineup
             _run(IngestJob(dataset=lineup.dataset, first=asked.first, last=asked.last, seeds=lineup.seeds))
@@ -426,26 +430,49 @@ def study(
     _answer(outcome, as_json=True) if as_json else out.print(f"{outcome['headline']}\n\nPage: {outcome['page']}")
 
 
-def _answer_from(rows: list[Path], asked: Study | None, answers: Path, cells: Path | None, folder: Path | None) -> None:
-    """Answer a study from files of rows, under all seeds that they have unless it names its own; put them together in `cells`."""
+def _one_way(*, cells: bool, rows: bool, airflow: bool, report_only: bool, discard: bool) -> None:
+    """Refuse options of a study that contradict each other.
+
+    Raises:
+        BadInput: says which.
+    """
+    if discard and (rows or not cells):
+        raise BadInput("--discard deletes what --cells has written down: give --cells FOLDER, and leave out --from")
+    chosen = [
+        name for name, given in (("--airflow", airflow), ("--report-only", report_only), ("--from", rows)) if given
+    ]
+    if cells and not rows:
+        chosen.append("--cells")
+    if len(chosen) > 1:
+        raise BadInput(f"a study is run or answered in one way, got {' and '.join(chosen)}: leave out all but one")
+
+
+def _answer_from(
+    rows: list[Path], asked: Study, cells: Path | None, folder: Path | None, *, every_seed: bool
+) -> tuple[str, str]:
+    """Answer a study from files of rows, under its own seeds or every one that they have; put them together in `cells`.
+
+    Returns:
+        The headline, and where the page lies.
+    """
     from pipeline.reporting.dispatch import answered
     from pipeline.studies import results
-    from pipeline.studies.declared import declared
 
     found = results.read(rows)
     if cells is not None:
         results.write(found, cells)
-    study = asked or declared(answers).under(tuple(sorted({row.seed for row in found})))
-    answered(study, found, folder or Path())
+    study = asked.under(tuple(sorted({row.seed for row in found}))) if every_seed else asked
+    findings, _ = answered(study, found, folder or Path())
+    return findings.headline, str((folder or Path()) / f"{study.name}.html")
 
 
-def _trigger(answers: Path) -> None:
+def _trigger(answers: Path, seeds: str | None) -> None:
     """Let Airflow run a study."""
     from pipeline.local.demo import Airflow
     from pipeline.local.services import addresses
     from pipeline.studies.declared import conf
 
-    kind, given = conf(answers)
+    kind, given = conf(answers, seeds)
     Airflow.login(addresses()).trigger(f"{kind}_study", given, partial(typer.echo, err=True))
 
 

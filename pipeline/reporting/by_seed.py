@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -33,24 +34,26 @@ def train(study: Study, settings: Settings, folder: Path, *, discard: bool, prog
     Raises:
         BadInput: a job cannot be done, a file holds other results, or windows that are shared would be deleted.
     """
+    lake = Lake(settings.lake)
     if discard:
-        results.require_worlds(study.lineup)
+        results.require_alone(lake, study.lineup)
     missing = [seed for seed in study.lineup.seeds if not _is_done(study, seed, folder)]
     num_lanes, done = study.lineup.workers.lanes, len(study.lineup.seeds) - len(missing)
     if done:
+        if discard:  # it may have been stopped between writing and deleting
+            results.discard(lake, study.under(tuple(set(study.lineup.seeds) - set(missing))).lineup)
         progress(f"{done} of {len(study.lineup.seeds)} seeds are done already")
     began, at_once = time.monotonic(), SEEDS_A_LANE * num_lanes
     with ProcessPoolExecutor(num_lanes, mp_context=get_context("spawn")) as processes:
         for first in range(0, len(missing), at_once):
             seeds = tuple(missing[first : first + at_once])
-            parts = [study.under((seed,)) for seed in seeds]
-            list(processes.map(ingest, parts, [settings] * len(parts)))
-            lineup = study.under(seeds).lineup
-            run(TrainJob(lineup=lineup, first=study.first, last=study.last, start="scratch"), settings)
-            list(processes.map(write, parts, [settings] * len(parts), [folder] * len(parts)))
+            whole, parts = study.under(seeds), [study.under((seed,)) for seed in seeds]
+            own = parts if study.lineup.dataset.has_worlds else [whole]  # a log that seeds share is read once
+            list(processes.map(partial(ingest, settings=settings), own))
+            run(TrainJob(lineup=whole.lineup, first=study.first, last=study.last, start="scratch"), settings)
+            list(processes.map(partial(write, settings=settings, folder=folder), parts))
             if discard:
-                for seed in seeds:
-                    results.discard(Lake(settings.lake), study.lineup, seed)
+                results.discard(lake, whole.lineup)
             done += len(seeds)
             trained = first + len(seeds)
             left = (len(missing) - trained) * (time.monotonic() - began) / trained

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from pipeline.spec.window import Window
 
+GENERATIONS = ("windows", "steps", "evaluations", "selections", "synthetic")
+"""The lake's folders whose content is published in generations, by data set."""
+
 
 def manifest_path(dataset: str, window: Window) -> str:
     """Where the manifest of a window lies."""

@@ -24,25 +24,23 @@ def declared(path: Path, seeds: str | None = None) -> Study:
     Raises:
         BadInput: the file is missing, is no mapping, or has a field that cannot be used.
     """
-    kind, asked = read(path)
-    if seeds is not None:
-        asked = kind.fields.read({**asked.model_dump(mode="json", exclude_unset=True), "seeds": seeds}, "--seeds")
+    kind, asked = read(path, seeds)
     with named(str(path)):
         return kind.study(asked.on_workers(), asked)
 
 
-def conf(path: Path) -> tuple[str, dict[str, Any]]:
+def conf(path: Path, seeds: str | None = None) -> tuple[str, dict[str, Any]]:
     """The kind of study that a file names, and its answers as its DAG's conf takes them.
 
     Raises:
         BadInput: see `declared`.
     """
-    kind, asked = read(path)
+    kind, asked = read(path, seeds)
     return kind.name, asked.model_dump(mode="json", exclude_unset=True)
 
 
-def read(path: Path) -> tuple[Kind, StudyFields]:
-    """The kind and the answers of a file; a study that has no name has the file's.
+def read(path: Path, seeds: str | None = None) -> tuple[Kind, StudyFields]:
+    """The kind and the answers of a file; a study that has no name has the file's. Seeds that are given replace the file's.
 
     Raises:
         BadInput: see `declared`.
@@ -52,4 +50,5 @@ def read(path: Path) -> tuple[Kind, StudyFields]:
         raise StudyError(f"{path} must be a mapping with a `kind` and the fields of its form, got {answers!r:.80}")
     with named(str(path)):
         kind = kind_of(answers.pop("kind", None))
-    return kind, kind.fields.read({"study": path.stem, **answers}, str(path))
+    given = {} if seeds is None else {"seeds": seeds}
+    return kind, kind.fields.read({"study": path.stem, **answers, **given}, str(path))

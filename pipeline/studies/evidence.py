@@ -76,7 +76,7 @@ class Track:
     @property
     def training_flops(self) -> float:
         """Operations of training until the last window, mean over seeds."""
-        return float(np.nansum(self["training_flops"], axis=1).mean())
+        return float(self["total_training_flops"][:, -1].mean())
 
 
 @dataclass(frozen=True)

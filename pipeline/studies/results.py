@@ -27,6 +27,7 @@ from pipeline.spec.study import Study
 from pipeline.spec.window import Window
 from pipeline.statistics.kappa import kappa_offset_of, kappa_weight_of
 from pipeline.storage.lake import Lake
+from pipeline.storage.paths import GENERATIONS
 from pipeline.training.chain.evaluations import EvaluationStore
 from pipeline.training.chain.predictions import Predictions
 from pipeline.training.chain.steps import StepStore
@@ -34,8 +35,8 @@ from pipeline.training.metrics import ClickSums, entropy
 
 NUM_GROUPS = 64
 """Groups of whole clusters that a row of a single log keeps apart; more cost space and narrow no interval."""
-TOPS = ("windows", "chains", "steps", "evaluations", "selections", "synthetic")
-"""The lake's folders that hold one for each data set."""
+OF_A_DATA_SET = ("chains", *GENERATIONS)
+"""The lake's folders that hold one for each data set; a chain's heads go before what they name."""
 
 
 class MissingResults(BadInput):
@@ -298,24 +299,28 @@ def complete_seeds(rows: Iterable[Result], study: Study) -> tuple[int, ...]:
     return tuple(seed for seed in study.lineup.seeds if seed not in missing)
 
 
-def require_worlds(lineup: LineUp) -> None:
-    """Refuse to delete what several seeds share.
+def require_alone(lake: Lake, lineup: LineUp) -> None:
+    """Refuse to delete what others need: a data set that seeds share, or on which another line-up has trained.
 
     Raises:
-        BadInput: they do.
+        BadInput: says which.
     """
-    if not lineup.dataset.has_worlds:
-        raise BadInput(
-            f"the seeds of {lineup.name!r} share data set {lineup.dataset.name!r}, which is not deleted: keep the windows"
-        )
+    for dataset in lineup.dataset.names(lineup.seeds):
+        others = {file.path.split("/")[2] for file in lake.files_below(f"chains/{dataset}")} - {lineup.name}
+        if others or not lineup.dataset.has_worlds:
+            who = f"line-up {min(others)!r} has trained on it, too" if others else "all seeds share it"
+            raise BadInput(
+                f"data set {dataset!r} is not deleted, since {who}: leave out --discard, or use a lake of its own"
+            )
 
 
-def discard(lake: Lake, lineup: LineUp, seed: int) -> None:
-    """Delete all that the lake has of a seed's own data set; its rows must be written by then.
+def discard(lake: Lake, lineup: LineUp) -> None:
+    """Delete all that the lake has of the data sets of a line-up's seeds; their rows must be written by then.
 
     Raises:
-        BadInput: the seed has no data set of its own.
+        BadInput: see `require_alone`.
     """
-    require_worlds(lineup)
-    for top in TOPS:
-        lake.remove(f"{top}/{lineup.dataset.under(seed)}")
+    require_alone(lake, lineup)
+    for dataset in lineup.dataset.names(lineup.seeds):
+        for top in OF_A_DATA_SET:
+            lake.remove(f"{top}/{dataset}")

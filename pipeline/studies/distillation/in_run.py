@@ -46,7 +46,7 @@ def section(evidence: Evidence, metrics: dict[str, float]) -> Section | None:
             )
             examples, flops = (_spent(found, each) for each in (spent[0], np.concatenate([[0.0], spent[1]])))
             metrics |= measures.ends(f"in_run_windows_{cell.family}_at_{epsilon:g}", found)
-            claim = verdict(found, len(series[cell.label].by_window()))
+            claim = verdict(found, series[cell.label].num_windows)
             rows.append(
                 (
                     f"{epsilon:g} %",

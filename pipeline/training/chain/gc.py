@@ -15,17 +15,12 @@ from pipeline.selection.policy import JointPolicy
 from pipeline.selection.stored import SelectionManifest
 from pipeline.storage.damage import Damaged
 from pipeline.storage.lake import Lake, StoredFile
+from pipeline.storage.paths import GENERATIONS
 
 RESULTS_KEPT = timedelta(days=7)
 """A job's outcome is kept so long at least: whoever waits for it may have been away."""
 
-_KINDS = {
-    "windows": "window files",
-    "steps": "step files",
-    "evaluations": "evaluation files",
-    "selections": "selection files",
-    "synthetic": "synthetic files",
-}
+_KINDS = {top: f"{top.removesuffix('s')} files" for top in GENERATIONS}
 """By folder of the lake, what its generations are called."""
 _GENERATION = re.compile(rf"((?:{'|'.join(_KINDS)})/[^/]+/[^/]+)/(gen-[^/]+)(?:/|$)")
 _RAY_RUN = re.compile(r"ray-train/[^/]+(?=/)")
