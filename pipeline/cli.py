@@ -523,11 +523,12 @@ def status(lineup: LineUpFile = None, as_json: AsJson = False) -> None:
     with _errors_as_messages():
         settings = Settings()
         chosen = _lineup(lineup)
-        from pipeline.local.services import services_status
         from pipeline.storage.lake import Lake
-        from pipeline.training.chain.status import chain_statuses, cure
 
         lake = Lake(settings.lake)
+        from pipeline.local.services import services_status
+        from pipeline.training.chain.status import chain_statuses, cure
+
         chains = chain_statuses(lake, chosen)
         cures = cure(lake, chosen, stale) if (stale := [c for c in chains if c.stale]) else ""
         services = services_status(settings)

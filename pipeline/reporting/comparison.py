@@ -51,7 +51,7 @@ class VariantComparison:
     metrics: dict[str, float]
     """Over all evaluated rows of all windows and seeds; the AUC is the mean over windows."""
     gap: Interval
-    """Percent, as in `WindowPoint`, mean over all windows."""
+    """Percent, as in `WindowPoint`, mean over these windows; of one log or few worlds with an interval of their rows alone."""
     points: dict[Window, WindowPoint]
 
 
@@ -60,7 +60,8 @@ def compare(
 ) -> list[VariantComparison]:
     """Compare variants with the line-up's reference on the evaluation slices of the windows `first` to `last`.
 
-    Intervals are those of a study: over seeds where these are enough worlds of their own, else of this log alone.
+    Intervals are over seeds where these are enough worlds of their own, else over the rows of these windows alone: what
+    happened is well known even where a study, which asks what will happen on other days, is not sure yet.
     A variant that the line-up lets start after the last window is left out; where the reference is such a one, so is all.
 
     Raises:
@@ -87,7 +88,7 @@ Rows = Mapping[Window, Sequence[Result]]
 
 def _by_variant(lake: Lake, lineup: LineUp, names: tuple[str, ...], windows: Sequence[Window]) -> dict[str, Rows]:
     found: dict[str, dict[Window, list[Result]]] = {name: {} for name in names}
-    for row in in_lake(lake, lineup, windows, lineup.seeds, names, strict=False):
+    for row in in_lake(lake, lineup, windows, lineup.seeds, names, strict=False, groups=True):
         found[row.variant].setdefault(Window.of(row.window), []).append(row)
     return {
         name: {window: rows for window, rows in sorted(by_window.items()) if len(rows) == len(lineup.seeds)}
@@ -113,7 +114,7 @@ def _compared(lineup: LineUp, name: str, ours: Rows, reference: Rows, first: Win
         _losses(mine),
         _losses(theirs),
         independent=lineup.dataset.has_worlds,
-        groups=None if lineup.dataset.has_worlds else (_groups(mine), _groups(theirs)),
+        groups=(_groups(mine), _groups(theirs)),
     )
     examples = [float(np.mean([row.examples + row.num_selected for row in rows])) for rows in mine]
     return VariantComparison(
@@ -124,7 +125,7 @@ def _compared(lineup: LineUp, name: str, ours: Rows, reference: Rows, first: Win
         examples=examples[-1],
         training_flops=float(np.mean([row.total_training_flops for row in mine[-1]])),
         metrics=_metrics([row for rows in mine for row in rows]),
-        gap=series.mean().interval(),
+        gap=series.on_rows().interval(),
         points={
             window: WindowPoint(_metrics(rows), gap, seen)
             for window, rows, gap, seen in zip(windows, mine, series.by_window(), examples, strict=True)

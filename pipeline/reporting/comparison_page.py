@@ -24,8 +24,8 @@ def caption(compared: Sequence[VariantComparison]) -> str:
     if compared[0].of_worlds:
         return f"Intervals (95 %) are over {seeds}, each a world of its own."
     return (
-        f"Intervals (95 %) are of this log and {seeds} only: they say nothing of another log or other seeds, whose gaps may lie "
-        "well outside."
+        f"Intervals (95 %) are of the rows of these windows and {seeds} only: they say nothing of another day, another log or "
+        "another seed, whose gaps may lie well outside."
     )
 
 
@@ -113,7 +113,7 @@ def _gap_by_window(compared: Sequence[VariantComparison], online_start: Window) 
 
 
 def _bands(compared: Sequence[VariantComparison]) -> str:
-    return f"95 % over {compared[0].num_seeds} seeds" if compared[0].of_worlds else "95 % of this log only"
+    return f"95 % over {compared[0].num_seeds} seeds" if compared[0].of_worlds else "95 % of these rows only"
 
 
 def _loss_against_examples(compared: Sequence[VariantComparison]) -> Figure:

@@ -164,9 +164,17 @@ class Series:
         if self.num_windows >= MIN_WINDOWS:
             line = np.column_stack([np.ones(self.num_windows), np.linspace(-0.5, 0.5, self.num_windows)])
             return self.fit(line)(np.array([1.0, 0.0]))  # beside a trend, which is no noise
-        return Known.one(
-            float(self.values.mean()), self._of_clusters(self.clusters.mean(axis=1)), len(self.clusters) - 1
-        )
+        return self.on_rows()
+
+    def on_rows(self) -> Known:
+        """What is known of the mean over exactly these windows, as if other clusters had come on the same days.
+
+        It says what happened, and nothing of other days. Without ends where no clusters are known.
+        """
+        if self.of_worlds:
+            return self.mean()
+        error = self._of_clusters(self.clusters.mean(axis=1))
+        return Known.one(float(self.values.mean()), error, len(self.clusters) - 1)
 
     def _of_clusters(self, parts: Array) -> float:
         """Standard error of a number that groups of clusters add up to (G,); not a number where there are none."""

@@ -71,7 +71,7 @@ class Result:
     """Sum of true ones."""
     auc: float | None
     groups: tuple[float, ...] | None
-    """Log-losses by group of whole clusters, where all seeds share one log."""
+    """Log-losses by group of whole clusters; a study keeps them where all seeds share one log."""
     kappa: float | None
     """By how much theory says that the selection multiplies the excess of all rows; None without a sample or the truth."""
     window_rows: int
@@ -141,6 +141,7 @@ def in_lake(
     names: tuple[str, ...] = (),
     *,
     strict: bool = True,
+    groups: bool,
 ) -> Iterator[Result]:
     """The rows of what a line-up's variants have closed, seed by seed.
 
@@ -151,6 +152,7 @@ def in_lake(
         seeds: which.
         names: of the variants; all when empty.
         strict: refuse what was trained with other settings than the line-up has now.
+        groups: keep losses by group of clusters.
 
     Raises:
         MissingResults: it was.
@@ -158,16 +160,17 @@ def in_lake(
     """
     for seed in seeds:
         for variant in lineup.only(names):
-            yield from _of_chain(lake, lineup, windows, seed, variant, strict)
+            yield from _of_chain(lake, lineup, windows, seed, variant, strict, groups)
 
 
 def of_study(lake: Lake, study: Study) -> list[Result]:
     """The rows of a study in the lake, as far as it is done; raises as `in_lake`."""
-    return list(in_lake(lake, study.lineup, list(Window.span(study.first, study.last)), study.lineup.seeds))
+    lineup, windows = study.lineup, list(Window.span(study.first, study.last))
+    return list(in_lake(lake, lineup, windows, lineup.seeds, groups=not lineup.dataset.has_worlds))
 
 
 def _of_chain(
-    lake: Lake, lineup: LineUp, windows: Sequence[Window], seed: int, variant: Variant, strict: bool
+    lake: Lake, lineup: LineUp, windows: Sequence[Window], seed: int, variant: Variant, strict: bool, groups: bool
 ) -> Iterator[Result]:
     dataset = lineup.dataset.under(seed)
     steps, evaluations = StepStore(lake, dataset), EvaluationStore(lake, dataset)
@@ -200,7 +203,7 @@ def _of_chain(
             prediction=sums.prediction,
             true_prob=None if truth is None else sums.true_prob,
             auc=evaluation.metrics.get("auc"),
-            groups=None if lineup.dataset.has_worlds else tuple(seen.grouped_losses(NUM_GROUPS).tolist()),
+            groups=None if not groups else tuple(seen.grouped_losses(NUM_GROUPS).tolist()),
             kappa=None if truth is None else kappa_of(step.config.selection, logit(truth)),
             window_rows=step.num_rows,
             num_selected=step.num_selected,

@@ -26,7 +26,7 @@ from pipeline.training.chain.evaluations import EvaluationStore
 from pipeline.training.chain.steps import StepStore
 from tests.trained import alone
 
-SEEDS = range(3)
+SEEDS = range(5)
 TRAINED = list(Window.span(Window.of("2024-01-01"), Window.of("2024-01-10")))
 """A million clicks: ten windows of a hundred thousand."""
 JUDGED = TRAINED[5:]

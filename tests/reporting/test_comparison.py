@@ -15,7 +15,7 @@ from pipeline.reporting.comparison import NothingToCompare, VariantComparison, c
 from pipeline.selection.policies.negatives import NegativeDownsampling
 from pipeline.spec.config import EvaluationConfig, resolve
 from pipeline.spec.documents import content_key
-from pipeline.spec.lineup import LineUp
+from pipeline.spec.lineup import DatasetConfig, LineUp, SimulatedSource
 from pipeline.spec.window import Window
 from pipeline.storage.lake import Lake
 from pipeline.storage.parquet import write_table
@@ -33,8 +33,9 @@ def lake(tmp_path: Path) -> Lake:
 
 
 def leave(
-    lake: Lake, chosen: LineUp, name: str, day: Window, table: pa.Table, *, seed: int = 0, total: int = 0
-) -> None:
+    lake: Lake, chosen: LineUp, name: str, day: Window, table: pa.Table, *, seed: int = 0, total: int = 0,
+    dataset: str = DATASET,
+) -> None:  # fmt: skip
     """Leave a step with these predictions, as if it had been trained."""
     config = resolve(chosen.variant(name), day, online_start=chosen.online_start, seed=seed)
     key = content_key([name, seed, day.name])
@@ -42,7 +43,7 @@ def leave(
     step = StepManifest(
         key=key,
         generation="0",
-        dataset=DATASET,
+        dataset=dataset,
         window=day,
         config=config,
         schema_key="s",
@@ -61,10 +62,10 @@ def leave(
         seconds={"train": 1.0},
         num_workers=1,
     )
-    store = StepStore(lake, DATASET)
-    lake.replace(f"steps/{DATASET}/{key[:16]}/manifest.json", step.model_dump(mode="json"), None)
+    store = StepStore(lake, dataset)
+    lake.replace(f"steps/{dataset}/{key[:16]}/manifest.json", step.model_dump(mode="json"), None)
     store.set_head(chosen.name, name, seed, step)
-    evaluations = EvaluationStore(lake, DATASET)
+    evaluations = EvaluationStore(lake, dataset)
     known = evaluation_key(key, chosen.evaluation)
     attempt = evaluations.attempt(known, "0")
     made = EvaluationManifest(
@@ -72,7 +73,7 @@ def leave(
         generation="0",
         step=key,
         parent_lineage=None,
-        dataset=DATASET,
+        dataset=dataset,
         window=day,
         slice=chosen.evaluation,
         predictions=write_table(lake, f"{attempt.folder}/predictions.parquet", table),
@@ -228,6 +229,29 @@ def test_clusters_that_come_again_are_drawn_with_all_of_their_windows(lake: Lake
     assert widths[0] / widths[1] == pytest.approx(np.sqrt(num_windows), rel=0.3)
 
 
+def test_windows_that_share_their_luck_widen_no_interval_of_what_happened(lake: Lake) -> None:
+    """A penalty that grows from day to day is known on each of these days, and so is its mean."""
+    chosen = lineup(variant("reference"), variant("other"))
+    days = windows(12)
+    for n, day in enumerate(days):
+        leave(lake, chosen, "reference", day, table(n))
+        leave(lake, chosen, "other", day, table(n, losses=1 + 0.01 * n))
+    gap = compare(lake, chosen, (), DAY, days[-1])[1].gap
+    assert (gap.value, gap.low, gap.high) == pytest.approx((5.5,) * 3, abs=0.3)
+
+
+def test_few_worlds_have_the_interval_of_their_rows(lake: Lake) -> None:
+    source = SimulatedSource(origin=DAY, per_seed=True)
+    chosen = lineup(variant("reference"), variant("other"), dataset=DatasetConfig(name=DATASET, source=source))
+    random = np.random.default_rng(0)
+    leave(lake, chosen, "reference", DAY, table(0), dataset=chosen.dataset.under(0))
+    worse = table(0, losses=random.normal(1.1, 0.2, 400))
+    leave(lake, chosen, "other", DAY, worse, dataset=chosen.dataset.under(0))
+    (_, found) = compare(lake, chosen, (), DAY, DAY)
+    assert not found.of_worlds
+    assert 0 < found.gap.low < found.gap.value < found.gap.high < 20
+
+
 @pytest.fixture
 def compared(lake: Lake) -> list[VariantComparison]:
     chosen = lineup(variant("reference"), variant("a_b"))
@@ -255,7 +279,9 @@ def test_table_markdown_and_columns_tell_the_same(compared: list[VariantComparis
 
 
 def test_an_interval_says_what_it_knows_nothing_of(compared: list[VariantComparison]) -> None:
-    assert "say nothing of another log or other seeds" in comparison_page.caption(compared)
+    assert "of the rows of these windows and one seed only: they say nothing of another day" in comparison_page.caption(
+        compared
+    )
     worlds = [replace(each, of_worlds=True, num_seeds=8) for each in compared]
     assert comparison_page.caption(worlds) == "Intervals (95 %) are over 8 seeds, each a world of its own."
 

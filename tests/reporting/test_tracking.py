@@ -277,11 +277,11 @@ def test_a_comparison_is_printed_once_and_says_what_its_intervals_know(
     assert ran.output.count("reference") == 2, "a heading and a row"
     assert max(len(line) for line in ran.output.splitlines()) <= 100
     assert "…" not in ran.output
-    assert "say nothing of another log" in " ".join(ran.output.split())
+    assert "say nothing of another day" in " ".join(ran.output.split())
     names = "".join(line.split(" ")[0] for line in ran.output.splitlines())
     assert "a_variant_with_a_name_of_40_characters__" in names, "broken over lines, and whole"
     (run,) = runs(uri, kind="comparison")
-    assert "say nothing of another log" in run.data.tags["mlflow.note.content"]
+    assert "say nothing of another day" in run.data.tags["mlflow.note.content"]
 
 
 def test_metrics_that_are_no_numbers_are_left_out(lake: Lake, uri: str) -> None:

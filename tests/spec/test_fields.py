@@ -53,6 +53,18 @@ def test_whatever_the_form_lets_through_is_read(typed: str) -> None:
         assert getattr(Asked.model_validate({name: typed}), name) == expected
 
 
+@pytest.mark.parametrize(("typed", "expected"), [("0-3", (0, 1, 2, 3)), ("7, 1-2", (7, 1, 2)), ("5-5", (5,))])
+def test_a_range_of_whole_numbers_stands_for_all_of_them(typed: str, expected: tuple[int, ...]) -> None:
+    jsonschema.validate(typed, Asked.described()["seeds"])
+    assert Asked.model_validate({"seeds": typed}).seeds == expected
+
+
+@pytest.mark.parametrize("typed", ["3-0", "0-999999999", "1-3, 2", "1-2-3"])
+def test_a_range_that_is_none_is_refused(typed: str) -> None:
+    with pytest.raises(BadInput, match="mine: seeds"):
+        Asked.read({"seeds": typed}, "mine")
+
+
 @pytest.mark.parametrize("typed", ["zero", "1 2", "1,", ",1", "1;2", "[1, 2]", "1, two", "0x1", "nan", "-1"])
 def test_what_is_no_list_of_numbers_the_form_refuses(typed: str) -> None:
     for name in ("numbers", "wholes", "seeds"):

@@ -13,11 +13,12 @@ from tests.statistics.worlds import around
 T = np.arange(1, 25, dtype=float)
 
 
-@pytest.mark.parametrize("seeds", [1, 8])
-def test_without_noise_the_crossing_is_read_off(seeds: int) -> None:
+@pytest.mark.parametrize(("seeds", "width"), [(1, 2.0), (8, 0.6)])
+def test_without_noise_the_crossing_is_read_off(seeds: int, width: float) -> None:
+    """What the smooth curve misses of an exponential counts as noise on one log."""
     found = below_for_good(around(4 * 2 ** -(T / 3), seeds=seeds), 0.5)
     assert found.value == pytest.approx(9, abs=0.3)
-    assert found.high - found.low < 2
+    assert found.high - found.low < width
     assert verdict(found, len(T)) == "converged"
 
 
@@ -48,7 +49,8 @@ def test_a_smaller_epsilon_is_never_reached_earlier() -> None:
 
 def test_a_gain_that_decays_has_its_half_life() -> None:
     found = half_life(around(1.5 * 2 ** (-(T - 1) / 3), noise=0.01))
-    assert found.low < 3 < found.high or found.value == pytest.approx(3, abs=0.3)
+    assert found.value == pytest.approx(3, abs=0.1)
+    assert found.low < found.value < found.high
 
 
 def test_a_gain_that_stays_may_have_any_long_half_life() -> None:

@@ -51,6 +51,16 @@ def test_a_single_window_of_one_log_has_the_interval_of_its_clusters_or_none() -
     assert math.isnan(around(FLAT, seeds=1).by_window()[0].high)
 
 
+def test_what_happened_is_known_better_than_what_will() -> None:
+    """Twelve windows that share their luck say little of the next one, and all of themselves."""
+    one = one_log(np.random.default_rng(0), FLAT, 0.85)
+    seen, ahead = one.on_rows(), one.mean()
+    assert seen.value == pytest.approx(ahead.value)
+    assert seen.standard_error < ahead.standard_error / 2
+    assert around(FLAT).on_rows() == around(FLAT).mean()
+    assert math.isnan(around(FLAT, seeds=1).on_rows().interval().high), "no clusters are known"
+
+
 def test_sums_and_multiples_keep_the_pairing() -> None:
     random = np.random.default_rng(0)
     shared = random.normal(size=(8, 12))

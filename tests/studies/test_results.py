@@ -1,0 +1,82 @@
+"""Rows of results: what is deleted once they are written, and what is not; which ways to run a study go together."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from pipeline.cli import app
+from pipeline.spec.errors import BadInput
+from pipeline.spec.lineup import DatasetConfig, LineUp, SimulatedSource
+from pipeline.storage.lake import Lake
+from pipeline.studies.declared import conf, declared
+from pipeline.studies.results import OF_A_DATA_SET, discard, require_alone
+from tests.conftest import ROOT
+from tests.trained import DAY, lineup
+
+STUDY = ROOT / "dags" / "studies" / "distillation_drift.yaml"
+WORLDS = DatasetConfig(name="worlds", source=SimulatedSource(origin=DAY, per_seed=True))
+
+
+def held(lake: Lake, chosen: LineUp) -> LineUp:
+    """A line-up of which the lake has something of every kind, under every seed."""
+    for dataset in chosen.dataset.names(chosen.seeds):
+        for top in OF_A_DATA_SET:
+            place = lake.root / top / dataset / chosen.name
+            place.mkdir(parents=True, exist_ok=True)
+            (place / "file.json").write_text("{}")
+    return chosen
+
+
+@pytest.fixture
+def lake(tmp_path: Path) -> Lake:
+    return Lake(str(tmp_path / "lake"))
+
+
+def test_all_that_a_seed_has_is_deleted_and_no_other_seed_s(lake: Lake) -> None:
+    study = held(lake, lineup(name="mine", dataset=WORLDS, seeds=(1, 2)))
+    discard(lake, study.model_copy(update={"seeds": (1,)}))
+    left = {str(path.relative_to(lake.root).parent) for path in lake.root.rglob("file.json")}
+    assert left == {f"{top}/worlds-seed2/mine" for top in OF_A_DATA_SET}
+    discard(lake, study)
+    discard(lake, study)
+    assert not list(lake.root.rglob("file.json"))
+
+
+def test_what_another_line_up_trained_on_is_not_deleted(lake: Lake) -> None:
+    study, _ = (held(lake, lineup(name=name, dataset=WORLDS, seeds=(1,))) for name in ("mine", "daily"))
+    for way in (require_alone, discard):
+        with pytest.raises(
+            BadInput, match="'worlds-seed1' is not deleted, since line-up 'daily' has trained on it, too"
+        ):
+            way(lake, study)
+    assert (lake.root / "windows" / "worlds-seed1").is_dir()
+
+
+def test_a_log_that_seeds_share_is_not_deleted(lake: Lake) -> None:
+    with pytest.raises(BadInput, match="not deleted, since all seeds share it: leave out --discard"):
+        require_alone(lake, lineup(name="mine"))
+
+
+def test_seeds_that_are_given_replace_the_files_in_the_study_and_in_its_dags_conf() -> None:
+    assert declared(STUDY, "3-5, 9").lineup.seeds == (3, 4, 5, 9)
+    assert conf(STUDY, "3-5, 9")[1]["seeds"] == [3, 4, 5, 9]
+    with pytest.raises(BadInput, match="seeds"):
+        declared(STUDY, "none")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--discard"], "give --cells FOLDER"),
+        (["--discard", "--from", "rows", "--cells", "all"], "leave out --from"),
+        (["--airflow", "--cells", "out"], "got --airflow and --cells"),
+        (["--report-only", "--from", "rows"], "got --report-only and --from"),
+    ],
+)
+def test_options_that_contradict_each_other_are_refused(options: list[str], words: str) -> None:
+    done = CliRunner().invoke(app, ["study", str(STUDY), *options])
+    assert done.exit_code == 2
+    assert words in " ".join(done.output.split())
