@@ -9,7 +9,8 @@ import numpy as np
 
 from pipeline.data.dataset import WindowManifest, read_row_group
 from pipeline.data.share import Share
-from pipeline.data.simulator import Simulator, SimulatorConfig, simulate
+from pipeline.data.simulator import Simulator, simulate
+from pipeline.spec.simulated import SimulatorConfig
 from pipeline.storage.lake import Lake
 from pipeline.training.models.features import Features
 

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from scipy.special import expit, logit
 
 from benchmarks.measured import mean_ratio, shown
-from pipeline.data.simulator import Simulator, SimulatorConfig
+from pipeline.data.simulator import Simulator
 from pipeline.selection.sampling import keyed_uniform
+from pipeline.spec.simulated import SimulatorConfig
 from pipeline.statistics.kappa import kappa_offset_of, kappa_weight_of
 from pipeline.training.metrics import entropy, log_losses
 

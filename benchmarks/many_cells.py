@@ -18,11 +18,12 @@ import typer
 
 from benchmarks.contest_data import DATASET, NUM_CATEGORICAL, NUM_DENSE
 from benchmarks.measured import machine, mean_ratio, shown, verdict
-from pipeline.data.simulator import SimulatorConfig, simulate
+from pipeline.data.simulator import simulate
 from pipeline.selection.policies.negatives import NegativeDownsampling
 from pipeline.spec.config import ModelConfig, OptimizerConfig, Variant
 from pipeline.spec.job import TrainJob
 from pipeline.spec.lineup import DatasetConfig, LineUp, SimulatedSource, Workers
+from pipeline.spec.simulated import SimulatorConfig
 from pipeline.spec.window import Window
 from pipeline.statistics.interval import Interval
 from pipeline.storage.lake import Lake

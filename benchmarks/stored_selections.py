@@ -23,10 +23,11 @@ from benchmarks.contest_data import DATASET, NUM_CATEGORICAL, NUM_DENSE
 from benchmarks.contestants import DEVICE, SEED, join_alone
 from benchmarks.measured import machine, mean_ratio, shown, verdict
 from pipeline.data.share import Share
-from pipeline.data.simulator import Simulator, SimulatorConfig, simulate
+from pipeline.data.simulator import Simulator, simulate
 from pipeline.selection.policies.negatives import NegativeDownsampling
 from pipeline.selection.stored import SelectionManifest, SelectionStore
 from pipeline.spec.config import All, ModelConfig, OptimizerConfig, StepConfig
+from pipeline.spec.simulated import SimulatorConfig
 from pipeline.statistics.interval import Interval
 from pipeline.storage import parquet
 from pipeline.storage.lake import Lake

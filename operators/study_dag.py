@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from airflow.sdk import DAG, Asset, chain, get_current_context, task
@@ -10,8 +11,12 @@ from operators.form.answers import filled_in
 from operators.form.params import form
 from operators.operator import RayJobOperator, planned
 from pipeline.spec.job import CompareJob, IngestJob, ReportJob
+from pipeline.studies.declared import of_form, presets
+from pipeline.studies.estimate import estimate
 from pipeline.studies.jobs import study_jobs
 from pipeline.studies.kinds import kind_of
+
+log = logging.getLogger(__name__)
 
 
 def study_dag(name: str) -> DAG:
@@ -29,7 +34,7 @@ def study_dag(name: str) -> DAG:
         is_paused_upon_creation=False,
         max_active_runs=1,
         tags=["windrow", "study"],
-        params=form(kind.fields, study=name),
+        params=form(kind.fields, {"preset": list(presets(name))}, study=name),
     ) as dag:
         _tasks(name)
     return dag
@@ -38,13 +43,16 @@ def study_dag(name: str) -> DAG:
 def _tasks(name: str) -> None:
     """The tasks of a study: windows, teachers, students, comparison, report."""
 
-    @task(doc_md="Checks the form and writes the documents of all jobs.")
+    @task(doc_md="Checks the form, says in its log what the study will take, and writes the documents of all jobs.")
     def plan() -> list[dict[str, Any]]:
         """Check the form and write all jobs of the study; returns the students', since only these can be mapped."""
         context = get_current_context()
         kind = kind_of(name)
-        asked = kind.fields.read(*filled_in(context))
+        asked = of_form(kind, *filled_in(context))
         study = kind.study(asked.on_workers(), asked)
+        takes = estimate(study).words()
+        log.info("%s", takes)
+        context["ti"].xcom_push(key="takes", value=takes)
         lineup = study.lineup
         first, *rest = study_jobs(study, asked.jobs_at_once)
         shown = dict.fromkeys(cell.variant for cell in study.cells)

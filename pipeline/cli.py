@@ -27,7 +27,7 @@ from typer.exceptions import TyperException
 
 from pipeline.spec.documents import decoded, read_text
 from pipeline.spec.errors import BadInput, TryAgain, asked, named, readable
-from pipeline.spec.fields import worded
+from pipeline.spec.forms.fields import worded
 from pipeline.spec.job import AnyJob, CompareJob, IngestJob, ReportJob, TrainJob, load_job
 from pipeline.spec.lineup import DatasetConfig, LineUp, LogSource, SimulatedSource, load_lineup
 from pipeline.spec.lineups import ONLINE_DAYS, at_home, is_homemade, lineup_path, yesterday
@@ -387,6 +387,9 @@ def study(
     report_only: Annotated[
         bool, typer.Option("--report-only", help="Answer from what is trained already; train nothing.")
     ] = False,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Say what it will take in time, disk and compute; train nothing.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Run a study: ingest, train what is missing, and answer on one page.
@@ -399,9 +402,14 @@ def study(
                 "a study is a file of answers, got none: name one, such as dags/studies/distillation_drift.yaml"
             )
         from pipeline.studies.declared import declared
+        from pipeline.studies.estimate import estimate
 
         asked = declared(answers, seeds)
         _one_way(cells=cells is not None, rows=bool(rows), airflow=airflow, report_only=report_only, discard=discard)
+        takes = estimate(asked).words()
+        if plan:
+            out.print(takes)
+            return
         if rows:
             headline, page = _answer_from(rows, asked, cells, folder, every_seed=seeds is None)
             _answer({"headline": headline, "page": page}, as_json=True) if as_json else out.print(
@@ -422,6 +430,7 @@ def study(
         if airflow:
             _trigger(answers, seeds)
         elif not report_only:
+            typer.echo(takes, err=True)
             lineup = asked.lineup
             _run(IngestJob(dataset=lineup.dataset, first=asked.first, last=asked.last, seeds=lineup.seeds))
             for job in study_jobs(asked):

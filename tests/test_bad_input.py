@@ -18,10 +18,11 @@ from typer.testing import CliRunner
 
 from pipeline.cli import BAD_INPUT, app
 from pipeline.data.dataset import MissingWindow, publish_window, require_manifest
-from pipeline.data.simulator import Simulator, SimulatorConfig
+from pipeline.data.simulator import Simulator
 from pipeline.spec.config import Continuous, ModelConfig, OptimizerConfig
 from pipeline.spec.lineup import LogSource
 from pipeline.spec.schema import Schema
+from pipeline.spec.simulated import SimulatorConfig
 from pipeline.storage.lake import Conflict, Lake, LakeError
 from pipeline.storage.tensors import MissingCheckpoint
 from pipeline.storage.together import is_of_all

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from operators.form.questions import Ingest, Online, Warmup
-from pipeline.spec.fields import Fields
+from pipeline.spec.forms.fields import Fields
 from pipeline.studies.kinds import kinds
 
 ROOT = Path(__file__).parents[1]

@@ -20,11 +20,12 @@ from numpy.typing import NDArray
 
 from pipeline.data.dataset import WindowManifest, publish_window, read_schema
 from pipeline.data.share import Share
-from pipeline.data.simulator import Simulator, SimulatorConfig
+from pipeline.data.simulator import Simulator
 from pipeline.selection.stored import SelectionManifest, SelectionStore
 from pipeline.spec.config import All, EvaluationConfig, ModelConfig, OptimizerConfig, Policy, Variant
 from pipeline.spec.job import TrainJob
 from pipeline.spec.lineup import DatasetConfig, LineUp, SimulatedSource
+from pipeline.spec.simulated import SimulatorConfig
 from pipeline.spec.window import Window
 from pipeline.storage import parquet
 from pipeline.storage.lake import Lake

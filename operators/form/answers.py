@@ -10,7 +10,7 @@ from airflow.sdk import get_current_context
 
 from operators.form.run_window import Interval
 from pipeline.spec.errors import BadInput, nearest
-from pipeline.spec.fields import Fields
+from pipeline.spec.forms.fields import Fields
 
 if TYPE_CHECKING:
     from airflow.sdk import Context

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from airflow.sdk import Param
 
-from pipeline.spec.fields import Fields
+from pipeline.spec.forms.fields import Fields
 from pipeline.spec.lineups import Dates
 
 
-def form(fields: type[Fields], **suggested: Any) -> dict[str, Param]:
+def form(
+    fields: type[Fields], choices: Mapping[str, Sequence[str]] | None = None, **suggested: Any
+) -> dict[str, Param]:
     """A form that asks for some fields.
 
     Args:
         fields: the model; its titles, help, ranges, choices and defaults are the form's.
+        choices: by field, the only texts that it takes beside none.
         suggested: by field, what stands there at first instead of its default.
     """
     params = {}
     for name, schema in fields.described().items():
+        if choices is not None and name in choices:
+            schema["enum"] = [None, *choices[name]]
         default = schema.pop("default", None)
         # Airflow shows `description` as plain text and this as markdown.
         schema["description_md"] = schema.pop("description")

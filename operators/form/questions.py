@@ -10,11 +10,11 @@ from pydantic.config import JsonDict
 from operators.form.run_window import Interval, resolve_window
 from pipeline.spec.documents import Flag
 from pipeline.spec.errors import BadInput
-from pipeline.spec.fields import LIMITS, Day, Minutes, OptionalDay, OptionalSeeds
+from pipeline.spec.forms.asked import OfLineUp, OnWorkers, suggest_first, suggest_online
+from pipeline.spec.forms.fields import LIMITS, Day, Minutes, OptionalDay, OptionalSeeds
 from pipeline.spec.lineup import LineUp
 from pipeline.spec.lineups import variant_names
 from pipeline.spec.window import Window
-from pipeline.studies.asked import OfLineUp, OnWorkers, suggest_first, suggest_online
 
 
 def _offer_variants(schema: JsonDict) -> None:

@@ -16,6 +16,7 @@ from pipeline.spec.settings import Settings
 from pipeline.spec.study import Study
 from pipeline.storage.lake import Lake
 from pipeline.studies import results
+from pipeline.studies.estimate import estimate
 
 SEEDS_A_LANE = 4
 """Seeds that a lane trains before their rows are written: more share the start-up of the workers, fewer need less disk."""
@@ -43,6 +44,8 @@ def train(study: Study, settings: Settings, folder: Path, *, discard: bool, prog
         if discard:  # it may have been stopped between writing and deleting
             results.discard(lake, study.under(tuple(set(study.lineup.seeds) - set(missing))).lineup)
         progress(f"{done} of {len(study.lineup.seeds)} seeds are done already")
+    if missing:
+        progress(estimate(study.under(tuple(missing))).words())
     began, at_once = time.monotonic(), SEEDS_A_LANE * num_lanes
     with ProcessPoolExecutor(num_lanes, mp_context=get_context("spawn")) as processes:
         for first in range(0, len(missing), at_once):

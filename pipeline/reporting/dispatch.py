@@ -65,7 +65,8 @@ def run(job: AnyJob, settings: Settings) -> dict[str, Any]:
 def run_ingest(job: IngestJob, lake: Lake) -> dict[str, Any]:
     """Publish the windows of a span."""
     from pipeline.data.intake import take_in
-    from pipeline.data.simulator import SimulatorConfig, simulate
+    from pipeline.data.simulator import simulate
+    from pipeline.spec.simulated import SimulatorConfig
 
     windows = list(Window.span(job.first, job.last))
     files: list[FileAccount] = []
@@ -421,7 +422,9 @@ def answered(
     if left := len(study.lineup.seeds) - len(evidence.study.lineup.seeds):
         notes = [
             *notes,
-            f"{left} of {len(study.lineup.seeds)} seeds are not finished and left out: trigger the study again",
+            f"{left} of {len(study.lineup.seeds)} seeds are not finished and left out; they take about "
+            f"{evidence.minutes_a_seed() * left / study.lineup.workers.lanes:.0f} minutes more at the pace of the others: trigger "
+            "the study again",
         ]
     try:
         findings = answer(evidence)

@@ -222,12 +222,29 @@ class _Taught(Frozen):
     """First window in which the student learns from the teacher; None: from the start."""
     ramp: Age = 0
     """Windows over which the weight grows linearly, counted from `since`; then it is full."""
+    every: Whole = Field(default=1, ge=1, le=MAX_SPAN)
+    """Windows from one update of the teacher that the student sees to the next; in between its logits are of the same
+    checkpoint, which grows older."""
 
     @model_validator(mode="after")
-    def _ramp_begins_somewhere(self) -> _Taught:
-        if self.ramp and self.since is None:
-            raise ValueError(f"a ramp is counted from a window: say `since` which, got ramp {self.ramp} without")
+    def _counted_from_somewhere(self) -> _Taught:
+        if (self.ramp or self.every > 1) and self.since is None:
+            raise ValueError(
+                "a ramp and a teacher's updates are counted from a window: say `since` which, got ramp "
+                f"{self.ramp} and every {self.every} without"
+            )
+        if self.every > 1 and self.age == HINDSIGHT:
+            raise ValueError(f"in hindsight a teacher is updated in every window, got every {self.every}: leave it out")
         return self
+
+    @property
+    def ages(self) -> range:
+        """All ages that the teacher's logits ever have."""
+        return range(self.age, self.age + self.every)
+
+    def age_in(self, window: Window) -> int:
+        """The age of the teacher's logits in a window in which the student learns from them."""
+        return self.age if self.since is None else self.ages[window.days_since(self.since) % self.every]
 
     def weight_in(self, window: Window) -> float | None:
         """The soft loss's weight in a window that lies before any cutover; None before `since`.
@@ -286,7 +303,7 @@ class Variant(Frozen):
         """All signals that it ever reads: its teacher's logits and what its selection reads."""
         found = set(self.selection.reads().values())
         if not isinstance(self.distillation, NoTeacher):
-            found.add(Read(self.distillation.teacher, self.distillation.age))
+            found |= {Read(self.distillation.teacher, age) for age in self.distillation.ages}
         return frozenset(found)
 
 
@@ -343,7 +360,7 @@ def resolve(variant: Variant, window: Window, *, online_start: Window, seed: int
         optimizer=variant.optimizer,
         selection=variant.selection.in_window(window, online=window >= online_start),
         soft_weight=soft_weight,
-        soft_age=0 if soft_weight is None or isinstance(taught, NoTeacher) else taught.age,
+        soft_age=0 if soft_weight is None or isinstance(taught, NoTeacher) else taught.age_in(window),
         num_sources=len(variant.sources),
         seed=seed,
     )

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from pipeline.spec.documents import read_yaml
-from pipeline.spec.errors import named
+from pipeline.spec.errors import BadInput, named, nearest, shown
+from pipeline.spec.forms.asked import StudyFields
+from pipeline.spec.settings import Settings
 from pipeline.spec.study import Study, StudyError
-from pipeline.studies.asked import StudyFields
 from pipeline.studies.kinds import Kind, kind_of
 
 
@@ -51,4 +54,35 @@ def read(path: Path, seeds: str | None = None) -> tuple[Kind, StudyFields]:
     with named(str(path)):
         kind = kind_of(answers.pop("kind", None))
     given = {} if seeds is None else {"seeds": seeds}
-    return kind, kind.fields.read({"study": path.stem, **answers, **given}, str(path))
+    asked = kind.fields.read({"study": path.stem, **answers, **given}, str(path))
+    if asked.preset is not None:
+        raise StudyError(
+            f"{path}: a file is itself what a form's `preset` names, got {asked.preset!r} in it: leave it out"
+        )
+    return kind, asked
+
+
+def presets(kind: str) -> dict[str, Path]:
+    """The files of answers to a kind of study beside the DAGs, by name; what is none is left out."""
+    found = {}
+    for path in sorted((Settings().dags / "studies").glob("*.yaml")):
+        with suppress(BadInput):
+            answers = read_yaml(path, "a study")
+            if isinstance(answers, dict) and answers.get("kind") == kind:
+                found[path.stem] = path
+    return found
+
+
+def of_form(kind: Kind, answers: Mapping[str, Any], where: str) -> StudyFields:
+    """The answers of a form, or of the preset that it names.
+
+    Raises:
+        BadInput: a field cannot be used, or there is no such preset.
+    """
+    asked = kind.fields.read(answers, where)
+    if asked.preset is None:
+        return asked
+    known = presets(kind.name)
+    if asked.preset not in known:
+        raise StudyError(f"{where}: no preset {shown(asked.preset)}: {nearest(asked.preset, known)}")
+    return read(known[asked.preset])[1]

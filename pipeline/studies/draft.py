@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 
 from pipeline.selection.policies.negatives import NegativeDownsampling
 from pipeline.spec.config import Continuous, Cutover, ModelConfig, Selection, Size, Variant
+from pipeline.spec.forms.asked import StudyFields
 from pipeline.spec.lineup import LineUp
 from pipeline.spec.study import Cell, Study, StudyError
 from pipeline.spec.window import Window
-from pipeline.studies.asked import StudyFields
 
 BOTH = "both"
 

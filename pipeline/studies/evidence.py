@@ -189,6 +189,12 @@ class Evidence:
             "command": f"airflow dags trigger {study.kind}_study, or windrow study; the settings are below",
         }
 
+    def minutes_a_seed(self) -> float:
+        """What the steps of a seed took in one lane, each counted once; mean over seeds."""
+        steps = {(row.seed, row.step): row for track in self.tracks.values() for row in track.rows.values()}.values()
+        spent = sum(float(getattr(row, f"{part}_seconds")) for row in steps for part in PARTS)
+        return spent / 60 / len(self.study.lineup.seeds)
+
     def wall_times(self, beside: Mapping[str, float]) -> Table:
         """Where the wall time of training went, each step counted once, and what was spent beside the steps."""
         seconds: dict[str, float] = {}

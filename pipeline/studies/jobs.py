@@ -41,7 +41,11 @@ def study_jobs(study: Study, num_groups: int = 1) -> list[TrainJob]:
 
 def first_step(study: Study, variant: Variant) -> Step:
     """What a variant does in its first window: two of which this is equal begin with one and the same step."""
-    window = variant.start or study.first
+    return step_in(study, variant, variant.start or study.first)
+
+
+def step_in(study: Study, variant: Variant, window: Window) -> Step:
+    """What a variant does in a window, under any one seed."""
     config = study.lineup.resolved(variant, window, study.lineup.seeds[0])
     asked = variant.selection.reads()
     reads = {asked[name] for name in config.selection.reads()}

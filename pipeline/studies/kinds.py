@@ -10,9 +10,9 @@ from pydantic import ValidationError
 
 from pipeline.spec.errors import explain, nearest, shown
 from pipeline.spec.extensions import extensions
+from pipeline.spec.forms.asked import StudyFields
 from pipeline.spec.lineup import LineUp
 from pipeline.spec.study import Study, StudyError
-from pipeline.studies.asked import StudyFields
 from pipeline.studies.draft import Draft
 
 GROUP = "windrow.studies"

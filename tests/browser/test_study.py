@@ -10,7 +10,7 @@ import httpx
 import pytest
 from playwright.sync_api import Locator, Page, expect, sync_playwright
 
-from pipeline.spec.fields import LIMITS
+from pipeline.spec.forms.fields import LIMITS
 from pipeline.studies.kinds import kind_of
 from tests.airflow_client import Airflow, eventually
 from tests.conftest import Stack

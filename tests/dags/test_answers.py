@@ -15,12 +15,12 @@ from operators.form.params import form
 from operators.form.questions import Ingest, Online, Warmup
 from operators.form.run_window import resolve_window
 from operators.inputs import missing_lines, needed_paths, still_missing
-from pipeline.data.simulator import SimulatorConfig
 from pipeline.spec.errors import BadInput
-from pipeline.spec.fields import Fields
+from pipeline.spec.forms.fields import Fields
 from pipeline.spec.job import TrainJob
 from pipeline.spec.lineup import load_lineup
 from pipeline.spec.lineups import lineup_paths
+from pipeline.spec.simulated import SimulatorConfig
 from pipeline.spec.window import DAY, Window
 from pipeline.storage.lake import Lake
 from pipeline.storage.paths import head_path, manifest_path

@@ -8,7 +8,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from pipeline.studies.asked import StudyFields
+from pipeline.spec.forms.asked import StudyFields
 from pipeline.studies.kinds import kind_of, kinds
 
 DAGS = [

@@ -27,7 +27,8 @@ from pipeline.data.dataset import (
     read_schema,
     require_manifest,
 )
-from pipeline.data.simulator import Simulator, SimulatorConfig
+from pipeline.data.simulator import Simulator
+from pipeline.spec.simulated import SimulatorConfig
 from pipeline.spec.window import Window
 from pipeline.storage.damage import Damaged, MissingFile
 from pipeline.storage.lake import Conflict, Lake, LakeError

@@ -11,7 +11,8 @@ import pytest
 from pydantic import ValidationError
 
 from pipeline.data.dataset import physical_schema, read_row_group, read_schema
-from pipeline.data.simulator import CHUNK_ROWS, Simulator, SimulatorConfig, simulate
+from pipeline.data.simulator import CHUNK_ROWS, Simulator, simulate
+from pipeline.spec.simulated import SimulatorConfig
 from pipeline.spec.window import Window
 from pipeline.storage.lake import Lake
 

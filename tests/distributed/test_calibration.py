@@ -12,13 +12,14 @@ import pytest
 from numpy.typing import NDArray
 
 import pipeline.selection.stored
-from pipeline.data.simulator import SimulatorConfig, simulate
+from pipeline.data.simulator import simulate
 from pipeline.selection.policies.negatives import NegativeDownsampling
 from pipeline.selection.policy import Candidates
 from pipeline.selection.sampling import Selected, select
 from pipeline.spec.config import Continuous, EvaluationConfig, ModelConfig, OptimizerConfig, Policy, Variant
 from pipeline.spec.job import TrainJob
 from pipeline.spec.lineup import DatasetConfig, LineUp, SimulatedSource
+from pipeline.spec.simulated import SimulatorConfig
 from pipeline.spec.window import Window
 from pipeline.storage.lake import Lake
 from pipeline.training.chain.engine import Engine

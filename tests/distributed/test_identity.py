@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.data.simulator import SimulatorConfig, simulate
+from pipeline.data.simulator import simulate
 from pipeline.selection.policies.negatives import NegativeDownsampling
 from pipeline.selection.policies.odds import OddsProportional
 from pipeline.spec.config import Continuous, ModelConfig, NoTeacher, OptimizerConfig, Variant
 from pipeline.spec.job import TrainJob
 from pipeline.spec.lineup import DatasetConfig, LineUp, SimulatedSource, Workers
+from pipeline.spec.simulated import SimulatorConfig
 from pipeline.spec.window import Window
 from pipeline.storage.lake import Lake
 from tests.distributed.worlds import train_in_world

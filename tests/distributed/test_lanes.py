@@ -12,11 +12,12 @@ import pytest
 import torch
 from mlflow import MlflowClient
 
-from pipeline.data.simulator import SimulatorConfig, simulate
+from pipeline.data.simulator import simulate
 from pipeline.selection.policies.negatives import NegativeDownsampling
 from pipeline.spec.config import Continuous
 from pipeline.spec.job import TrainJob
 from pipeline.spec.lineup import LineUp, Workers
+from pipeline.spec.simulated import SimulatorConfig
 from pipeline.storage.lake import Lake
 from pipeline.training.chain.lanes import deal
 from tests.distributed.test_ray import tensors

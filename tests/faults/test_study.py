@@ -12,9 +12,10 @@ import psutil
 import pytest
 from mlflow import MlflowClient
 
-from pipeline.data.simulator import SimulatorConfig, simulate
+from pipeline.data.simulator import simulate
 from pipeline.spec.job import TrainJob
 from pipeline.spec.lineup import Workers
+from pipeline.spec.simulated import SimulatorConfig
 from pipeline.spec.study import Study
 from pipeline.spec.window import Window
 from pipeline.storage.lake import Lake

@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
-from pipeline.data.simulator import SimulatorConfig, simulate
+from pipeline.data.simulator import simulate
 from pipeline.local.demo import Airflow, Span
 from pipeline.spec.lineup import LineUp, SimulatedSource, load_lineup
 from pipeline.spec.lineups import DEMO, ONLINE_DAYS, moved, yesterday
+from pipeline.spec.simulated import SimulatorConfig
 from pipeline.spec.window import Window
 from pipeline.storage.lake import Lake
 from pipeline.training.chain.steps import StepStore

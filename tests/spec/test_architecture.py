@@ -13,9 +13,10 @@ LIGHT = [
     "pipeline.spec.lineup",
     "pipeline.spec.job",
     "pipeline.spec.settings",
-    "pipeline.studies.asked",
+    "pipeline.spec.forms.asked",
     "pipeline.studies.jobs",
     "pipeline.studies.declared",
+    "pipeline.studies.estimate",
     *(
         f"pipeline.studies.{kind}.{part}"
         for kind in ("distillation", "downsampling", "tuning")

@@ -52,7 +52,9 @@ def at(variant: Variant, days: int) -> StepConfig:
         (lambda: OptimizerConfig(accumulator_decay=1.1), "less than or equal to 1"),
         (lambda: OptimizerConfig(accumulator_decay=-0.1), "greater than or equal to 0"),
         (lambda: ModelConfig(distillation_head="other"), "'serving' or 'auxiliary'"),
-        (lambda: Continuous(teacher="t", ramp=3), "say `since` which, got ramp 3 without"),
+        (lambda: Continuous(teacher="t", ramp=3), "say `since` which, got ramp 3 and every 1 without"),
+        (lambda: Continuous(teacher="t", every=2), "say `since` which, got ramp 0 and every 2 without"),
+        (lambda: Continuous(teacher="t", every=2, since=ONLINE, age=-1), "in hindsight .*, got every 2: leave it out"),
         (lambda: Cutover(teacher="t", age=-2), "greater than or equal to -1"),
         (lambda: OddsProportional(rate=0.1, pilot="p", floor=0.2), "the floor cannot exceed the rate 0.1, got 0.2"),
         (lambda: OddsProportional(rate=0.1, pilot="p", floor=0), "greater than 0"),
@@ -150,6 +152,13 @@ def test_a_student_learns_since_a_window_and_the_weight_ramps_up_from_there() ->
     assert found[-5] == found[2] == at(Variant(name="without"), 0), "without a teacher an age says nothing"
     never = Variant(name="s", distillation=Cutover(teacher="t", at=since, since=ONLINE, age=1))
     assert {at(never, days).soft_weight for days in range(-9, 9)} == {None}
+
+
+def test_between_two_updates_a_student_learns_from_one_checkpoint() -> None:
+    since = ONLINE.shift(-2)
+    student = Variant(name="s", distillation=Continuous(teacher="t", age=1, every=3, since=since))
+    assert [at(student, days).soft_age for days in range(-3, 5)] == [0, 1, 2, 3, 1, 2, 3, 1]
+    assert {read.age for read in student.reads} == {1, 2, 3}
 
 
 def test_odds_decide_since_a_window_and_uniformly_before_it() -> None:

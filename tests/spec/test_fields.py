@@ -13,7 +13,7 @@ from pydantic import Field
 from operators.form.questions import Ingest, Online, Warmup
 from pipeline.spec.documents import Few, Real, Whole
 from pipeline.spec.errors import BadInput
-from pipeline.spec.fields import Fields, Listed, OptionalDay, OptionalSeeds, worded
+from pipeline.spec.forms.fields import Fields, Listed, OptionalDay, OptionalSeeds, worded
 from pipeline.studies.kinds import kinds
 
 

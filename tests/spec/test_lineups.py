@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 
 from pipeline.data.dataset import read_manifest
-from pipeline.data.simulator import SimulatorConfig, simulate
+from pipeline.data.simulator import simulate
 from pipeline.spec.errors import BadInput
 from pipeline.spec.lineup import LineUp, LineUpError, SimulatedSource, load_lineup
 from pipeline.spec.lineups import DEMO, ONLINE_DAYS, at_home, lineup_path, lineup_paths, moved, yesterday
 from pipeline.spec.settings import Settings
+from pipeline.spec.simulated import SimulatorConfig
 from pipeline.spec.window import Window
 from pipeline.storage.lake import Lake
 from pipeline.studies.declared import declared

@@ -18,13 +18,14 @@ from typer.testing import CliRunner
 
 from pipeline.cli import BAD_INPUT, app
 from pipeline.data.dataset import manifest_path, publish_window, read_manifest, require_manifest
-from pipeline.data.simulator import Simulator, SimulatorConfig, simulate
+from pipeline.data.simulator import Simulator, simulate
 from pipeline.reporting.comparison import VariantComparison, compare
 from pipeline.selection.policies.negatives import NegativeDownsampling
 from pipeline.spec.config import Continuous
 from pipeline.spec.documents import content_key
 from pipeline.spec.errors import BadInput
 from pipeline.spec.lineup import Workers
+from pipeline.spec.simulated import SimulatorConfig
 from pipeline.storage import parquet
 from pipeline.storage.damage import Damaged
 from pipeline.storage.lake import MAX_DOCUMENT_BYTES, Conflict, Lake, LakeError

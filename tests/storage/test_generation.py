@@ -12,8 +12,9 @@ import pytest
 from obstore.exceptions import AlreadyExistsError, GenericError, PreconditionError
 
 from pipeline.data.dataset import publish_window, read_manifest, require_whole
-from pipeline.data.simulator import Simulator, SimulatorConfig
+from pipeline.data.simulator import Simulator
 from pipeline.spec.config import Continuous, OptimizerConfig
+from pipeline.spec.simulated import SimulatorConfig
 from pipeline.storage.lake import Conflict, Lake
 from pipeline.storage.together import is_of_all
 from pipeline.training.chain.engine import Diverged

@@ -40,8 +40,8 @@ from typing import Annotated
 from pydantic import Field
 
 from pipeline.spec.documents import Few, Whole
-from pipeline.studies.asked import StudyFields
-from pipeline.spec.fields import Listed
+from pipeline.spec.forms.asked import StudyFields
+from pipeline.spec.forms.fields import Listed
 
 QUESTION = "How wide must embeddings be?"
 PAGE = "### How wide must embeddings be?"

@@ -19,10 +19,19 @@ from pipeline.studies.measures import percent
 
 TITLES: dict[str, tuple[str, str]] = {
     "size": ("Size of the teacher", "The same student, learning throughout from teachers of several sizes."),
+    "architecture": (
+        "Architecture of teacher and student",
+        "Teachers and students of both architectures at their sizes, each against the student of its own architecture without a "
+        "teacher.",
+    ),
     "age": (
         "Age of the teacher",
         "Teacher logits by the checkpoint that closed the window that many windows earlier. All students learn from them "
         "from the window in which the oldest exist.",
+    ),
+    "updates": (
+        "How often the teacher is updated",
+        "Between two updates students learn from the same checkpoint, which grows older. All learn from the same window on.",
     ),
     "head": (
         "Which head learns from the teacher",
@@ -142,7 +151,7 @@ def _axes(evidence: Evidence, metrics: dict[str, float]) -> Iterator[Section]:
         for cell in found:
             gap = measures.judged(evidence, cell)
             teacher = evidence.study.lineup.variant(cell.variant).teacher or TEACHER
-            ours, theirs = (evidence.series(name, NO_TEACHER, evidence.judged) for name in (cell.variant, teacher))
+            ours, theirs = (evidence.series(name, cell.against, evidence.judged) for name in (cell.variant, teacher))
             ratio = transfer_ratio(ours, theirs)
             rows.append((cell.label, percent(gap), percent(ratio)))
             metrics |= measures.ends(f"{cell.variant}_percent", gap)

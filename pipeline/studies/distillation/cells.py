@@ -15,8 +15,11 @@ from pipeline.studies.draft import Draft, both, kept, plain, taught, tuned
 TEACHER, NO_TEACHER = "teacher", "no_teacher"
 EARLY, LATE, CONTINUOUS = "early_cutover", "late_cutover", "continuous"
 NUM_SIZES = 3
+ARCHITECTURES = ("dlrm", "dcnv2")
 AGES = (HINDSIGHT, 1, 4)
 """Teacher ages beside 0, in windows; in hindsight, the checkpoint that has closed the window itself."""
+UPDATES = (2, 4, 8)
+"""Windows between two updates of the teacher that a student sees, beside 1."""
 TAUGHT_WINDOWS = LATE_CUTOVER_WINDOWS
 """A student that starts later than so many windows before its cutover has hardly met its teacher: no such one is trained."""
 SETTLED_WINDOWS = 2 * LATE_CUTOVER_WINDOWS
@@ -117,6 +120,29 @@ def _sizes(draft: Draft, plan: _Plan) -> None:
         draft.add("size", f"{size} teacher", taught(plan.continuous, f"continuous_{size}_teacher", schedule))
 
 
+def _architectures(draft: Draft, plan: _Plan) -> None:
+    """Teachers and students of both architectures, each student compared with the one of its own that has no teacher."""
+    own = plan.continuous.model.arch
+    for arch in ARCHITECTURES:
+        plain_student, student = (_of_arch(found, arch, own) for found in (plan.students[0], plan.continuous))
+        draft.train(plain_student)
+        for teacher_arch in ARCHITECTURES:
+            teacher = _of_arch(plain(plan.base, TEACHER, plan.asked.teacher_size), teacher_arch, own)
+            draft.train(teacher)
+            schedule = plan.schedule.model_copy(update={"teacher": teacher.name})
+            name = student.name if teacher_arch == own else f"{student.name}_{teacher_arch}_teacher"
+            label = f"{teacher_arch} teaches {arch}"
+            draft.add("architecture", label, taught(student, name, schedule), against=plain_student.name)
+
+
+def _of_arch(variant: Variant, arch: str, own: str) -> Variant:
+    """A variant with another architecture, and its name then; as it is where that is the line-up's own."""
+    if arch == own:
+        return variant
+    model = variant.model.model_copy(update={"arch": arch})
+    return variant.model_copy(update={"name": f"{variant.name}_{arch}", "model": model})
+
+
 def _ages(draft: Draft, plan: _Plan) -> None:
     """Teachers that are some windows behind; all students learn from the window on in which the oldest logits exist."""
     since = plan.asked.first.shift(max(AGES))
@@ -124,6 +150,15 @@ def _ages(draft: Draft, plan: _Plan) -> None:
         schedule = plan.schedule.model_copy(update={"age": age, "since": since})
         name, label = ("hindsight", "in hindsight") if age == HINDSIGHT else (f"age_{age}", f"{age} windows old")
         draft.add("age", label, taught(plan.continuous, f"continuous_{name}", schedule), age)
+
+
+def _updates(draft: Draft, plan: _Plan) -> None:
+    """Teachers of which students see an update now and then; all learn from the window on in which the oldest logits exist."""
+    since = plan.asked.first.shift(max(UPDATES))
+    for every in (1, *UPDATES):
+        schedule = plan.schedule.model_copy(update={"every": every, "since": since})
+        label = "updated in every window" if every == 1 else f"updated in every {every} windows"
+        draft.add("updates", label, taught(plan.continuous, f"continuous_updates_{every}", schedule), every)
 
 
 def _heads(draft: Draft, plan: _Plan) -> None:
@@ -148,7 +183,9 @@ def _weights(draft: Draft, plan: _Plan) -> None:
 AXES: dict[Axis, Callable[[Draft, _Plan], None]] = {
     "start": _starts,
     "size": _sizes,
+    "architecture": _architectures,
     "age": _ages,
+    "updates": _updates,
     "head": _heads,
     "weight": _weights,
 }

@@ -8,8 +8,8 @@ from pydantic import Field
 
 from pipeline.spec.config import Rate, Size
 from pipeline.spec.documents import Few, Whole
-from pipeline.spec.fields import Listed, OptionalDay, Percent, SoftWeight
-from pipeline.studies.asked import StudyFields
+from pipeline.spec.forms.asked import StudyFields
+from pipeline.spec.forms.fields import Listed, OptionalDay, Percent, SoftWeight
 
 QUESTION = (
     "When should a student stop learning from its teacher, and how much less data does it need if it never stops?"
@@ -28,8 +28,8 @@ trains one teacher and the same student in several ways over the same windows, a
 | `continuous` | always, while the teacher keeps training |
 
 *Also vary* adds, one at a time: **start** (the same students with less and less history, which shows how much data each
-schedule needs to converge), **size** and **age** of the teacher, the student's **head** that learns from it, the **weight**
-of its loss.
+schedule needs to converge), the teacher's **size**, the **architecture** of teacher and student (DLRM, DCNv2), the teacher's **age**,
+how often students see **updates** of it, the student's **head** that learns from it, the **weight** of its loss.
 
 Fill in the form and trigger. `report` writes one page with the answer, its interval and its figures; while a job runs,
 its task's *Details* hold buttons: *Ray job*, *MLflow run* and *MLflow curves* (every variant on the same charts).
@@ -37,7 +37,7 @@ its task's *Details* hold buttons: *Ray job*, *MLflow run* and *MLflow curves* (
 For a first look choose the line-up `tiny`.
 """
 
-Axis = Literal["start", "size", "age", "head", "weight"]
+Axis = Literal["start", "size", "architecture", "age", "updates", "head", "weight"]
 
 
 class Fields(StudyFields):

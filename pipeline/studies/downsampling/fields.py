@@ -8,8 +8,8 @@ from pydantic import Field
 
 from pipeline.spec.config import Rate, Size
 from pipeline.spec.documents import Few, Real
-from pipeline.spec.fields import Listed, Percent, SoftWeight
-from pipeline.studies.asked import StudyFields
+from pipeline.spec.forms.asked import StudyFields
+from pipeline.spec.forms.fields import Listed, Percent, SoftWeight
 
 QUESTION = "How many negatives can be left out, and what does it cost as time goes by?"
 PAGE = """

@@ -8,8 +8,8 @@ from pydantic import Field
 
 from pipeline.spec.config import Size
 from pipeline.spec.documents import Few, Real, Whole
-from pipeline.spec.fields import Listed, SeedList, SoftWeight
-from pipeline.studies.asked import StudyFields
+from pipeline.spec.forms.asked import StudyFields
+from pipeline.spec.forms.fields import Listed, SeedList, SoftWeight
 
 QUESTION = "Which batch size and learning rate suit each arm?"
 PAGE = """

@@ -80,8 +80,13 @@ class Engine:
         Returns:
             The last window of each chain that has one.
         """
-        chains = [self._chain(variant, seed) for seed, variant in self.chains]
-        return [last for last in chains if last is not None]
+        chains, found, began = self.chains, list[Closed](), time.monotonic()
+        for done, (seed, variant) in enumerate(chains, 1):
+            last = self._chain(variant, seed)
+            found += [] if last is None else [last]
+            left = (len(chains) - done) * (time.monotonic() - began) / done / 60
+            log.info("%d of %d chains of this lane are done; about %.0f minutes left", done, len(chains), left)
+        return found
 
     @property
     def chains(self) -> list[Chain]:

@@ -19,7 +19,8 @@ from typer.testing import CliRunner
 
 from pipeline.cli import app
 from pipeline.data.dataset import WindowWriter, require_whole
-from pipeline.data.simulator import Simulator, SimulatorConfig
+from pipeline.data.simulator import Simulator
+from pipeline.spec.simulated import SimulatorConfig
 from pipeline.storage.lake import Lake, _encode
 from pipeline.training.chain.gc import Leftover, leftovers, sweep
 from tests.object_lake import ObjectLake

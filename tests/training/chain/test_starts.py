@@ -10,11 +10,11 @@ import pytest
 from pydantic import ValidationError
 
 from pipeline.data.dataset import read_manifest
-from pipeline.data.simulator import SimulatorConfig
 from pipeline.reporting.comparison import compare
 from pipeline.reporting.dispatch import run_ingest
 from pipeline.spec.job import IngestJob
 from pipeline.spec.lineup import DatasetConfig, LineUp, SimulatedSource
+from pipeline.spec.simulated import SimulatorConfig
 from pipeline.storage.lake import Lake
 from pipeline.training.chain.status import chain_statuses
 from pipeline.training.chain.steps import StepStore

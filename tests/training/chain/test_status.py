@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 from pipeline.data.dataset import manifest_path, publish_window
-from pipeline.data.simulator import Simulator, SimulatorConfig
+from pipeline.data.simulator import Simulator
 from pipeline.spec.config import Continuous, OptimizerConfig
 from pipeline.spec.lineup import LineUp
 from pipeline.spec.schema import Schema
+from pipeline.spec.simulated import SimulatorConfig
 from pipeline.storage.lake import Lake
 from pipeline.storage.paths import head_path
 from pipeline.training.chain import steps as steps_module

@@ -11,7 +11,7 @@ from pydantic.config import JsonDict
 from pipeline.spec.config import Name
 from pipeline.spec.documents import Whole
 from pipeline.spec.errors import BadInput, asked, nearest, shown
-from pipeline.spec.fields import LIMITS, Day, Fields, Minutes, OptionalDay, OptionalSeeds
+from pipeline.spec.forms.fields import LIMITS, Day, Fields, Minutes, OptionalDay, OptionalSeeds
 from pipeline.spec.lineup import LineUp, load_lineup
 from pipeline.spec.lineups import Dates, lineup_path, lineup_paths
 from pipeline.spec.settings import Settings
@@ -99,6 +99,9 @@ class OnWorkers(OfLineUp):
 class StudyFields(OnWorkers):
     """The fields of every study; a kind of study adds its own."""
 
+    preset: str | None = Field(default=None, title="Preset")
+    """A study that is filled in already, a file of `dags/studies`: all that stands below is then the file's, the study's name too.
+    Leave empty to fill in the fields yourself."""
     study: Name = Field(title="Name of the study", json_schema_extra={"pattern": NAME})
     """Names its MLflow experiment and its page: letters, digits, `.`, `_`, `-`."""
     seeds: OptionalSeeds = Field(default=None, title="Seeds")

@@ -1,0 +1,1 @@
+"""What a person fills in: fields, declared once for forms, files, confs and help."""
