@@ -9,6 +9,7 @@ import jsonschema
 import pytest
 
 from pipeline.spec.forms.asked import StudyFields
+from pipeline.studies.declared import presets
 from pipeline.studies.kinds import kind_of, kinds
 
 DAGS = [
@@ -54,6 +55,13 @@ def test_a_form_asks_for_every_field_of_its_kind_and_its_defaults_are_those_of_a
     for name, field in fields.model_fields.items():
         if not field.is_required() and name != "lineup":
             assert getattr(asked, name) == field.default, name
+
+
+def test_a_form_offers_the_presets_of_its_kind_and_none(parsed: dict[str, Any]) -> None:
+    offered = parsed["dags"]["downsampling_study"]["fields"]["preset"]["schema"]["enum"]
+    assert offered[0] is None
+    assert {"downsampling_first_look", "downsampling_published"} <= set(offered)
+    assert offered[1:] == list(presets("downsampling"))
 
 
 @pytest.mark.parametrize("kind", sorted(kinds()))

@@ -29,7 +29,9 @@ NUM_WINDOWS = 18
 BASE = lineup(variant(model=TINY), name="base")
 SPAN = {"first": DAY, "online_start": DAY.shift(5), "judged": DAY.shift(10), "last": DAY.shift(NUM_WINDOWS - 1)}
 DISTILLATION = planned(
-    "distillation", BASE, study="taught", teacher_size="small", student_size="tiny", axes=["start", "age", "head"], num_starts=3,
+    "distillation", BASE, study="taught", teacher_size="small", student_size="tiny",
+    axes=["start", "architecture", "age", "updates", "head"],
+    num_starts=3,
     epsilons=(2.0, 5.0), seeds=(0, 1), **SPAN,
 )  # fmt: skip
 DOWNSAMPLING = planned(

@@ -275,6 +275,23 @@ def test_too_short_a_history_for_so_many_starts_says_what_it_takes(base: LineUp)
         )
 
 
+def test_a_teacher_older_than_the_history_before_the_judged_windows_is_refused(base: LineUp) -> None:
+    with pytest.raises(StudyError, match=r"'updates' has a teacher 8 windows old, .* got 8: begin earlier"):
+        distillation(base, axes=["updates"], online_start=Window.of("2024-01-05"), judged=Window.of("2024-01-09"))
+
+
+def test_each_architecture_is_judged_against_its_own_student_without_a_teacher(base: LineUp) -> None:
+    study = distillation(base, axes=["architecture"])
+    arch = {variant.name: variant.model.arch for variant in study.lineup.variants}
+    cells = study.of("architecture")
+    taught = [study.lineup.variant(cell.variant) for cell in cells]
+    assert [(arch[v.teacher or ""], arch[v.name]) for v in taught] == [
+        ("dlrm", "dlrm"), ("dcnv2", "dlrm"), ("dlrm", "dcnv2"), ("dcnv2", "dcnv2"),
+    ]  # fmt: skip
+    assert [arch[cell.against] for cell in cells] == [arch[cell.variant] for cell in cells]
+    assert all(study.lineup.variant(cell.against).teacher is None for cell in cells)
+
+
 def test_a_study_does_not_take_over_the_daily_chains(base: LineUp) -> None:
     for recipe in (distillation, downsampling):
         with pytest.raises(StudyError, match="a name of its own"):

@@ -76,6 +76,20 @@ class _Plan:
         student = plain(self.base, NO_TEACHER, self.asked.student_size)
         return schedules(self.base, student, self.asked.soft_weight)
 
+    def taught_since(self, oldest: int, axis: Axis) -> Window:
+        """The first window in which logits exist that are so many windows old.
+
+        Raises:
+            StudyError: it is not before the first judged one.
+        """
+        since = self.asked.first.shift(oldest)
+        if since >= self.judged:
+            raise StudyError(
+                f"the axis {axis!r} has a teacher {oldest} windows old, which needs more windows before the first judged one, got "
+                f"{self.judged.days_since(self.asked.first)}: begin earlier, judge later or leave the axis out"
+            )
+        return since
+
     @property
     def continuous(self) -> Variant:
         """The student whose teacher stays."""
@@ -145,7 +159,7 @@ def _of_arch(variant: Variant, arch: str, own: str) -> Variant:
 
 def _ages(draft: Draft, plan: _Plan) -> None:
     """Teachers that are some windows behind; all students learn from the window on in which the oldest logits exist."""
-    since = plan.asked.first.shift(max(AGES))
+    since = plan.taught_since(max(AGES), "age")
     for age in sorted({0, *AGES}):
         schedule = plan.schedule.model_copy(update={"age": age, "since": since})
         name, label = ("hindsight", "in hindsight") if age == HINDSIGHT else (f"age_{age}", f"{age} windows old")
@@ -154,7 +168,7 @@ def _ages(draft: Draft, plan: _Plan) -> None:
 
 def _updates(draft: Draft, plan: _Plan) -> None:
     """Teachers of which students see an update now and then; all learn from the window on in which the oldest logits exist."""
-    since = plan.asked.first.shift(max(UPDATES))
+    since = plan.taught_since(max(UPDATES), "updates")
     for every in (1, *UPDATES):
         schedule = plan.schedule.model_copy(update={"every": every, "since": since})
         label = "updated in every window" if every == 1 else f"updated in every {every} windows"
