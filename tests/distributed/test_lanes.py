@@ -21,7 +21,7 @@ from pipeline.spec.simulated import SimulatorConfig
 from pipeline.storage.lake import Lake
 from pipeline.training.chain.lanes import deal
 from tests.distributed.test_ray import tensors
-from tests.trained import DATASET, DAY, STEPS, lineup, metrics, steps, variant, windows
+from tests.trained import DATASET, DAY, STEPS, lineup, metrics, steps, train, variant, windows
 
 NUM_WINDOWS = 2
 
@@ -65,16 +65,12 @@ def lakes(tmp_path: Path) -> list[Lake]:
 
 def test_two_lanes_leave_the_steps_that_one_leaves(lakes: list[Lake], mlflow_server: str, tmp_path: Path) -> None:
     steeper = {"optimizer": STEPS.model_copy(update={"dense_lr": 0.1})}
-    outcomes = []
-    for number, lake in enumerate(lakes, 1):
-        chosen = in_lanes(number, f"in-{number}-lanes", **steeper)
-        done = run(chosen, lake, mlflow_server, tmp_path)
-        assert done.returncode == 0, done.stderr
-        outcomes.append(json.loads(done.stdout))
-    assert not outcomes[1]["warnings"]
-    for one, two in zip(*(outcome["chains"] for outcome in outcomes), strict=True):
-        assert {**one, "checkpoint": None} == {**two, "checkpoint": None}
-    assert len(outcomes[0]["chains"]) == 12
+    train(lakes[0], in_lanes(1, "in-1-lanes", **steeper), NUM_WINDOWS)
+    done = run(in_lanes(2, "in-2-lanes", **steeper), lakes[1], mlflow_server, tmp_path)
+    assert done.returncode == 0, done.stderr
+    outcome = json.loads(done.stdout)
+    assert not outcome["warnings"]
+    assert len(outcome["chains"]) == 12
     ours, theirs = (steps(lake, in_lanes(1, f"in-{n}-lanes"), NUM_WINDOWS) for n, lake in enumerate(lakes, 1))
     assert ours.keys() == theirs.keys()
     for place, step in ours.items():

@@ -7,9 +7,10 @@ import pytest
 from benchmarks import coverage
 from benchmarks.simulated_studies import TRUTHS, Truth
 
-NUM = 1000
-LEAST = 0.93
-LEAST_OF_ONE_LOG = 0.92
+NUM = 400
+LEAST = 0.92
+"""Three standard errors of a share of 95 % of so many studies; docs/results/statistics.md has ten times as many."""
+LEAST_OF_ONE_LOG = 0.89
 """Thirty windows of one log hardly show a correlation of 0.85: its mean is held 92 times in 100."""
 
 
@@ -28,7 +29,7 @@ def test_intervals_hold_the_window_of_convergence(truth: Truth, seeds: int) -> N
 
 @pytest.mark.parametrize("truth", [t for t in TRUTHS if t.crossing(30) > 30], ids=lambda t: t.name)
 def test_what_never_converges_is_seldom_said_to(truth: Truth) -> None:
-    assert coverage.of_convergence(truth, NUM, 8, 0.5).too_low <= 0.035
+    assert coverage.of_convergence(truth, NUM, 8, 0.5).too_low <= 0.045
 
 
 @pytest.mark.parametrize("seeds", coverage.SEEDS)
@@ -39,7 +40,7 @@ def test_intervals_hold_the_data_that_are_needed_and_saved(name: str, seeds: int
 
 @pytest.mark.parametrize("rho", coverage.CORRELATIONS)
 def test_a_constant_penalty_seldom_seems_to_have_a_slope(rho: float) -> None:
-    assert 0.035 <= coverage.alarms(coverage.trends(NUM, 8, rho)) <= 0.065
+    assert 0.02 <= coverage.alarms(coverage.trends(NUM, 8, rho)) <= 0.08
 
 
 def test_a_slope_is_seen_that_is_worth_seeing() -> None:

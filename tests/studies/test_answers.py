@@ -26,7 +26,7 @@ from tests.planned import planned
 from tests.trained import DAY, TINY, alone, lineup, publish, variant, windows
 
 NUM_WINDOWS = 18
-BASE = lineup(variant(model=TINY), name="base")
+BASE = lineup(variant(model=TINY), name="base", checkpoint_every=NUM_WINDOWS)
 SPAN = {"first": DAY, "online_start": DAY.shift(5), "judged": DAY.shift(10), "last": DAY.shift(NUM_WINDOWS - 1)}
 DISTILLATION = planned(
     "distillation", BASE, study="taught", teacher_size="small", student_size="tiny",
