@@ -15,13 +15,14 @@ from pipeline.spec.study import Study
 from pipeline.spec.window import Window
 from pipeline.studies.jobs import step_in
 
-PER_STEP, PER_UPDATE, PER_ROW, PER_FEATURE, PER_FLOP = 0.2, 1.3e-3, 3e-6, 2e-7, 1e-10
-"""Seconds of one core of an AMD EPYC, rounded: what a step, an update, a row, an id of a row and an operation take."""
-PER_SCORED, PER_READ, PER_DRAWN = 2e-6, 1e-6, 3e-6
+PER_STEP, PER_UPDATE, PER_ROW, PER_FEATURE, PER_FLOP = 0.08, 3.5e-3, 2.7e-6, 1.3e-7, 6e-11
+"""Seconds of one core of an AMD EPYC, fitted to the steps of published studies (docs/results/cells) and rounded: of a step, an
+update, a row, an id of a row and an operation."""
+PER_SCORED, PER_READ, PER_DRAWN = 1e-6, 8e-7, 3e-6
 """The same of a row that is scored and written down, that a selection reads, that is simulated."""
 TO_START = 60.0
 """Seconds until Ray's workers stand and have read the code, for each of a study's two training jobs."""
-ROW_BYTES, NUMBER_BYTES, ID_BYTES, SCORED_BYTES = 26.0, 4.0, 2.0, 14.0
+ROW_BYTES, NUMBER_BYTES, ID_BYTES, SCORED_BYTES = 26.0, 4.0, 2.0, 18.0
 """Of a row on disk, compressed: itself, each of its numbers and ids, and what is predicted of it."""
 
 

@@ -62,7 +62,7 @@ def test_a_published_study_took_about_what_is_estimated(name: str) -> None:
         np.mean([sum({r.step: r.training_flops for r in rows if r.seed == seed}.values()) for seed in by_seed]),
         rel=0.02,
     )
-    assert 0.6 < found.core_seconds / measured < 1.8
+    assert 0.8 < found.core_seconds / measured < 1.25
 
 
 def test_it_is_said_in_one_sentence() -> None:
