@@ -10,13 +10,14 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.reporting.dispatch import answered
 from pipeline.reporting.study_page import render
 from pipeline.spec.study import Study
 from pipeline.statistics.interval import Interval
 from pipeline.storage.lake import Lake
 from pipeline.studies.answering import answer
 from pipeline.studies.distillation.history import percent_saved
-from pipeline.studies.evidence import Evidence
+from pipeline.studies.evidence import PARTS, Evidence
 from pipeline.studies.findings import Findings
 from pipeline.studies.jobs import study_jobs
 from pipeline.studies.measures import compute
@@ -226,6 +227,19 @@ def test_rows_outlive_the_lake_and_seeds_come_together_from_several_files(
     alone_ = Evidence.of(DISTILLATION, read([tmp_path / "1.parquet"]))
     assert alone_.study.lineup.seeds == (1,), "a study that was stopped answers from the seeds that are finished"
     assert answer(alone_).headline
+
+
+def test_a_study_that_was_stopped_says_how_many_seeds_are_missing_and_what_they_take(
+    lake: Lake, tmp_path: Path
+) -> None:
+    rows = [row for row in of_study(lake, DISTILLATION) if row.seed == 1 or row.variant != "continuous"]
+    taken = {row.step: row for row in rows if row.seed == 1}.values()
+    minutes = sum(getattr(r, f"{part}_seconds") for r in taken for part in PARTS) / 60
+    found, page = answered(DISTILLATION, [replace(row, train_seconds=row.train_seconds + 1) for row in rows], tmp_path)
+    note = f"1 of 2 seeds are not finished and left out; they take about {minutes + len(taken) / 60:.0f} minutes more"
+    assert note in found.notes[-1]
+    assert note in page
+    assert (tmp_path / "taught.html").read_text() == page
 
 
 def test_rows_that_contradict_each_other_or_are_none_are_refused(lake: Lake, tmp_path: Path) -> None:

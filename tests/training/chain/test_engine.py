@@ -328,3 +328,14 @@ def test_every_accumulator_fades_and_no_weight(lake: Lake) -> None:
         factor = 0.25 if name.startswith("optimizer/state") else 1.0
         expected = np.frombuffer(old, np.float32) * np.float32(factor)
         assert np.array_equal(np.frombuffer(after[name], np.float32), expected), name
+
+
+def test_a_long_job_says_how_many_chains_are_done_and_what_is_left(
+    lake: Lake, caplog: pytest.LogCaptureFixture
+) -> None:
+    publish(lake, windows(1))
+    with caplog.at_level("INFO", logger="pipeline.training.chain.engine"):
+        train(lake, lineup(variant("one"), variant("two"), seeds=(0, 1)))
+    told = [line for line in caplog.messages if "chains of this lane" in line]
+    assert [line.split(" chains")[0] for line in told] == ["1 of 4", "2 of 4", "3 of 4", "4 of 4"]
+    assert told[-1].endswith("about 0 minutes left")
