@@ -11,6 +11,8 @@ from operators.form.answers import filled_in
 from operators.form.params import form
 from operators.operator import RayJobOperator, planned
 from pipeline.spec.job import CompareJob, IngestJob, ReportJob
+from pipeline.spec.settings import Settings
+from pipeline.storage.lake import Lake
 from pipeline.studies.declared import of_form, presets
 from pipeline.studies.estimate import estimate
 from pipeline.studies.jobs import study_jobs
@@ -50,7 +52,7 @@ def _tasks(name: str) -> None:
         kind = kind_of(name)
         asked = of_form(kind, *filled_in(context))
         study = kind.study(asked.on_workers(), asked)
-        takes = estimate(study).words()
+        takes = estimate(study, Lake(Settings().lake)).words()
         log.info("%s", takes)
         context["ti"].xcom_push(key="takes", value=takes)
         lineup = study.lineup

@@ -401,14 +401,14 @@ def study(
             raise BadInput(
                 "a study is a file of answers, got none: name one, such as dags/studies/distillation_drift.yaml"
             )
+        from pipeline.storage.lake import Lake
         from pipeline.studies.declared import declared
         from pipeline.studies.estimate import estimate
 
         asked = declared(answers, seeds)
         _one_way(cells=cells is not None, rows=bool(rows), airflow=airflow, report_only=report_only, discard=discard)
-        takes = estimate(asked).words()
         if plan:
-            out.print(takes)
+            out.print(estimate(asked, Lake(Settings().lake)).words())
             return
         if rows:
             headline, page = _answer_from(rows, asked, cells, folder, every_seed=seeds is None)
@@ -419,7 +419,6 @@ def study(
         settings = Settings()
         _join(settings)
         from pipeline.reporting.dispatch import run_report
-        from pipeline.storage.lake import Lake
         from pipeline.studies.jobs import study_jobs
 
         if cells is not None:
@@ -430,7 +429,7 @@ def study(
         if airflow:
             _trigger(answers, seeds)
         elif not report_only:
-            typer.echo(takes, err=True)
+            typer.echo(estimate(asked, Lake(settings.lake)).words(), err=True)
             lineup = asked.lineup
             _run(IngestJob(dataset=lineup.dataset, first=asked.first, last=asked.last, seeds=lineup.seeds))
             for job in study_jobs(asked):

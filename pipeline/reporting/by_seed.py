@@ -45,7 +45,7 @@ def train(study: Study, settings: Settings, folder: Path, *, discard: bool, prog
             results.discard(lake, study.under(tuple(set(study.lineup.seeds) - set(missing))).lineup)
         progress(f"{done} of {len(study.lineup.seeds)} seeds are done already")
     if missing:
-        progress(estimate(study.under(tuple(missing))).words())
+        progress(estimate(study.under(tuple(missing)), lake).words())
     began, at_once = time.monotonic(), SEEDS_A_LANE * num_lanes
     with ProcessPoolExecutor(num_lanes, mp_context=get_context("spawn")) as processes:
         for first in range(0, len(missing), at_once):

@@ -13,6 +13,8 @@ from pipeline.spec.schema import Schema
 from pipeline.spec.simulated import SimulatorConfig
 from pipeline.spec.study import Study
 from pipeline.spec.window import Window
+from pipeline.storage.lake import Lake
+from pipeline.storage.paths import manifest_path
 from pipeline.studies.jobs import step_in
 
 PER_STEP, PER_UPDATE, PER_ROW, PER_FEATURE, PER_FLOP = 0.08, 3.5e-3, 2.7e-6, 1.3e-7, 6e-11
@@ -28,84 +30,85 @@ ROW_BYTES, NUMBER_BYTES, ID_BYTES, SCORED_BYTES = 26.0, 4.0, 2.0, 18.0
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """What a study takes if nothing of it is done yet; None where that is not known."""
+    """What a study takes over all seeds, if nothing of it is done yet; None where that is not known."""
 
-    num_seeds: int
     num_steps: int
-    """Windows trained, over variants, of one seed; what schedules have in common counts once."""
-    num_rows: float | None
-    """Rows trained on, of one seed; None of a log, whose windows are counted as they are ingested."""
-    training_flops: float | None
-    """Of training alone, of one seed, as `forward_flops` counts; None for architectures from outside too."""
-    core_seconds: float | None
-    """Of one seed on CPUs, its windows' simulation included; None on GPUs."""
-    disk_bytes: float | None
-    """Windows, predictions and checkpoints of one seed."""
-    lanes: int
-
-    @property
-    def minutes(self) -> float | None:
-        """Wall time of all seeds, with a core for each lane."""
-        if self.core_seconds is None:
-            return None
-        return (2 * TO_START + ceil(self.num_seeds / self.lanes) * self.core_seconds) / 60
+    """Windows trained, over variants and seeds; what schedules have in common counts once."""
+    num_rows: float | None = None
+    """Rows trained on; not known of a log before its windows are published."""
+    training_flops: float | None = None
+    """Of training alone, as `forward_flops` counts; not known of architectures from outside."""
+    minutes: float | None = None
+    """Wall time on CPUs, with a core for each lane; not known of GPUs."""
+    cores: int = 1
+    disk_bytes: float | None = None
+    """Windows, predictions and stored selections."""
 
     def words(self) -> str:
         """One sentence for people."""
-        seeds = "one seed" if self.num_seeds == 1 else f"{self.num_seeds} seeds"
-        parts = [f"{self.num_steps:,} steps for each of {seeds}" if self.num_seeds > 1 else f"{self.num_steps:,} steps"]
+        parts = [f"{self.num_steps:,} steps"]
         if self.num_rows is None:
-            parts.append("as many rows as the log's windows have, which is not known before they are counted")
+            parts.append("time, disk and compute are known once the log's windows are published")
         else:
-            parts.append(f"{self.num_seeds * self.num_rows / 1e6:,.1f} million rows to train on")
+            parts.append(f"{self.num_rows / 1e6:,.1f} million rows to train on")
         if self.training_flops is not None:
-            parts.append(f"{self.num_seeds * self.training_flops / 1e12:,.2f} TFLOP of training")
+            parts.append(f"{self.training_flops / 1e12:,.2f} TFLOP of training")
         if self.minutes is not None:
-            lanes = "one core" if self.lanes == 1 else f"{self.lanes} cores, one for each lane"
-            parts.append(f"about {self.minutes:,.0f} minutes on {lanes}")
+            cores = "one core" if self.cores == 1 else f"{self.cores} cores, one for each lane"
+            parts.append(f"about {self.minutes:,.0f} minutes on {cores}")
         if self.disk_bytes is not None:
-            parts.append(f"{self.num_seeds * self.disk_bytes / 1e9:,.1f} GB of disk")
+            parts.append(f"{self.disk_bytes / 1e9:,.1f} GB of disk")
         return f"This study takes, if nothing of it is done yet: {'; '.join(parts)}."
 
 
-def estimate(study: Study) -> Estimate:
+def estimate(study: Study, lake: Lake) -> Estimate:
     """What a study takes.
+
+    Args:
+        study: which.
+        lake: knows how many rows a log's published windows have.
 
     Raises:
         BadInput: its log's schema cannot be read.
     """
-    lineup = study.lineup
-    steps = list(_steps(study))
-    source = lineup.dataset.source
-    if isinstance(source, SimulatedSource):
-        drawn = SimulatorConfig(**source.settings)
-        rows: int | None = drawn.rows_per_window
-        num_dense, num_sparse = drawn.num_dense, drawn.num_categorical + drawn.num_lists
-    else:
-        schema, rows = Schema.load(source.schema_file), None
-        num_dense, num_sparse = len(schema.dense), len(schema.categorical) + len(schema.lists)
+    lineup, seeds, steps = study.lineup, len(study.lineup.seeds), list(_steps(study))
+    rows, num_dense, num_sparse = _shape(study, lake)
     if rows is None:
-        return Estimate(len(lineup.seeds), len(steps), None, None, None, None, lineup.workers.lanes)
+        return Estimate(seeds * len(steps))
     trained = [rows * step.selection.share(step.model.prior) for step in steps]
     flops = [forward_flops(step.model, num_dense, num_sparse) for step in steps]
     known = [each or 0.0 for each in flops]
-    num_windows = study.last.days_since(study.first) + 1
-    own = lineup.dataset.has_worlds or len(lineup.seeds) == 1
     scored = min(rows, lineup.evaluation.max_rows)
     seconds = sum(
         _seconds(step, many, scored, num_sparse, operations, rows)
         for step, many, operations in zip(steps, trained, known, strict=True)
     )
-    window_bytes = ROW_BYTES + NUMBER_BYTES * num_dense + ID_BYTES * num_sparse
+    published = rows * (study.last.days_since(study.first) + 1) * len(lineup.dataset.names(lineup.seeds))
+    drawn = PER_DRAWN * published if isinstance(lineup.dataset.source, SimulatedSource) else 0.0
+    cores = min(lineup.workers.lanes, seeds)
+    row_bytes = ROW_BYTES + NUMBER_BYTES * num_dense + ID_BYTES * num_sparse
     return Estimate(
-        num_seeds=len(lineup.seeds),
-        num_steps=len(steps),
-        num_rows=sum(trained),
-        training_flops=None if None in flops else sum(3 * f * n for f, n in zip(known, trained, strict=True)),
-        core_seconds=None if lineup.workers.use_gpu else seconds + own * num_windows * rows * PER_DRAWN,
-        disk_bytes=own * num_windows * rows * window_bytes + len(steps) * scored * SCORED_BYTES,
-        lanes=lineup.workers.lanes,
+        num_steps=seeds * len(steps),
+        num_rows=seeds * sum(trained),
+        training_flops=None if None in flops else seeds * sum(3 * f * n for f, n in zip(known, trained, strict=True)),
+        minutes=None if lineup.workers.use_gpu else (2 * TO_START + drawn + ceil(seeds / cores) * seconds) / 60,
+        cores=cores,
+        disk_bytes=published * row_bytes + seeds * len(steps) * scored * SCORED_BYTES,
     )
+
+
+def _shape(study: Study, lake: Lake) -> tuple[float | None, int, int]:
+    """Rows of a window, if they are known, and the numbers and ids of a row."""
+    dataset = study.lineup.dataset
+    if isinstance(dataset.source, SimulatedSource):
+        drawn = SimulatorConfig(**dataset.source.settings)
+        return drawn.rows_per_window, drawn.num_dense, drawn.num_categorical + drawn.num_lists
+    windows = Window.span(study.first, study.last)
+    manifests = (lake.read(manifest_path(dataset.name, window)) for window in windows)
+    counted = [manifest["num_rows"] for manifest in manifests if manifest is not None]
+    schema = Schema.load(dataset.source.schema_file)
+    rows = sum(counted) / len(counted) if counted else None
+    return rows, len(schema.dense), len(schema.categorical) + len(schema.lists)
 
 
 def _steps(study: Study) -> Iterator[StepConfig]:
