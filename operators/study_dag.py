@@ -12,7 +12,6 @@ from operators.form.params import form
 from operators.operator import RayJobOperator, planned
 from pipeline.spec.job import CompareJob, IngestJob, ReportJob
 from pipeline.spec.settings import Settings
-from pipeline.storage.lake import Lake
 from pipeline.studies.declared import of_form, presets
 from pipeline.studies.estimate import estimate
 from pipeline.studies.jobs import study_jobs
@@ -48,6 +47,8 @@ def _tasks(name: str) -> None:
     @task(doc_md="Checks the form, says in its log what the study will take, and writes the documents of all jobs.")
     def plan() -> list[dict[str, Any]]:
         """Check the form and write all jobs of the study; returns the students', since only these can be mapped."""
+        from pipeline.storage.lake import Lake  # heavy: not where the file is parsed
+
         context = get_current_context()
         kind = kind_of(name)
         asked = of_form(kind, *filled_in(context))

@@ -6,6 +6,7 @@ from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from math import ceil
+from typing import TYPE_CHECKING
 
 from pipeline.spec.config import All, ModelConfig, StepConfig
 from pipeline.spec.lineup import SimulatedSource
@@ -13,9 +14,11 @@ from pipeline.spec.schema import Schema
 from pipeline.spec.simulated import SimulatorConfig
 from pipeline.spec.study import Study
 from pipeline.spec.window import Window
-from pipeline.storage.lake import Lake
 from pipeline.storage.paths import manifest_path
 from pipeline.studies.jobs import step_in
+
+if TYPE_CHECKING:
+    from pipeline.storage.lake import Lake
 
 PER_STEP, PER_UPDATE, PER_ROW, PER_FEATURE, PER_FLOP = 0.08, 3.5e-3, 2.7e-6, 1.3e-7, 6e-11
 """Seconds of one core of an AMD EPYC, fitted to the steps of published studies (docs/results/cells) and rounded: of a step, an
