@@ -43,7 +43,8 @@ TITLES: dict[str, tuple[str, str]] = {
     ),
     "combined": (
         "Together with downsampling",
-        "A continuous student on few negatives, its teacher on all rows: is it as good as the full-data student alone?",
+        "A continuous student on few negatives, its teacher on all rows: is it as good as the full-data student alone, whose "
+        "training is {alone} TFLOP?",
     ),
 }
 
@@ -153,17 +154,25 @@ def _axes(evidence: Evidence, metrics: dict[str, float]) -> Iterator[Section]:
             teacher = evidence.study.lineup.variant(cell.variant).teacher or TEACHER
             ours, theirs = (evidence.series(name, cell.against, evidence.judged) for name in (cell.variant, teacher))
             ratio = transfer_ratio(ours, theirs)
-            rows.append((cell.label, percent(gap), percent(ratio)))
+            own, whole, _ = (f"{flops / 1e12:,.3f}" for flops in measures.compute(evidence, cell.variant))
+            rows.append((cell.label, percent(gap), percent(ratio), own, whole))
             metrics |= measures.ends(f"{cell.variant}_percent", gap)
             metrics |= measures.ends(f"{cell.variant}_transfer_ratio", ratio)
-        header = (axis, "log-loss against no teacher, percent (95 %)", "transfer ratio (95 %)")
+        header = (
+            axis,
+            "log-loss against no teacher, percent (95 %)",
+            "transfer ratio (95 %)",
+            "own training, TFLOP",
+            "with its teacher's training and scoring",
+        )
         numbers = [cell for cell in found if cell.value is not None]
         figure = None
         if len(numbers) == len(found) > 1:
             band = measures.band([measures.judged(evidence, cell) for cell in numbers])
             across = [cell.value or 0.0 for cell in numbers]
             figure = by_number(title, axis, "percent; below zero is better", {"continuous": (across, band)})
-        yield Section(title, text, figure, Table(header, tuple(rows)))
+        alone = f"{measures.compute(evidence, NO_TEACHER)[0] / 1e12:,.3f}"
+        yield Section(title, text.format(alone=alone), figure, Table(header, tuple(rows)))
 
 
 def _checks(evidence: Evidence, gain: Interval) -> Iterator[Check]:

@@ -34,7 +34,7 @@ how often students see **updates** of it, the student's **head** that learns fro
 Fill in the form and trigger. `report` writes one page with the answer, its interval and its figures; while a job runs,
 its task's *Details* hold buttons: *Ray job*, *MLflow run* and *MLflow curves* (every variant on the same charts).
 **Triggering the same study again finishes only what is missing**; another name starts a study of its own.
-For a first look choose the line-up `tiny`.
+For a first look choose the preset `distillation_first_look`: a page in minutes, which says what it cannot tell.
 """
 
 Axis = Literal["start", "size", "architecture", "age", "updates", "head", "weight"]

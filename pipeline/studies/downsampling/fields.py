@@ -34,7 +34,7 @@ with the batch scaled to the rows*:
 
 Fill in the form and trigger. `report` writes one page with the penalty, its slope over time, and the recommendation.
 **Triggering the same study again finishes only what is missing**; another name starts a study of its own.
-For a first look choose the line-up `tiny`.
+For a first look choose the preset `downsampling_first_look`: a page in minutes, which says what it cannot tell.
 """
 
 Axis = Literal["scope", "correction", "policy", "batch", "combined", "theory"]
