@@ -20,7 +20,7 @@ online_start: 2024-01-03
 last: 2024-01-06
 teacher_size: small
 student_size: tiny
-lanes: 2
+lanes: 1
 """
 
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]
