@@ -85,7 +85,8 @@ class Engine:
             last = self._chain(variant, seed)
             found += [] if last is None else [last]
             left = (len(chains) - done) * (time.monotonic() - began) / done / 60
-            log.info("%d of %d chains of this lane are done; about %.0f minutes left", done, len(chains), left)
+            if len(chains) > 1:
+                log.info("%d of %d chains of this lane are done; about %.0f minutes left", done, len(chains), left)
         return found
 
     @property
