@@ -1,18 +1,18 @@
-"""Runs the stage engine in worlds of several gloo processes, and shows what is left in memory and in the lake."""
+"""Runs the engine in worlds of several gloo processes, and shows what is left in memory and in the lake."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-import traceback
 from collections.abc import Iterable
-from multiprocessing.queues import Queue
+from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
+from functools import cache
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch.distributed._shard.sharded_tensor import ShardedTensor
 
 from pipeline.spec.job import TrainJob, load_job
@@ -22,43 +22,40 @@ from pipeline.training.chain.evaluations import Closed
 from pipeline.training.train import Trainer
 
 
+@cache
+def _processes() -> ProcessPoolExecutor:
+    """Two processes that have imported everything once, for all worlds of a run."""
+    return ProcessPoolExecutor(2, mp_context=get_context("spawn"))
+
+
 def train_in_world(world_size: int, lake: Lake, jobs: Iterable[TrainJob], meeting: Path) -> list[dict[str, Any]]:
-    """Run jobs one after the other in one world of processes; for each, what its last chain left (see `_outcome`)."""
-    context = mp.get_context("spawn")
-    answers: Queue[Any] = context.Queue()
+    """Run jobs one after the other in one world of at most two processes; for each, what its last chain left (see `_outcome`)."""
     documents = [job.model_dump_json() for job in jobs]
     meeting.unlink(missing_ok=True)
-    processes = [
-        context.Process(target=_work, args=(rank, world_size, lake.url, documents, str(meeting), answers))
-        for rank in range(world_size)
-    ]
-    for process in processes:
-        process.start()
-    found = answers.get(timeout=300)
-    for process in processes:
-        process.join(60)
-    if isinstance(found, str):
-        raise RuntimeError(found)
-    return list(found)
+    pool = _processes()
+    working = [pool.submit(_work, rank, world_size, lake.url, documents, str(meeting)) for rank in range(world_size)]
+    done, waiting = wait(working, timeout=300, return_when=FIRST_EXCEPTION)
+    if waiting:  # one has failed and the other waits for it, or both hang
+        _processes.cache_clear()
+        for process in pool._processes.values():
+            process.kill()
+    for each in done:
+        each.result()
+    return working[0].result(timeout=0)
 
 
-def _work(rank: int, world_size: int, lake: str, documents: list[str], meeting: str, answers: Queue[Any]) -> None:
+def _work(rank: int, world_size: int, lake: str, documents: list[str], meeting: str) -> list[dict[str, Any]]:
     os.environ["LOCAL_RANK"] = str(rank)
     torch.set_num_threads(1)
-    try:
-        dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=world_size)
-        found = []
-        for document in documents:
-            job = load_job(document)
-            assert isinstance(job, TrainJob)
-            engine = Engine(Lake(lake), job, None, torch.device("cpu"))
-            found.append(_outcome(engine, engine.run()[-1]))
-        if rank == 0:
-            answers.put(found)
-        dist.destroy_process_group()
-    except BaseException:
-        answers.put(traceback.format_exc())
-        raise
+    dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=world_size)
+    found = []
+    for document in documents:
+        job = load_job(document)
+        assert isinstance(job, TrainJob)
+        engine = Engine(Lake(lake), job, None, torch.device("cpu"))
+        found.append(_outcome(engine, engine.run()[-1]))
+    dist.destroy_process_group()
+    return found
 
 
 def _outcome(engine: Engine, last: Closed) -> dict[str, Any]:
