@@ -23,16 +23,16 @@ from pipeline.training.train import Trainer
 
 
 @cache
-def _processes() -> ProcessPoolExecutor:
-    """Two processes that have imported everything once, for all worlds of a run."""
-    return ProcessPoolExecutor(2, mp_context=get_context("spawn"))
+def _processes(world_size: int) -> ProcessPoolExecutor:
+    """Processes that have imported everything once, for all worlds of that size: TorchRec expects them to have the same past."""
+    return ProcessPoolExecutor(world_size, mp_context=get_context("spawn"))
 
 
 def train_in_world(world_size: int, lake: Lake, jobs: Iterable[TrainJob], meeting: Path) -> list[dict[str, Any]]:
-    """Run jobs one after the other in one world of at most two processes; for each, what its last chain left (see `_outcome`)."""
+    """Run jobs one after the other in one world of processes; for each, what its last chain left (see `_outcome`)."""
     documents = [job.model_dump_json() for job in jobs]
     meeting.unlink(missing_ok=True)
-    pool = _processes()
+    pool = _processes(world_size)
     working = [pool.submit(_work, rank, world_size, lake.url, documents, str(meeting)) for rank in range(world_size)]
     done, waiting = wait(working, timeout=300, return_when=FIRST_EXCEPTION)
     if waiting:  # one has failed and the other waits for it, or both hang
