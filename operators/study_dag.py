@@ -10,6 +10,7 @@ from airflow.sdk import DAG, Asset, chain, get_current_context, task
 from operators.form.answers import filled_in
 from operators.form.params import form
 from operators.operator import RayJobOperator, planned
+from pipeline.spec.forms.asked import NO_PRESET
 from pipeline.spec.job import CompareJob, IngestJob, ReportJob
 from pipeline.spec.settings import Settings
 from pipeline.studies.declared import of_form, presets
@@ -35,7 +36,7 @@ def study_dag(name: str) -> DAG:
         is_paused_upon_creation=False,
         max_active_runs=1,
         tags=["windrow", "study"],
-        params=form(kind.fields, {"preset": list(presets(name))}, study=name),
+        params=form(kind.fields, {"preset": [NO_PRESET, *presets(name)]}, study=name),
     ) as dag:
         _tasks(name)
     return dag

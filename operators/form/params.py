@@ -18,14 +18,15 @@ def form(
 
     Args:
         fields: the model; its titles, help, ranges, choices and defaults are the form's.
-        choices: by field, the only texts that it takes beside none.
+        choices: by field, the only texts that it takes; the first stands there.
         suggested: by field, what stands there at first instead of its default.
     """
     params = {}
     for name, schema in fields.described().items():
-        if choices is not None and name in choices:
-            schema["enum"] = [None, *choices[name]]
         default = schema.pop("default", None)
+        if choices is not None and name in choices:
+            schema["enum"] = choices[name]
+            default = choices[name][0]
         # Airflow shows `description` as plain text and this as markdown.
         schema["description_md"] = schema.pop("description")
         params[name] = Param(suggested.get(name, default), **schema)

@@ -8,7 +8,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from pipeline.spec.forms.asked import StudyFields
+from pipeline.spec.forms.asked import NO_PRESET, StudyFields
 from pipeline.studies.declared import presets
 from pipeline.studies.kinds import kind_of, kinds
 
@@ -59,7 +59,7 @@ def test_a_form_asks_for_every_field_of_its_kind_and_its_defaults_are_those_of_a
 
 def test_a_form_offers_the_presets_of_its_kind_and_none(parsed: dict[str, Any]) -> None:
     offered = parsed["dags"]["downsampling_study"]["fields"]["preset"]["schema"]["enum"]
-    assert offered[0] is None
+    assert offered[0] == NO_PRESET
     assert {"downsampling_first_look", "downsampling_published"} <= set(offered)
     assert offered[1:] == list(presets("downsampling"))
 

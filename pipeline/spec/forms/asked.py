@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 from pydantic.config import JsonDict
 
 from pipeline.spec.config import Name
@@ -19,6 +19,8 @@ from pipeline.spec.study import Study
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$"
 """What a form holds a name to."""
+NO_PRESET = "none"
+"""What a form says where the fields are filled in by hand."""
 Hardware = Literal["as the line-up says", "CPU", "GPU"]
 
 
@@ -99,9 +101,10 @@ class OnWorkers(OfLineUp):
 class StudyFields(OnWorkers):
     """The fields of every study; a kind of study adds its own."""
 
-    preset: str | None = Field(default=None, title="Preset")
-    """A study that is filled in already, a file of `dags/studies`: all that stands below is then the file's, the study's name too.
-    Leave empty to fill in the fields yourself."""
+    preset: Annotated[str | None, BeforeValidator(lambda given: None if given in ("", NO_PRESET) else given)] = Field(
+        default=None, title="Preset"
+    )
+    """A study that is filled in already, a file of `dags/studies`: all other fields are then the file's, the study's name too."""
     study: Name = Field(title="Name of the study", json_schema_extra={"pattern": NAME})
     """Names its MLflow experiment and its page: letters, digits, `.`, `_`, `-`."""
     seeds: OptionalSeeds = Field(default=None, title="Seeds")
