@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, assert_never
 
 from pipeline.data.account import FileAccount
-from pipeline.spec.errors import BadInput, asked
+from pipeline.spec.errors import BadInput
 from pipeline.spec.job import SUBMISSION_VARIABLE, AnyJob, CompareJob, IngestJob, ReportJob, TrainJob, load_job
 from pipeline.spec.lineup import LineUp, LogSource, SimulatedSource
 from pipeline.spec.settings import Settings
@@ -66,25 +66,17 @@ def run_ingest(job: IngestJob, lake: Lake) -> dict[str, Any]:
     """Publish the windows of a span."""
     from pipeline.data.intake import take_in
     from pipeline.data.simulator import simulate
-    from pipeline.spec.simulated import SimulatorConfig
 
     windows = list(Window.span(job.first, job.last))
     files: list[FileAccount] = []
     source = job.dataset.source
     match source:
         case SimulatedSource():
-            with asked(f"the simulator's settings of data set {job.dataset.name!r}"):
-                config = SimulatorConfig(**{"origin": source.origin, **source.settings})
             published = [
                 manifest
                 for name, seed in job.dataset.names(job.seeds).items()
                 for manifest in simulate(
-                    lake,
-                    name,
-                    config.model_copy(update={"seed": seed}) if source.per_seed else config,
-                    windows,
-                    force=job.force,
-                    progress=log.info,
+                    lake, name, source.simulator(seed), windows, force=job.force, progress=log.info
                 )
             ]
         case LogSource():

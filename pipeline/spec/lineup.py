@@ -13,6 +13,7 @@ from pipeline.spec.config import EvaluationConfig, Name, StepConfig, Variant, re
 from pipeline.spec.documents import Flag, Frozen, Real, Seed, Whole, read_yaml
 from pipeline.spec.errors import BadInput, asked, nearest, shown
 from pipeline.spec.schema import SHIPPED
+from pipeline.spec.simulated import SimulatorConfig
 from pipeline.spec.window import MAX_SPAN, Window, checked_zone
 
 
@@ -89,6 +90,16 @@ class SimulatedSource(Frozen):
                 "leave one of them out"
             )
         return self
+
+    def simulator(self, seed: int) -> SimulatorConfig:
+        """What is drawn for one of the line-up's seeds.
+
+        Raises:
+            BadInput: a setting is none of the simulator's or cannot be used.
+        """
+        with asked("the simulator's settings"):
+            drawn = SimulatorConfig(**{"origin": self.origin, **self.settings})
+        return drawn.model_copy(update={"seed": seed}) if self.per_seed else drawn
 
 
 class DatasetConfig(Frozen):

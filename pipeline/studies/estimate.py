@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 from pipeline.spec.config import All, ModelConfig, StepConfig
 from pipeline.spec.lineup import SimulatedSource
 from pipeline.spec.schema import Schema
-from pipeline.spec.simulated import SimulatorConfig
 from pipeline.spec.study import Study
 from pipeline.spec.window import Window
 from pipeline.storage.paths import manifest_path
@@ -67,12 +66,14 @@ class Estimate:
 def estimate(study: Study, lake: Lake) -> Estimate:
     """What a study takes.
 
+    Airflow's image, where a study is planned, has no torch to count with: hence arithmetic.
+
     Args:
         study: which.
         lake: knows how many rows a log's published windows have.
 
     Raises:
-        BadInput: its log's schema cannot be read.
+        BadInput: its log's schema or its simulator's settings cannot be used.
     """
     lineup, seeds, steps = study.lineup, len(study.lineup.seeds), list(_steps(study))
     rows, num_dense, num_sparse = _shape(study, lake)
@@ -104,7 +105,7 @@ def _shape(study: Study, lake: Lake) -> tuple[float | None, int, int]:
     """Rows of a window, if they are known, and the numbers and ids of a row."""
     dataset = study.lineup.dataset
     if isinstance(dataset.source, SimulatedSource):
-        drawn = SimulatorConfig(**dataset.source.settings)
+        drawn = dataset.source.simulator(study.lineup.seeds[0])
         return drawn.rows_per_window, drawn.num_dense, drawn.num_categorical + drawn.num_lists
     windows = Window.span(study.first, study.last)
     manifests = (lake.read(manifest_path(dataset.name, window)) for window in windows)

@@ -9,7 +9,8 @@ import pytest
 
 from pipeline.data.simulator import Simulator
 from pipeline.spec.config import SIZES, ModelConfig, Size
-from pipeline.spec.lineup import DatasetConfig, LogSource
+from pipeline.spec.errors import BadInput
+from pipeline.spec.lineup import DatasetConfig, LogSource, SimulatedSource
 from pipeline.spec.schema import Schema
 from pipeline.spec.simulated import SimulatorConfig
 from pipeline.storage.lake import Lake
@@ -88,3 +89,11 @@ def test_it_is_said_in_one_sentence() -> None:
         "This study takes, if nothing of it is done yet: 4,800 steps; 480.0 million rows to train on; 9.60 TFLOP of training; "
         "about 37 minutes on 2 cores, one for each lane; 4.8 GB of disk."
     )
+
+
+def test_a_simulator_s_setting_that_is_none_is_named(lake: Lake) -> None:
+    source = SimulatedSource(origin=DAY, settings={"rows": 5})
+    base = lineup(variant(model=TINY), name="base", dataset=DatasetConfig(name=DATASET, source=source))
+    study = planned("distillation", base, study="taught", first=DAY, online_start=DAY.shift(1), last=DAY.shift(3))
+    with pytest.raises(BadInput, match="the simulator's settings: there is no field 'rows': it has .*rows_per_window"):
+        estimate(study, lake)
