@@ -411,10 +411,7 @@ def study(
             out.print(estimate(asked, Lake(Settings().lake)).words())
             return
         if rows:
-            headline, page = _answer_from(rows, asked, cells, folder, every_seed=seeds is None)
-            _answer({"headline": headline, "page": page}, as_json=True) if as_json else out.print(
-                f"{headline}\n\nPage: {page}"
-            )
+            _say(_answer_from(rows, asked, cells, folder, every_seed=seeds is None), as_json=as_json)
             return
         settings = Settings()
         _join(settings)
@@ -435,6 +432,11 @@ def study(
             for job in study_jobs(asked):
                 _run(job)
         outcome = run_report(ReportJob(study=asked), Lake(settings.lake), settings, folder)
+    _say(outcome, as_json=as_json)
+
+
+def _say(outcome: dict[str, Any], *, as_json: bool) -> None:
+    """A study's headline, and where its page lies."""
     _answer(outcome, as_json=True) if as_json else out.print(f"{outcome['headline']}\n\nPage: {outcome['page']}")
 
 
@@ -457,7 +459,7 @@ def _one_way(*, cells: bool, rows: bool, airflow: bool, report_only: bool, disca
 
 def _answer_from(
     rows: list[Path], asked: Study, cells: Path | None, folder: Path | None, *, every_seed: bool
-) -> tuple[str, str]:
+) -> dict[str, str]:
     """Answer a study from files of rows, under its own seeds or every one that they have; put them together in `cells`.
 
     Returns:
@@ -471,7 +473,7 @@ def _answer_from(
         results.write(found, cells)
     study = asked.under(tuple(sorted({row.seed for row in found}))) if every_seed else asked
     findings, _ = answered(study, found, folder or Path())
-    return findings.headline, str((folder or Path()) / f"{study.name}.html")
+    return {"headline": findings.headline, "page": str((folder or Path()) / f"{study.name}.html")}
 
 
 def _trigger(answers: Path, seeds: str | None) -> None:

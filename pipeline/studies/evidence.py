@@ -189,19 +189,21 @@ class Evidence:
             "command": f"airflow dags trigger {study.kind}_study, or windrow study; the settings are below",
         }
 
-    def minutes_a_seed(self) -> float:
-        """What the steps of a seed took in one lane, each counted once; mean over seeds."""
-        steps = {(row.seed, row.step): row for track in self.tracks.values() for row in track.rows.values()}.values()
-        spent = sum(float(getattr(row, f"{part}_seconds")) for row in steps for part in PARTS)
-        return spent / 60 / len(self.study.lineup.seeds)
-
-    def wall_times(self, beside: Mapping[str, float]) -> Table:
-        """Where the wall time of training went, each step counted once, and what was spent beside the steps."""
+    def _seconds(self) -> dict[str, float]:
+        """What the steps of all seeds took, by part; each counted once however many variants share it."""
         seconds: dict[str, float] = {}
         for row in {row.step: row for track in self.tracks.values() for row in track.rows.values()}.values():
             for part, name in PARTS.items():
                 seconds[name] = seconds.get(name, 0.0) + getattr(row, f"{part}_seconds")
-        seconds |= beside
+        return seconds
+
+    def minutes_a_seed(self) -> float:
+        """What the steps of a seed took in one lane; mean over seeds."""
+        return sum(self._seconds().values()) / 60 / len(self.study.lineup.seeds)
+
+    def wall_times(self, beside: Mapping[str, float]) -> Table:
+        """Where the wall time of training went, and what was spent beside the steps."""
+        seconds = self._seconds() | dict(beside)
         total = sum(seconds.values())
         lines = [
             (part, f"{taken:,.0f} s", f"{taken / total:.0%}")

@@ -12,13 +12,10 @@ from pipeline.cli import app
 from pipeline.spec.errors import BadInput
 from pipeline.spec.lineup import DatasetConfig, LineUp, SimulatedSource
 from pipeline.storage.lake import Lake
-from pipeline.studies.declared import conf, declared, of_form, presets, read
-from pipeline.studies.kinds import kind_of
 from pipeline.studies.results import OF_A_DATA_SET, discard, require_alone
 from tests.conftest import ROOT
 from tests.trained import DAY, lineup
 
-DAYS = {"online_start": "2030-01-10", "last": "2030-01-20"}
 STUDY = ROOT / "dags" / "studies" / "distillation_drift.yaml"
 WORLDS = DatasetConfig(name="worlds", source=SimulatedSource(origin=DAY, per_seed=True))
 
@@ -61,37 +58,6 @@ def test_what_another_line_up_trained_on_is_not_deleted(lake: Lake) -> None:
 def test_a_log_that_seeds_share_is_not_deleted(lake: Lake) -> None:
     with pytest.raises(BadInput, match="not deleted, since all seeds share it: leave out --discard"):
         require_alone(lake, lineup(name="mine"))
-
-
-def test_seeds_that_are_given_replace_the_files_in_the_study_and_in_its_dags_conf() -> None:
-    assert declared(STUDY, "3-5, 9").lineup.seeds == (3, 4, 5, 9)
-    assert conf(STUDY, "3-5, 9")[1]["seeds"] == [3, 4, 5, 9]
-    with pytest.raises(BadInput, match="seeds"):
-        declared(STUDY, "none")
-
-
-def test_a_preset_of_a_form_is_a_file_beside_the_dags(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    kind = kind_of("distillation")
-    asked = of_form(
-        kind, {"study": "mine", "first": "2030-01-01", **DAYS, "preset": "distillation_published"}, "the form"
-    )
-    assert asked == read(STUDY.with_name("distillation_published.yaml"))[1]
-    assert of_form(kind, {"study": "mine", "first": "2030-01-01", **DAYS}, "the form").study == "mine"
-    with pytest.raises(BadInput, match=r"the form: no preset 'tuning_drift': .*distillation_first_look"):
-        of_form(kind, {"study": "mine", "first": "2030-01-01", **DAYS, "preset": "tuning_drift"}, "the form")
-    (tmp_path / "studies").mkdir()
-    (tmp_path / "studies" / "whole.yaml").write_text("kind: tuning\n")
-    (tmp_path / "studies" / "broken.yaml").write_text("kind: [\n")
-    monkeypatch.setenv("WINDROW_DAGS", str(tmp_path))
-    assert presets("distillation") == {}
-    assert list(presets("tuning")) == ["whole"]
-
-
-def test_a_file_names_no_preset(tmp_path: Path) -> None:
-    path = tmp_path / "mine.yaml"
-    path.write_text(STUDY.read_text() + "preset: distillation_published\n")
-    with pytest.raises(BadInput, match="got 'distillation_published' in it: leave it out"):
-        read(path)
 
 
 def test_a_plan_says_what_a_study_takes_and_trains_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
