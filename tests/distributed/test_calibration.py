@@ -35,7 +35,7 @@ JUDGED = TRAINED[5:]
 RATE = 0.05
 TOLERANCE = 0.02
 
-pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import pytest
 from benchmarks import coverage
 from benchmarks.simulated_studies import TRUTHS, Truth
 
-NUM = 400
+NUM = 600
 LEAST = 0.92
 """Three standard errors of a share of 95 % of so many studies; docs/results/statistics.md has ten times as many."""
 LEAST_OF_ONE_LOG = 0.89
