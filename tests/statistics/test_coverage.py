@@ -9,7 +9,7 @@ from benchmarks.simulated_studies import TRUTHS, Truth
 
 NUM = 600
 LEAST = 0.92
-"""Three standard errors of a share of 95 % of so many studies; docs/results/statistics.md has ten times as many."""
+"""More than three standard errors of a share of 95 % of so many studies; docs/results/statistics.md has 4,000."""
 LEAST_OF_ONE_LOG = 0.89
 """Thirty windows of one log hardly show a correlation of 0.85: its mean is held 92 times in 100."""
 
