@@ -1,4 +1,4 @@
-"""A study from a file of answers: the fields of its form, without Airflow."""
+"""A study from a file of answers, which a form may name as its preset: the fields of the form, without Airflow."""
 
 from __future__ import annotations
 
