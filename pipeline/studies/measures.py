@@ -38,11 +38,11 @@ def scope(evidence: Evidence) -> str:
     what = "on the rows' true probabilities" if evidence.knows_truth else "on the labels"
     if not evidence.independent:
         seeds = "one seed" if num == 1 else f"{num} seeds, which differ in initial weights and sample alone"
-        return f"Losses are {what}. Intervals (95 %) are of **this log only**, {seeds}: another log may lie outside."
+        return f"Losses are {what}. Intervals (95 %) are of this log only, {seeds}: another log may lie outside."
     if num < MIN_WORLDS:
         worlds = "this world" if num == 1 else f"these {num} worlds"
         return (
-            f"Losses are {what}. Intervals (95 %) are of **{worlds} only**: another world may lie outside. From {MIN_WORLDS} "
+            f"Losses are {what}. Intervals (95 %) are of {worlds} only: another world may lie outside. From {MIN_WORLDS} "
             "seeds on they hold for worlds like these."
         )
     return f"Losses are {what}. Intervals (95 %) are over {num} seeds, each a world of its own."

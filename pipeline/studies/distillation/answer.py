@@ -83,7 +83,7 @@ def _headroom(evidence: Evidence, metrics: dict[str, float]) -> str:
     """Whether there is something to learn from the teacher, which comes before all else."""
     ahead = evidence.series(TEACHER, NO_TEACHER, evidence.judged).mean().interval()
     metrics |= measures.ends("teacher_headroom_percent", ahead)
-    words = "is better" if ahead.high < 0 else "is **not shown** to be better"
+    words = "is better" if ahead.high < 0 else "is not shown to be better"
     return f"The teacher {words} than the student without one: {percent(ahead)} % of log-loss."
 
 
