@@ -20,7 +20,6 @@ from pipeline.storage.lake import Lake
 CHUNK_ROWS = 1 << 16
 """Rows drawn at a time, at most: what bounds the memory."""
 
-_LATENT = 4
 _SMALLEST_FIELD = 10
 
 Floats = npt.NDArray[np.float32]
@@ -33,7 +32,7 @@ class _Column:
     weights: Floats
     """Linear effects, of unit variance; `(num_slots,)`."""
     latents: Floats
-    """Latent vectors, entries of unit variance; `(_LATENT, num_slots)`, or `(0, num_slots)` if nothing interacts."""
+    """Latent vectors, entries of unit variance; `(interaction_rank, num_slots)`, or `(0, num_slots)` if nothing interacts."""
     popularity: Floats
     """What the slots are ranked by, uniform in [0, 1); `(num_slots,)`."""
     birth: npt.NDArray[np.int64]
@@ -116,7 +115,7 @@ class Simulator:
         for number, num_slots in enumerate([self.config.num_dense, *self._num_slots]):
             random = _generator(self.config.seed, "column", number)
             # Lists do not interact, and neither do most columns of ids: they need no latent vectors.
-            latents = _LATENT if number == 0 or number - 1 in self._interacting else 0
+            latents = self.config.interaction_rank if number == 0 or number - 1 in self._interacting else 0
             columns.append(
                 _Column(
                     weights=random.standard_normal(num_slots, dtype=np.float32),
@@ -203,7 +202,7 @@ class Simulator:
         num_columns = config.num_dense + config.num_categorical + config.num_lists
         logits = config.signal * np.sqrt((1 - share) / num_columns) * linear.astype(np.float64)
         if self._pairs:
-            scale = np.float32(config.signal * np.sqrt(share / (len(self._pairs) * _LATENT)))
+            scale = np.float32(config.signal * np.sqrt(share / (len(self._pairs) * config.interaction_rank)))
             products = np.zeros_like(linear)
             for left, right in self._pairs:
                 for one, other in zip(latents[left], latents[right], strict=True):

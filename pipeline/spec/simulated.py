@@ -50,6 +50,9 @@ class SimulatorConfig(Frozen):
     """Standard deviation of the logit, about."""
     num_interactions: Annotated[Whole, Field(ge=0, le=10_000)] = 12
     """Pairs of columns that interact."""
+    interaction_rank: Annotated[Whole, Field(ge=1, le=1024)] = 4
+    """Width of a column's latent vector: the embedding that a factorization machine needs. Where it is much wider than a
+    small model's, capacity binds and a larger model is worth its cost."""
     interaction_strength: Probability = 0.5
     """Share of the logit's variance that the interacting pairs bring."""
     drift: Probability = 0.05

@@ -9,7 +9,7 @@ from math import ceil
 from typing import TYPE_CHECKING
 
 from pipeline.spec.config import All, ModelConfig, StepConfig
-from pipeline.spec.lineup import SimulatedSource
+from pipeline.spec.lineup import LineUp, SimulatedSource
 from pipeline.spec.schema import Schema
 from pipeline.spec.study import Study
 from pipeline.spec.window import Window
@@ -76,7 +76,9 @@ def estimate(study: Study, lake: Lake) -> Estimate:
         BadInput: its log's schema or its simulator's settings cannot be used.
     """
     lineup, seeds, steps = study.lineup, len(study.lineup.seeds), list(_steps(study))
-    rows, num_dense, num_sparse = _shape(study, lake)
+    rows, num_dense, num_sparse = shape_of(lineup)
+    if rows is None:
+        rows = _published_rows(study, lake)
     if rows is None:
         return Estimate(seeds * len(steps))
     trained = [rows * step.selection.share(step.model.prior) for step in steps]
@@ -101,18 +103,36 @@ def estimate(study: Study, lake: Lake) -> Estimate:
     )
 
 
-def _shape(study: Study, lake: Lake) -> tuple[float | None, int, int]:
-    """Rows of a window, if they are known, and the numbers and ids of a row."""
-    dataset = study.lineup.dataset
-    if isinstance(dataset.source, SimulatedSource):
-        drawn = dataset.source.simulator(study.lineup.seeds[0])
+def shape_of(lineup: LineUp) -> tuple[float | None, int, int]:
+    """Rows of a window, where the log is simulated, and the numbers and ids of a row.
+
+    Raises:
+        BadInput: the log's schema or the simulator's settings cannot be used.
+    """
+    source = lineup.dataset.source
+    if isinstance(source, SimulatedSource):
+        drawn = source.simulator(lineup.seeds[0])
         return drawn.rows_per_window, drawn.num_dense, drawn.num_categorical + drawn.num_lists
+    schema = Schema.load(source.schema_file)
+    return None, len(schema.dense), len(schema.categorical) + len(schema.lists)
+
+
+def _published_rows(study: Study, lake: Lake) -> float | None:
+    """Of a window, mean over those that are published."""
     windows = Window.span(study.first, study.last)
-    manifests = (lake.read(manifest_path(dataset.name, window)) for window in windows)
+    manifests = (lake.read(manifest_path(study.lineup.dataset.name, window)) for window in windows)
     counted = [manifest["num_rows"] for manifest in manifests if manifest is not None]
-    schema = Schema.load(dataset.source.schema_file)
-    rows = sum(counted) / len(counted) if counted else None
-    return rows, len(schema.dense), len(schema.categorical) + len(schema.lists)
+    return sum(counted) / len(counted) if counted else None
+
+
+def row_seconds(num_sparse: int, flops: float) -> float:
+    """Of one core, to train on a row of so many ids with so many operations forward."""
+    return PER_ROW + PER_FEATURE * num_sparse + 3 * PER_FLOP * flops
+
+
+def update_seconds(num_updates: float, num_windows: float = 0.0) -> float:
+    """Of one core, what updates take whatever their rows, and windows whatever their updates."""
+    return PER_UPDATE * num_updates + PER_STEP * num_windows
 
 
 def _steps(study: Study) -> Iterator[StepConfig]:
@@ -131,9 +151,9 @@ def _steps(study: Study) -> Iterator[StepConfig]:
 def _seconds(step: StepConfig, trained: float, scored: float, num_sparse: int, flops: float, rows: float) -> float:
     """Of one core: training, evaluation, and the pass that selects."""
     updates = trained / step.optimizer.batch_size
-    training = PER_UPDATE * updates + trained * (PER_ROW + PER_FEATURE * num_sparse + 3 * PER_FLOP * flops)
+    training = update_seconds(updates, 1) + trained * row_seconds(num_sparse, flops)
     selecting = 0.0 if isinstance(step.selection, All) else PER_READ * rows
-    return PER_STEP + training + selecting + scored * (PER_SCORED + PER_FEATURE * num_sparse + PER_FLOP * flops)
+    return training + selecting + scored * (PER_SCORED + PER_FEATURE * num_sparse + PER_FLOP * flops)
 
 
 def forward_flops(model: ModelConfig, num_dense: int, num_sparse: int) -> float | None:

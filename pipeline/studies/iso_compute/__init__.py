@@ -1,0 +1,1 @@
+"""The iso-compute study: model size against rows at one budget of compute."""

@@ -1,0 +1,56 @@
+"""The form of an iso-compute study: its question, its page and its fields."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from pipeline.spec.documents import Few, Real, Whole
+from pipeline.spec.forms.asked import StudyFields
+from pipeline.spec.forms.fields import Listed
+
+QUESTION = "For a budget of compute, how large a model on how many rows loses least?"
+PAGE = """
+### How large a model, on how many rows, for my budget?
+
+A budget of compute buys a large model on few rows or a small one on many. This study spends each budget **exactly**, at several
+sizes of the model: the larger the model, the fewer rows it is trained on. Too small a model cannot express what the log says, too
+large a one sees too little of it; in between lies a **valley**, and its lowest point is the size to train.
+
+| what a larger model gives up | how |
+|---|---|
+| `negatives` | all clicks are kept, and a smaller fraction of the negatives, in both phases, corrected by an offset |
+| `windows` | it starts later, on all rows |
+
+All are compared on the same rows of the last windows. A scaling law is fitted to all budgets together; it says where each
+valley is lowest, with an interval, and how the best size grows with the budget.
+
+Sizes are widths of the embedding rows (D); the dense layers grow with them: D-2D below, 4D-2D above. Learning rates are those of the
+line-up's variants without teacher, between two of them in proportion to the logarithm of the width.
+
+Fill in the form and trigger. **Triggering the same study again finishes only what is missing**; another name starts a study of
+its own. `plan` refuses a budget that has no room for four sizes, and says which budgets have.
+"""
+
+DataAxis = Literal["negatives", "windows"]
+Unit = Literal["FLOPs", "core-hours"]
+Arch = Literal["as the line-up says", "dlrm", "dcnv2"]
+Budget = Annotated[Real, Field(gt=0)]
+
+
+class Fields(StudyFields):
+    """The fields of an iso-compute study."""
+
+    budgets: Annotated[tuple[Budget, ...], Few, Listed()] = Field(default=(3e10, 8e10, 2e11), title="Budgets")
+    """Of training from the first window to the last, for each variant and seed; a forward pass and twice that backward."""
+    unit: Unit = Field(default="FLOPs", title="Unit of the budgets")
+    """FLOPs of the dense layers and the interactions, or hours of one core as Windrow was measured on an AMD EPYC."""
+    gives_up: DataAxis = Field(default="negatives", title="What a larger model gives up")
+    """The page above explains both."""
+    num_sizes: Annotated[Whole, Field(ge=4, le=10)] = Field(default=6, title="Sizes a budget")
+    """Those in the middle of all that the budget can pay for."""
+    arch: Arch = Field(default="as the line-up says", title="Architecture")
+    """Of all variants."""
+    rows_per_window: Annotated[Whole, Field(ge=1)] | None = Field(default=None, title="Rows of a window, about")
+    """Of a log of one's own, to know how many rows a budget pays for; leave empty for a simulated one."""

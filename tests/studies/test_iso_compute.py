@@ -1,0 +1,86 @@
+"""The cells of an iso-compute study: each budget is spent exactly, sizes that cannot be paid for are left out, bad ones refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from pipeline.spec.lineup import LineUp, load_lineup
+from pipeline.spec.lineups import lineup_path
+from pipeline.spec.study import Study, StudyError
+from pipeline.studies.estimate import forward_flops
+from pipeline.studies.iso_compute.cells import Grid
+from pipeline.studies.iso_compute.fields import Fields
+from pipeline.studies.kinds import kind_of
+
+SPAN = {"study": "sizes", "lineup": "drift", "first": "2024-01-01", "online_start": "2024-01-11", "last": "2024-01-20"}
+ROWS = 20 * 100_000
+
+
+def base() -> LineUp:
+    return load_lineup(lineup_path("drift"))
+
+
+def asked(**changes: Any) -> Fields:
+    return Fields.read({**SPAN, "budgets": [1e10, 3e10], **changes}, "a test")
+
+
+def planned(**changes: Any) -> Study:
+    return kind_of("iso_compute").study(base(), asked(**changes))
+
+
+@pytest.mark.parametrize("gives_up", ["negatives", "windows"])
+def test_every_cell_spends_its_budget(gives_up: str) -> None:
+    study = planned(gives_up=gives_up, judged="2024-01-19", budgets=[2e10, 4e10])
+    for budget in (2e10, 4e10):
+        cells = [cell for cell in study.of("budget") if cell.family == f"{budget:.3g} FLOPs"]
+        assert 4 <= len(cells) <= 6
+        for cell in cells:
+            variant = study.lineup.variant(cell.variant)
+            flops = forward_flops(variant.model, 4, 10) or 0.0
+            windows = 20 if variant.start is None else study.last.days_since(variant.start) + 1
+            rows = windows * 100_000 * variant.selection.share(variant.model.prior)
+            near = 0.001 if gives_up == "negatives" else 0.5 / windows  # whole windows
+            assert 3 * flops * rows == pytest.approx(budget, rel=near + 1e-6), cell.label
+
+
+def test_all_cells_take_as_many_updates_a_window() -> None:
+    for cell in (study := planned()).of("budget"):
+        variant = study.lineup.variant(cell.variant)
+        rows = 100_000 * variant.selection.share(variant.model.prior)
+        assert rows / variant.optimizer.batch_size == pytest.approx(100_000 / 1024, rel=0.02), cell.label
+
+
+def test_learning_rates_lie_between_those_of_the_nearest_widths() -> None:
+    grid = Grid(base(), asked())
+    rates = {width: grid._optimizer(width).embedding_lr for width in (4, 8, 12, 16, 64)}
+    assert rates[4] == rates[8] == 0.16
+    assert rates[16] == rates[64] == 0.08
+    assert rates[12] == pytest.approx(0.16 * 2 ** -(0.585), rel=0.01)
+
+
+def test_a_budget_in_hours_leaves_fewer_rows_to_a_larger_model() -> None:
+    study = planned(budgets=[0.02], unit="core-hours")
+    shares = [study.lineup.variant(cell.variant).selection.share(0.05) for cell in study.of("budget")]
+    assert shares == sorted(shares, reverse=True)
+
+
+@pytest.mark.parametrize("budget", [1.0, 1e16])
+def test_a_budget_without_room_for_a_valley_is_refused_with_those_that_have(budget: float) -> None:
+    with pytest.raises(StudyError, match="a valley needs at least 4 sizes, got 0"):
+        planned(budgets=[budget])
+
+
+def test_the_budgets_that_are_named_instead_do_fit() -> None:
+    with pytest.raises(StudyError, match=r"budgets from \S+ FLOPs to \S+ FLOPs have") as refused:
+        planned(budgets=[1e13])
+    words = str(refused.value).split("budgets from ")[1].split()
+    for named in (words[0], words[3]):
+        assert planned(budgets=[float(named)]).cells
+
+
+def test_a_log_of_ones_own_must_say_how_many_rows_a_window_has() -> None:
+    log = load_lineup(lineup_path("upworthy"))
+    with pytest.raises(StudyError, match="give `rows_per_window`"):
+        kind_of("iso_compute").study(log, asked(lineup="upworthy"))
