@@ -93,6 +93,8 @@ class ModelConfig(Frozen):
     """What the architecture alone knows; checked by its own file when it is built."""
     exclude: tuple[str, ...] = ()
     """Features of the schema that this model does not see."""
+    table_share: Rate = 1.0
+    """Rows of each embedding table, as a share of its hash size: with fewer, more ids share a row."""
     prior: Real = Field(default=0.5, gt=0, lt=1)
     """Probability that an untrained model predicts: the first bias of the logit."""
     distillation_head: Literal["serving", "auxiliary"] = "serving"

@@ -84,7 +84,9 @@ class Law:
 
     def at(self, points: Points) -> Array:
         """(K,) the loss that it predicts."""
-        return self.floor + _terms(self.form, self.exponents, _scaled(points, self.units)) @ np.array(self.factors)
+        terms = _terms(self.form, self.exponents, _scaled(points, self.units))
+        losses: Array = self.floor + terms @ np.array(self.factors)
+        return losses
 
     def beyond(self, points: Points) -> float:
         """By what factor points lie outside the fitted span, at most over axes; 1 inside."""
@@ -210,8 +212,6 @@ def _search(form: Form, scaled: Points, mean: Array, starts: list[tuple[float, .
 
     options = {"xatol": 1e-4, "fatol": 1e-10, "maxiter": 400 * form.num_exponents}
     bounds = [tuple(map(math.log, BOUNDS))] * form.num_exponents
-    found = [
-        minimize(left, np.log(start), method="Nelder-Mead", bounds=bounds, options=options) for start in starts
-    ]
+    found = [minimize(left, np.log(start), method="Nelder-Mead", bounds=bounds, options=options) for start in starts]
     best: Array = np.exp(min(found, key=lambda each: each.fun).x)
     return best

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 from pipeline.selection.policies.negatives import NegativeDownsampling
-from pipeline.spec.config import Continuous, Cutover, ModelConfig, Selection, Size, Variant
+from pipeline.spec.config import All, Continuous, Cutover, ModelConfig, NoTeacher, Selection, Size, Variant
 from pipeline.spec.forms.asked import StudyFields
 from pipeline.spec.lineup import LineUp
 from pipeline.spec.study import Cell, Study, StudyError
@@ -92,6 +93,51 @@ def tuned(base: LineUp, arm: Variant) -> Variant:
     """An arm with the optimizer of a line-up's variant of its name and selection; as it is where there is none."""
     known = {variant.name: variant.optimizer for variant in base.variants if variant.selection == arm.selection}
     return arm.model_copy(update={"optimizer": known.get(arm.name, arm.optimizer)})
+
+
+def at_width(base: LineUp, variant: Variant) -> Variant:
+    """A variant with the learning rates of its embedding width: between those of the line-up's variants of the nearest widths.
+
+    They are taken from variants on all rows without a teacher, in proportion to the logarithms of the widths; beyond the
+    widest and the narrowest the rates are theirs.
+    """
+    plain_ones = (
+        each for each in base.variants if each.selection == All() and isinstance(each.distillation, NoTeacher)
+    )
+    known = {each.model.widths.embedding_dim: each.optimizer for each in plain_ones}
+    if not known:
+        return variant
+    rates = {
+        name: _between(
+            {width: float(getattr(each, name)) for width, each in known.items()}, variant.model.widths.embedding_dim
+        )
+        for name in ("embedding_lr", "dense_lr")
+    }
+    return variant.model_copy(update={"optimizer": variant.optimizer.model_copy(update=rates)})
+
+
+def _between(known: dict[int, float], width: int) -> float:
+    """A number at a width, straight between the nearest known ones on logarithmic axes."""
+    below = max((each for each in known if each <= width), default=min(known))
+    above = min((each for each in known if each >= width), default=max(known))
+    if above <= below:
+        return known[below] if below <= width else known[above]
+    part = math.log(width / below) / math.log(above / below)
+    return float(f"{known[below] ** (1 - part) * known[above] ** part:.4g}")
+
+
+def lengths(longest: int, count: int) -> list[int]:
+    """That many lengths of history in windows, evenly between none and the longest.
+
+    Raises:
+        StudyError: the history is too short for that many starts.
+    """
+    if longest <= count:
+        raise StudyError(
+            f"{count} starts need more than {count} windows before the first judged one, got {longest}: begin earlier, judge "
+            "later or give fewer starts"
+        )
+    return [round(longest * place / (count + 1)) for place in range(1, count + 1)]
 
 
 def taught(student: Variant, name: str, distillation: Cutover | Continuous) -> Variant:

@@ -88,7 +88,7 @@ def by_number(
     for (label, (numbers, (values, lows, highs))), (colour, dash, marker) in zip(
         curves.items(), styles(), strict=False
     ):
-        error = [np.subtract(values, lows), np.subtract(highs, values)]
+        error = np.maximum(0, [np.subtract(values, lows), np.subtract(highs, values)])  # rounding may pass an end
         axes.errorbar(
             numbers,
             values,

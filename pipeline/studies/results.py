@@ -123,14 +123,16 @@ SCHEMA = pa.schema(
 
 
 def recipe_of(lineup: LineUp, variant: Variant, window: Window, seed: int) -> str:
-    """What decides a row besides the code: the config in the window, the data, and the evaluation slice."""
-    return content_key(
-        {
-            "config": lineup.resolved(variant, window, seed).model_dump(mode="json"),
-            "source": lineup.dataset.source.model_dump(mode="json"),
-            "slice": lineup.evaluation.model_dump(mode="json"),
-        }
-    )[:16]
+    """What decides a row besides the code: the config in the window, the data, and the evaluation slice.
+
+    Defaults are left out, as in a step's key: a new field of a config leaves old rows as they are.
+    """
+    parts = {
+        "config": lineup.resolved(variant, window, seed),
+        "source": lineup.dataset.source,
+        "slice": lineup.evaluation,
+    }
+    return content_key({name: part.model_dump(mode="json", exclude_defaults=True) for name, part in parts.items()})[:16]
 
 
 def in_lake(

@@ -18,6 +18,7 @@ from pipeline.selection.sampling import evaluation_salt, keyed_uniform
 from pipeline.selection.stored import IMPORTANCE, OFFSET, POSITION, WEIGHT, SelectionManifest
 from pipeline.selection.synthetic import SyntheticManifest
 from pipeline.spec.errors import BadInput
+from pipeline.spec.schema import Categorical, ListColumn
 from pipeline.storage import parquet
 from pipeline.training.batch import Bags, ClickBatch, Rows, assemble
 from pipeline.training.models.features import Features
@@ -41,7 +42,7 @@ def _rows(table: pa.Table, features: Features, position: NDArray[np.int64]) -> R
         dense[:, place] = table.column(number.name).to_numpy()
     ids = np.empty((len(features.categorical), count), np.int32)
     for place, category in enumerate(features.categorical):
-        ids[place] = table.column(category.name).to_numpy()
+        ids[place] = _folded(table.column(category.name).to_numpy(), category, features)
     ones = np.ones(count, np.float32)
     return Rows(
         example_id=table.column("example_id").to_numpy().astype(np.uint64, copy=False),
@@ -49,7 +50,7 @@ def _rows(table: pa.Table, features: Features, position: NDArray[np.int64]) -> R
         label=table.column("label").to_numpy().astype(np.float32),
         dense=dense,
         ids=ids,
-        bags=tuple(_bags(table.column(feature.name)) for feature in features.lists),
+        bags=tuple(_bags(table.column(feature.name), feature, features) for feature in features.lists),
         importance=ones,
         weight=ones,
         offset=np.zeros(count, np.float32),
@@ -57,10 +58,17 @@ def _rows(table: pa.Table, features: Features, position: NDArray[np.int64]) -> R
     )
 
 
-def _bags(column: pa.ChunkedArray) -> Bags:
+def _bags(column: pa.ChunkedArray, feature: ListColumn, features: Features) -> Bags:
     lists = column.combine_chunks()
     offsets = lists.offsets.to_numpy().astype(np.int64)
-    return Bags(lists.values.to_numpy()[offsets[0] : offsets[-1]], offsets - offsets[0])
+    ids = lists.values.to_numpy()[offsets[0] : offsets[-1]]
+    return Bags(_folded(ids, feature, features), offsets - offsets[0])
+
+
+def _folded(ids: NDArray[np.int32], feature: Categorical | ListColumn, features: Features) -> NDArray[np.int32]:
+    """Ids as rows of a model's table, which may have fewer than the schema has buckets."""
+    num_rows = features.table_rows(feature)
+    return ids if num_rows == feature.hash_size else ids % np.int32(num_rows)
 
 
 def _columns(features: Features) -> list[str]:

@@ -42,7 +42,9 @@ def losses(points: dict[str, Array], num_seeds: int, noise: float, random: np.ra
     """Each seed has an offset, a steepness of its own and noise at each point."""
     true = truth(points["model"], points["data"])
     steep = 1 + 0.05 * random.normal(size=(num_seeds, 1))
-    return true * steep + noise * random.normal(size=(num_seeds, 1)) + noise * random.normal(size=(num_seeds, len(true)))
+    return (
+        true * steep + noise * random.normal(size=(num_seeds, 1)) + noise * random.normal(size=(num_seeds, len(true)))
+    )
 
 
 def test_known_exponents_come_back() -> None:
@@ -92,7 +94,7 @@ def test_a_parabola_is_biased_on_sizes_to_one_side_and_the_law_is_not() -> None:
 
 
 def test_a_parabola_without_a_lowest_point_says_so() -> None:
-    falling = np.tile(-np.log(SIZES) ** 2, (8, 1))
+    falling = np.tile(-(np.log(SIZES) ** 2), (8, 1))
     assert math.isnan(parabola(SIZES, falling).value)
 
 
@@ -103,13 +105,18 @@ def test_few_worlds_and_one_log_have_no_ends() -> None:
         found = best_size(
             fit(SPLIT, points, losses(points, num, 0.02, random), independent=independent), SIZES, lambda m: 3 / m
         )
-        assert found.value > 0 and math.isnan(found.low) and math.isnan(found.high)
+        assert found.value > 0
+        assert math.isnan(found.low)
+        assert math.isnan(found.high)
 
 
 @pytest.mark.parametrize(
     ("points", "why"),
     [
-        ({"model": np.arange(1.0, 7), "data": np.arange(1.0, 7) ** 0.5 + np.arange(6) % 2}, "needs at least 7 points, got 6"),
+        (
+            {"model": np.arange(1.0, 7), "data": np.arange(1.0, 7) ** 0.5 + np.arange(6) % 2},
+            "needs at least 7 points, got 6",
+        ),
         ({"model": np.repeat([1.0, 2.0], 5), "data": np.arange(1.0, 11)}, "at least 3 different values of it, got 2"),
         ({"model": np.arange(1.0, 11), "data": np.arange(1.0, 11) ** 2}, "moved together"),
     ],

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 
+from pipeline.reporting.study_page import render
+from pipeline.spec.config import Variant
 from pipeline.spec.lineup import LineUp, load_lineup
 from pipeline.spec.lineups import lineup_path
 from pipeline.spec.study import Study, StudyError
+from pipeline.studies.draft import at_width
 from pipeline.studies.estimate import forward_flops
-from pipeline.studies.iso_compute.cells import Grid
+from pipeline.studies.findings import Table
+from pipeline.studies.iso_compute.answer import answer
+from pipeline.studies.iso_compute.cells import WIDTHS, Grid
 from pipeline.studies.iso_compute.fields import Fields
 from pipeline.studies.kinds import kind_of
+from tests.studies.made import made
 
 SPAN = {"study": "sizes", "lineup": "drift", "first": "2024-01-01", "online_start": "2024-01-11", "last": "2024-01-20"}
 ROWS = 20 * 100_000
@@ -53,11 +60,12 @@ def test_all_cells_take_as_many_updates_a_window() -> None:
 
 
 def test_learning_rates_lie_between_those_of_the_nearest_widths() -> None:
-    grid = Grid(base(), asked())
-    rates = {width: grid._optimizer(width).embedding_lr for width in (4, 8, 12, 16, 64)}
+    grid, found = Grid(base(), asked()), base().variant("student")
+    models = {width: found.model_copy(update={"model": grid.model(width)}) for width in (4, 8, 12, 16, 64)}
+    rates = {width: at_width(base(), each).optimizer.embedding_lr for width, each in models.items()}
     assert rates[4] == rates[8] == 0.16
     assert rates[16] == rates[64] == 0.08
-    assert rates[12] == pytest.approx(0.16 * 2 ** -(0.585), rel=0.01)
+    assert rates[12] == pytest.approx(0.16 * 2**-(0.585), rel=0.01)
 
 
 def test_a_budget_in_hours_leaves_fewer_rows_to_a_larger_model() -> None:
@@ -84,3 +92,47 @@ def test_a_log_of_ones_own_must_say_how_many_rows_a_window_has() -> None:
     log = load_lineup(lineup_path("upworthy"))
     with pytest.raises(StudyError, match="give `rows_per_window`"):
         kind_of("iso_compute").study(log, asked(lineup="upworthy"))
+
+
+def law(variant: Variant, flops: float, rows: float) -> float:
+    """Lowest at `best` operations an example for a budget."""
+    return 0.15 + 0.06 * (flops / 1e4) ** -0.5 + 0.03 * (rows / 1e6) ** -0.5
+
+
+def best(budget: float) -> float:
+    """In closed form: with alpha = beta the two terms are equal at the minimum of a budget 3 flops rows."""
+    return 1e4 * (0.06 / 0.03 * (budget / 3 / 1e10) ** 0.5)
+
+
+def test_the_answer_finds_the_law_that_made_the_losses() -> None:
+    study = planned(budgets=[4e10, 1e11, 2.5e11], seeds="1-8", last="2024-02-09", online_start="2024-01-21")
+    found = answer(made(study, law, noise=2e-4))
+    grid = Grid(base(), asked())
+    for budget in (4e10, 1e11, 2.5e11):
+        width, low, high = (found.metrics[f"best_width_at_{budget:.3g}{end}"] for end in ("", "_low", "_high"))
+        assert low < width < high
+        at = [forward_flops(grid.model(w), 4, 10) or 0.0 for w in (8, 64)]
+        true = np.exp(np.interp(np.log(best(budget)), *np.log([*zip(*_known(grid), strict=True)])))
+        assert at[0] < best(budget) < at[1], "the study's sizes hold it"
+        assert low <= true <= high, (budget, width, true)
+    grows = tuple(found.metrics[f"size_grows_with_budget{end}"] for end in ("_low", "_high"))
+    assert grows[0] <= 0.5 <= grows[1]
+    assert "The loss is lowest at 4e+10 FLOPs a width of" in found.headline
+    verdicts = {check.signature: check.passed for check in found.checks}
+    assert verdicts["an iso-compute curve without a minimum"]
+    assert verdicts["cells of one budget that did not spend alike"]
+    assert {section.title for section in found.sections} >= {"Valleys", "Path of the minima", "The law"}
+    assert render(study, found, facts={}, times=Table(("part", "seconds"), ())).count("<img") >= 2
+
+
+def test_where_the_smallest_model_always_wins_no_minimum_is_claimed() -> None:
+    study = planned(budgets=[4e10, 1e11, 2.5e11], seeds="1-8", last="2024-02-09", online_start="2024-01-21")
+    found = answer(made(study, lambda variant, flops, rows: 0.15 + 0.03 * (rows / 1e6) ** -0.5, noise=2e-4))
+    assert "At no budget" in found.headline
+    assert {check.signature: check.passed for check in found.checks}[
+        "an iso-compute curve without a minimum"
+    ] is not True
+
+
+def _known(grid: Grid) -> list[tuple[float, float]]:
+    return [(forward_flops(grid.model(width), 4, 10) or 0.0, float(width)) for width in WIDTHS]

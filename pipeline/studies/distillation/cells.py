@@ -10,7 +10,7 @@ from pipeline.spec.lineup import LineUp
 from pipeline.spec.study import MIN_JUDGED, StudyError
 from pipeline.spec.window import Window
 from pipeline.studies.distillation.fields import Axis, Fields
-from pipeline.studies.draft import Draft, both, kept, plain, taught, tuned
+from pipeline.studies.draft import Draft, both, kept, lengths, plain, taught, tuned
 
 TEACHER, NO_TEACHER = "teacher", "no_teacher"
 EARLY, LATE, CONTINUOUS = "early_cutover", "late_cutover", "continuous"
@@ -110,7 +110,7 @@ def _starts(draft: Draft, plan: _Plan) -> None:
     """The same students with less and less history, each compared with the one with all of it."""
     online = plan.asked.online_start
     cutovers = {EARLY: online, LATE: late_cutover(online)}
-    for length in _lengths(plan.judged.days_since(plan.asked.first), plan.asked.num_starts):
+    for length in lengths(plan.judged.days_since(plan.asked.first), plan.asked.num_starts):
         start = plan.judged.shift(-length)
         for student in plan.students:
             cutover = cutovers.get(student.name)
@@ -209,20 +209,6 @@ AXES: dict[Axis, Callable[[Draft, _Plan], None]] = {
 def _settled(online_start: Window, last: Window) -> Window:
     """The first judged window: well after the late cutover where there is room for enough windows behind it."""
     return min(online_start.shift(SETTLED_WINDOWS), max(online_start, last.shift(1 - MIN_JUDGED)))
-
-
-def _lengths(longest: int, count: int) -> list[int]:
-    """That many lengths of history in windows, evenly between none and the longest.
-
-    Raises:
-        StudyError: the history is too short for that many starts.
-    """
-    if longest <= count:
-        raise StudyError(
-            f"{count} starts need more than {count} windows before the first judged one, got {longest}: begin earlier, judge "
-            "later or give fewer starts"
-        )
-    return [round(longest * place / (count + 1)) for place in range(1, count + 1)]
 
 
 def _words(name: str) -> str:

@@ -291,4 +291,8 @@ def _checks(evidence: Evidence, valleys: list[_Valley], best: list[Interval | No
         f"largest difference of a cell's FLOPs from the middle one's: {spent:.1%}",
         spent < 0.05 if Fields.of(evidence.study).unit == "FLOPs" else None,
     )
-    yield measures.jumps(evidence, evidence.study.cells)
+    middle = valleys[len(valleys) // 2]
+    means = middle.losses.mean(axis=0)
+    worst, least = (middle.cells[int(place)].variant for place in (means.argmax(), means.argmin()))
+    depth = evidence.series(worst, least, evidence.judged).mean().interval()
+    yield measures.too_much_variance(evidence, worst, least, depth)

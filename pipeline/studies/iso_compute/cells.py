@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from pipeline.selection.policies.negatives import NegativeDownsampling
-from pipeline.spec.config import All, ModelConfig, NoTeacher, OptimizerConfig, Variant, Widths
+from pipeline.spec.config import ModelConfig, Variant, Widths
 from pipeline.spec.lineup import LineUp
 from pipeline.spec.study import StudyError
-from pipeline.studies.draft import Draft, sampled, shrunk, with_batch
+from pipeline.studies.draft import Draft, at_width, sampled, shrunk, with_batch
 from pipeline.studies.estimate import forward_flops, row_seconds, shape_of, update_seconds
 from pipeline.studies.iso_compute.fields import Fields
 
@@ -140,7 +139,8 @@ class Grid:
 
     def variant(self, size: Size) -> Variant:
         """A size as a variant; its batch shrinks with its rows, so that all take as many updates a window."""
-        whole = Variant(name=size.name, model=self.model(size.width), optimizer=self._optimizer(size.width))
+        own = self.reference.optimizer
+        whole = at_width(self.base, Variant(name=size.name, model=self.model(size.width), optimizer=own))
         if size.rate is None:
             return whole.model_copy(update={"start": self.asked.last.shift(1 - size.num_windows)})
         batch = shrunk(self.base, whole, size.rate)
@@ -171,30 +171,3 @@ class Grid:
                 f"{self.base.name!r}: choose `arch` dlrm or dcnv2"
             )
         return flops
-
-    def _optimizer(self, width: int) -> OptimizerConfig:
-        """The reference's, with learning rates between those of the line-up's variants of the nearest widths.
-
-        In proportion to the logarithms; beyond the widest and the narrowest the rates are theirs.
-        """
-        known = {
-            variant.model.widths.embedding_dim: variant.optimizer
-            for variant in self.base.variants
-            if variant.selection == All() and isinstance(variant.distillation, NoTeacher)
-        }
-        own = self.reference.optimizer
-        rates = {
-            name: _between({w: float(getattr(each, name)) for w, each in known.items()}, width)
-            for name in ("embedding_lr", "dense_lr")
-        }
-        return own.model_copy(update=rates)
-
-
-def _between(known: dict[int, float], width: int) -> float:
-    """A number at a width, straight between the nearest known ones on logarithmic axes."""
-    below = max((each for each in known if each <= width), default=min(known))
-    above = min((each for each in known if each >= width), default=max(known))
-    if above <= below:
-        return known[below] if below <= width else known[above]
-    part = math.log(width / below) / math.log(above / below)
-    return float(f"{known[below] ** (1 - part) * known[above] ** part:.4g}")

@@ -134,5 +134,6 @@ class Models:
         return trainer
 
     def _new(self, config: StepConfig, window: WindowManifest) -> Trainer:
-        features = Features(read_schema(self.planner.lake, window.dataset, window.schema_key), config.model.exclude)
+        schema = read_schema(self.planner.lake, window.dataset, window.schema_key)
+        features = Features(schema, config.model.exclude, config.model.table_share)
         return Trainer(features, config.model, config.optimizer, seed=config.seed, device=self.device)

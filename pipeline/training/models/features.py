@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torchrec.modules.embedding_configs import EmbeddingBagConfig, PoolingType
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
@@ -17,7 +19,8 @@ class FeatureError(BadInput):
 class Features:
     """The features of a schema that a model sees, in the order of its inputs."""
 
-    def __init__(self, schema: Schema, exclude: tuple[str, ...] = ()) -> None:
+    def __init__(self, schema: Schema, exclude: tuple[str, ...] = (), table_share: float = 1.0) -> None:
+        self._table_share = table_share
         known = [f.name for f in (*schema.dense, *schema.categorical, *schema.lists)]
         if unknown := sorted(set(exclude) - set(known)):
             raise FeatureError(f"cannot exclude {unknown}: the schema has {known}")
@@ -37,6 +40,10 @@ class Features:
         """Numbers of dense inputs, categorical and list features (D, F, L); at least one dense input, constant zero."""
         return max(1, len(self.dense)), len(self.categorical), len(self.lists)
 
+    def table_rows(self, feature: Categorical | ListColumn) -> int:
+        """Rows of a feature's table; its ids are taken modulo that."""
+        return math.ceil(feature.hash_size * self._table_share)
+
     @property
     def columns(self) -> list[str]:
         """Names of the columns that a reader needs for them."""
@@ -52,7 +59,7 @@ class Features:
             EmbeddingBagConfig(
                 name=f"table_{feature.name}",
                 embedding_dim=embedding_dim,
-                num_embeddings=feature.hash_size,
+                num_embeddings=self.table_rows(feature),
                 feature_names=[feature.name],
                 pooling=pooling,
             )

@@ -1,0 +1,233 @@
+"""The answer of a scaling study: a curve for each scheme, what the next doubling would bring, and what the papers say of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.spec.study import Cell
+from pipeline.statistics.interval import Interval
+from pipeline.statistics.law import Fit, Form, Law, TooWeak, fit
+from pipeline.studies import measures
+from pipeline.studies.drawing import by_number
+from pipeline.studies.evidence import Evidence
+from pipeline.studies.findings import Check, Findings, Section, Table
+from pipeline.studies.measures import percent
+from pipeline.studies.scaling.cells import PRESENT
+from pipeline.studies.scaling.fields import SCHEMES, Fields, Scheme
+
+Array = NDArray[np.float64]
+Verdict = Literal["still pays", "saturated", "cannot tell"]
+
+POWER = Form("one axis", (("scale",),))
+"""loss = c + a x^-b (Ardalani et al. 2022)."""
+TITLES: dict[Scheme, str] = {
+    "data": "Data",
+    "embedding_dim": "Embedding width",
+    "embedding_rows": "Embedding rows",
+    "over_width": "Width above the interactions",
+    "over_depth": "Depth above the interactions",
+    "dense_arch": "Width below the interactions",
+    "compute": "Compute",
+}
+PARAMETERS: tuple[Scheme, ...] = ("embedding_dim", "embedding_rows", "over_width", "over_depth", "dense_arch")
+
+
+@dataclass(frozen=True)
+class _Curve:
+    """The cells of one scheme, from the smallest to the largest."""
+
+    scheme: Scheme
+    cells: tuple[Cell, ...]
+    scales: Array
+    """(K,) relative to the present point."""
+    losses: Array
+    """(S, K) percent of the present point's loss."""
+    fitted: Fit | None
+    weak: str
+    """Why no law is fitted."""
+
+    @classmethod
+    def of(cls, evidence: Evidence, scheme: Scheme) -> _Curve:
+        """As the ledger and the evaluations have it."""
+        found = [(_scale(evidence, scheme, cell), cell) for cell in evidence.study.of(scheme)]
+        found.sort(key=lambda each: each[0])
+        scales = np.array([scale for scale, _ in found])
+        losses = np.stack([_losses(evidence, cell.variant) for _, cell in found], axis=1)
+        try:
+            fitted, weak = fit(POWER, {"scale": scales}, losses, independent=evidence.independent), ""
+        except TooWeak as error:
+            fitted, weak = None, str(error)
+        return cls(scheme, tuple(cell for _, cell in found), scales, losses, fitted, weak)
+
+    @property
+    def doubling(self) -> Interval | None:
+        """Percent of loss that the next doubling takes away, by the law; below zero is worse."""
+        return None if self.fitted is None else self.fitted.interval(_of_doubling)
+
+    def verdict(self, worthwhile: float) -> Verdict:
+        """A claim only where the whole interval agrees."""
+        gain = self.doubling
+        if gain is None or not np.isfinite([gain.low, gain.high]).all():
+            return "cannot tell"
+        return "still pays" if gain.low > worthwhile else "saturated" if gain.high < worthwhile else "cannot tell"
+
+
+def answer(evidence: Evidence) -> Findings:
+    """What the study says."""
+    asked = Fields.of(evidence.study)
+    curves = [_Curve.of(evidence, scheme) for scheme in SCHEMES if scheme in asked.schemes]
+    metrics: dict[str, float] = {}
+    for curve in curves:
+        if curve.fitted is not None and curve.doubling is not None:
+            metrics |= measures.ends(f"{curve.scheme}_doubling_percent", curve.doubling)
+            metrics |= measures.ends(f"{curve.scheme}_exponent", curve.fitted.interval(_exponent))
+    return Findings(
+        headline=_headline(curves, asked.worthwhile),
+        metrics=metrics,
+        sections=(
+            _returns(curves, asked.worthwhile),
+            *(_drawn(evidence, curve) for curve in curves),
+            _claims(curves, asked.worthwhile),
+            Section(
+                "All cells",
+                "What each lost against the present point, and what it cost.",
+                None,
+                measures.table(evidence, evidence.study.cells),
+            ),
+        ),
+        checks=tuple(_checks(evidence, curves)),
+        notes=(measures.scope(evidence),),
+    )
+
+
+def _scale(evidence: Evidence, scheme: Scheme, cell: Cell) -> float:
+    if scheme != "compute":
+        return cell.value or 1.0
+    return evidence.tracks[cell.variant].training_flops / evidence.tracks[PRESENT].training_flops
+
+
+def _losses(evidence: Evidence, variant: str) -> Array:
+    means: Array = evidence.series(variant, PRESENT, evidence.judged).values.mean(axis=1)
+    return means
+
+
+def _of_doubling(law: Law) -> float:
+    at = law.at({"scale": np.array([1.0, 2.0])})
+    return float(at[0] - at[1])
+
+
+def _exponent(law: Law) -> float:
+    return law.exponents[0]
+
+
+def _headline(curves: Sequence[_Curve], worthwhile: float) -> str:
+    found = {curve.scheme: curve.verdict(worthwhile) for curve in curves}
+    parts = []
+    for verdict, words in (
+        ("still pays", "still pays"),
+        ("saturated", "is saturated"),
+        ("cannot tell", "cannot be told"),
+    ):
+        names = [TITLES[scheme].lower() for scheme, each in found.items() if each == verdict]
+        if names:
+            parts.append(f"{', '.join(names)} {words}")
+    return f"Where a doubling must bring {worthwhile:g} % of log-loss: {'; '.join(parts)}."
+
+
+def _returns(curves: Sequence[_Curve], worthwhile: float) -> Section:
+    rows = []
+    for curve in curves:
+        if curve.fitted is None or curve.doubling is None:
+            rows.append((TITLES[curve.scheme], curve.weak, "", "", "cannot tell"))
+            continue
+        residual = float(np.sqrt(np.square(curve.fitted.residuals).mean()))
+        rows.append(
+            (
+                TITLES[curve.scheme],
+                percent(curve.doubling),
+                percent(curve.fitted.interval(_exponent)),
+                f"{residual:.3f}",
+                curve.verdict(worthwhile),
+            )
+        )
+    header = (
+        "what grows",
+        "the next doubling takes away, percent of log-loss (95 %)",
+        "exponent b (95 %)",
+        "root of the mean squared residual, percent",
+        f"a gain of {worthwhile:g} %?",
+    )
+    text = (
+        "A curve a x^-b + c is fitted to each scheme's losses against the present point, x = 1, and read at x = 2. Losses are of "
+        "the same rows, so that a percent of log-loss is a percent of normalised cross-entropy. Where the largest x is 1 (data, rows "
+        "of tables), the doubling lies outside what was trained."
+    )
+    return Section("Returns left", text, None, Table(header, tuple(rows)))
+
+
+def _drawn(evidence: Evidence, curve: _Curve) -> Section:
+    losses = [measures.judged(evidence, cell) for cell in curve.cells]
+    lines = {"trained": (list(curve.scales), measures.band(losses))}
+    if curve.fitted is not None:
+        fitted = list(curve.fitted.law.at({"scale": curve.scales}))
+        lines["a x^-b + c"] = (list(curve.scales), (fitted, fitted, fitted))
+    figure = by_number(
+        f"{TITLES[curve.scheme]}: loss on the judged windows against the present point (95 %)",
+        "relative to the present point",
+        "percent of log-loss",
+        lines,
+        levels={"the present point": 0.0},
+        logarithmic=True,
+    )
+    rows = tuple(
+        (cell.label, f"{scale:.3g}", percent(loss))
+        for cell, scale, loss in zip(curve.cells, curve.scales, losses, strict=True)
+    )
+    header = ("cell", "relative to the present point", "loss, percent (95 %)")
+    return Section(TITLES[curve.scheme], curve.weak or "Measured and fitted.", figure, Table(header, rows))
+
+
+def _claims(curves: Sequence[_Curve], worthwhile: float) -> Section:
+    found = {curve.scheme: curve.verdict(worthwhile) for curve in curves}
+    rows = []
+    for claim, scheme in (("data still pay", "data"), ("compute still pays", "compute")):
+        if scheme in found:
+            held = {"still pays": "held", "saturated": "not held", "cannot tell": "cannot tell"}[found[scheme]]
+            rows.append((claim, held))
+    of_parameters = {found[scheme] for scheme in PARAMETERS if scheme in found}
+    if of_parameters:
+        held = (
+            "not held" if "still pays" in of_parameters else "held" if of_parameters == {"saturated"} else "cannot tell"
+        )
+        rows.append(("parameters are out of steam, whichever scheme", held))
+        spread = "held" if {"still pays", "saturated"} <= of_parameters else "cannot tell"
+        rows.append(("the schemes of parameters differ", spread))
+    text = "Ardalani et al. 2022 on Meta's DLRM. Held, not held or not told by this study, for its log and around its present point."
+    return Section("The paper's claims", text, None, Table(("claim", "here"), tuple(rows)))
+
+
+def _checks(evidence: Evidence, curves: Sequence[_Curve]) -> Iterator[Check]:
+    yield Check(
+        "a law that its points do not determine",
+        f"refused: {', '.join(TITLES[curve.scheme] for curve in curves if curve.fitted is None) or 'none'}",
+        all(curve.fitted is not None for curve in curves),
+    )
+    worse = [
+        f"{TITLES[curve.scheme]} ({curve.losses.mean(axis=0)[-1]:+.2f} %)"
+        for curve in curves
+        if curve.scales[-1] > 1 and curve.losses.mean(axis=0)[-1] > 0
+    ]
+    yield Check(
+        "a larger model that loses more, for want of data or tuning",
+        f"{', '.join(worse) or 'none'}",
+        not worse,
+    )
+    widest = max(curves, key=lambda curve: float(np.ptp(curve.losses.mean(axis=0))))
+    far = widest.cells[int(np.abs(widest.losses.mean(axis=0)).argmax())].variant
+    effect = evidence.series(far, PRESENT, evidence.judged).mean().interval()
+    yield measures.too_much_variance(evidence, far, PRESENT, effect)
