@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.spec.study import Cell
 from pipeline.statistics.interval import Interval
 from pipeline.statistics.law import Fit, Law, TooWeak, fit
-from pipeline.statistics.valley import SPLIT, Spend, best_size, lowest, parabola
+from pipeline.statistics.valley import SPLIT, best_size, lowest, parabola
 from pipeline.studies import measures
 from pipeline.studies.drawing import by_number
-from pipeline.studies.estimate import forward_flops, shape_of
 from pipeline.studies.evidence import Evidence
 from pipeline.studies.findings import Check, Findings, Section, Table
-from pipeline.studies.iso_compute.cells import ALL_ROWS, WIDTHS, Grid
 from pipeline.studies.iso_compute.fields import Fields
+from pipeline.studies.iso_compute.valleys import Valley, law_of, points_of
 from pipeline.studies.measures import percent
 
 Array = NDArray[np.float64]
@@ -28,9 +25,9 @@ Array = NDArray[np.float64]
 
 def answer(evidence: Evidence) -> Findings:
     """What the study says."""
-    valleys = [_Valley.of(evidence, budget) for budget in Fields.of(evidence.study).budgets]
+    valleys = [Valley.of(evidence, budget) for budget in Fields.of(evidence.study).budgets]
     metrics: dict[str, float] = {}
-    fitted, weak = _fitted(evidence, valleys)
+    fitted, weak = law_of(evidence, valleys)
     best = [None if fitted is None else best_size(fitted, each.sizes, each.spend) for each in valleys]
     for valley, size in zip(valleys, best, strict=True):
         if size is not None:
@@ -55,86 +52,7 @@ def answer(evidence: Evidence) -> Findings:
     )
 
 
-@dataclass(frozen=True)
-class _Valley:
-    """The cells of one budget, by size."""
-
-    budget: float
-    words: str
-    cells: tuple[Cell, ...]
-    sizes: Array
-    """(K,) operations of an example's forward pass."""
-    data: Array
-    """(K,) examples trained on."""
-    losses: Array
-    """(S, K) percent of the line-up's reference on all rows."""
-    spend: Spend
-    widths: tuple[Array, Array]
-    """Operations, and the widths that they belong to."""
-
-    @classmethod
-    def of(cls, evidence: Evidence, budget: float) -> _Valley:
-        """As the ledger and the evaluations have it."""
-        study = evidence.study
-        grid = Grid(study.lineup, Fields.of(study))
-        cells = tuple(cell for cell in study.of("budget") if cell.family == grid.words(budget))
-        data = np.array([evidence.tracks[cell.variant].total_examples for cell in cells])
-        flops = np.array([evidence.tracks[cell.variant].training_flops for cell in cells])
-        series = [evidence.series(cell.variant, ALL_ROWS, evidence.judged) for cell in cells]
-        rows = evidence.tracks[ALL_ROWS].total_examples
-        _, num_dense, num_sparse = shape_of(study.lineup)
-        known = [forward_flops(grid.model(width), num_dense, num_sparse) or math.nan for width in WIDTHS]
-
-        def spend(sizes: Array) -> Array:
-            return np.array([rows * grid.share(budget, float(size)) for size in sizes])
-
-        return cls(
-            budget=budget,
-            words=grid.words(budget),
-            cells=cells,
-            sizes=flops / data / 3,
-            data=data,
-            losses=np.stack([each.values.mean(axis=1) for each in series], axis=1),
-            spend=spend,
-            widths=(np.array(known), np.array(WIDTHS, dtype=float)),
-        )
-
-    def width(self, size: Interval) -> Interval:
-        """Sizes in operations as widths of the embedding rows."""
-        known, widths = (np.log(each) for each in self.widths)
-        return Interval(*(float(np.exp(np.interp(math.log(end), known, widths))) for end in _ends(size)))
-
-    def rows(self, size: Interval) -> float:
-        """What the budget leaves to a model of a size."""
-        return float(self.spend(np.array([size.value]))[0])
-
-    def holds(self, size: Interval) -> bool:
-        """Whether a size, its whole interval included, lies within those that were trained."""
-        low, high = (size.value, size.value) if math.isnan(size.low) else (size.low, size.high)
-        return bool(self.sizes.min() < low and high < self.sizes.max())
-
-
-def _ends(interval: Interval) -> tuple[float, float, float]:
-    return interval.value, interval.low, interval.high
-
-
-def _fitted(evidence: Evidence, valleys: list[_Valley]) -> tuple[Fit | None, str]:
-    """The law through all budgets, or why there is none."""
-    try:
-        return fit(SPLIT, *_points(valleys), independent=evidence.independent), ""
-    except TooWeak as error:
-        return None, str(error)
-
-
-def _points(valleys: list[_Valley]) -> tuple[dict[str, Array], Array]:
-    points = {
-        "model": np.concatenate([each.sizes for each in valleys]),
-        "data": np.concatenate([each.data for each in valleys]),
-    }
-    return points, np.concatenate([each.losses for each in valleys], axis=1)
-
-
-def _headline(valleys: list[_Valley], fitted: Fit | None, best: list[Interval | None], weak: str) -> str:
+def _headline(valleys: list[Valley], fitted: Fit | None, best: list[Interval | None], weak: str) -> str:
     if fitted is None:
         return f"No law was fitted: {weak}."
     inside = [(valley, size) for valley, size in zip(valleys, best, strict=True) if size and valley.holds(size)]
@@ -149,11 +67,12 @@ def _headline(valleys: list[_Valley], fitted: Fit | None, best: list[Interval | 
 def _width(width: Interval) -> str:
     if math.isnan(width.low):
         return f"{width.value:.0f} (of this log or these worlds alone)"
-    return f"{width.value:.0f} ({width.low:.0f} to {width.high:.0f})"
+    low, high = (f"{end:.0f}" if 0 < end < math.inf else "no bound" for end in (width.low, width.high))
+    return f"{width.value:.0f} ({low} to {high})"
 
 
 def _valleys(
-    evidence: Evidence, valleys: list[_Valley], fitted: Fit | None, best: list[Interval | None], weak: str
+    evidence: Evidence, valleys: list[Valley], fitted: Fit | None, best: list[Interval | None], weak: str
 ) -> Section:
     curves = {}
     rows = []
@@ -195,7 +114,7 @@ def _valleys(
 
 
 def _path(
-    valleys: list[_Valley], fitted: Fit | None, best: list[Interval | None], metrics: dict[str, float]
+    valleys: list[Valley], fitted: Fit | None, best: list[Interval | None], metrics: dict[str, float]
 ) -> Iterator[Section]:
     """How the best size grows with the budget."""
     if fitted is None or len(valleys) < 2:
@@ -223,9 +142,7 @@ def _path(
     yield Section("Path of the minima", text, figure, None)
 
 
-def _law(
-    evidence: Evidence, valleys: list[_Valley], fitted: Fit | None, metrics: dict[str, float]
-) -> Iterator[Section]:
+def _law(evidence: Evidence, valleys: list[Valley], fitted: Fit | None, metrics: dict[str, float]) -> Iterator[Section]:
     """The law's exponents, and how well it tells a budget that it was not fitted to."""
     if fitted is None:
         return
@@ -248,7 +165,7 @@ def _law(
     yield Section("The law", text, None, Table(("", "found (95 %)"), tuple(rows)))
 
 
-def _loss_of_best(valley: _Valley, law: Law) -> float:
+def _loss_of_best(valley: Valley, law: Law) -> float:
     return lowest(law, valley.sizes, valley.spend)[1]
 
 
@@ -256,19 +173,19 @@ def _exponent(place: int, law: Law) -> float:
     return law.exponents[place]
 
 
-def _left_out(evidence: Evidence, valleys: list[_Valley], place: int) -> float | None:
+def _left_out(evidence: Evidence, valleys: list[Valley], place: int) -> float | None:
     rest = [each for number, each in enumerate(valleys) if number != place]
     if len(rest) < 2:
         return None
     try:
-        found = fit(SPLIT, *_points(rest), independent=False)
+        found = fit(SPLIT, *points_of(rest), independent=False)
     except TooWeak:
         return None
-    points, losses = _points([valleys[place]])
+    points, losses = points_of([valleys[place]])
     return float(np.abs(found.law.at(points) - losses.mean(axis=0)).mean())
 
 
-def _checks(evidence: Evidence, valleys: list[_Valley], best: list[Interval | None]) -> Iterator[Check]:
+def _checks(evidence: Evidence, valleys: list[Valley], best: list[Interval | None]) -> Iterator[Check]:
     inside = [size is not None and valley.holds(size) for valley, size in zip(valleys, best, strict=True)]
     yield Check(
         "an iso-compute curve without a minimum",

@@ -128,7 +128,7 @@ class Grid:
 
     def size(self, budget: float, width: int) -> Size | None:
         """A width with the rows that spend the budget; None where there are not so many rows, or where too few are left."""
-        share = self.share(budget, self._flops(width))
+        share = self.share(budget, self.flops(width))
         prior = self.reference.model.prior
         if self.asked.gives_up == "windows":
             num = round(share * self.num_windows)
@@ -162,7 +162,12 @@ class Grid:
         updates = rows / self.reference.optimizer.batch_size
         return (3600 * budget - update_seconds(updates, self.num_windows)) / (rows * row_seconds(num_sparse, flops))
 
-    def _flops(self, width: int) -> float:
+    def flops(self, width: int) -> float:
+        """Of an example's forward pass through the model at a width.
+
+        Raises:
+            StudyError: they are not known of its architecture.
+        """
         _, num_dense, num_sparse = shape_of(self.base)
         flops = forward_flops(self.model(width), num_dense, num_sparse)
         if flops is None:
