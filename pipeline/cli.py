@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
+import yaml
 from pydantic_core import to_json
 from rich import box
 from rich.console import Console
@@ -29,7 +30,7 @@ from pipeline.spec.documents import decoded, read_text
 from pipeline.spec.errors import BadInput, TryAgain, asked, named, readable
 from pipeline.spec.forms.fields import worded
 from pipeline.spec.job import AnyJob, CompareJob, IngestJob, ReportJob, TrainJob, load_job
-from pipeline.spec.lineup import DatasetConfig, LineUp, LogSource, SimulatedSource, load_lineup
+from pipeline.spec.lineup import DatasetConfig, LineUp, LogSource, SimulatedSource, document, load_lineup
 from pipeline.spec.lineups import ONLINE_DAYS, at_home, is_homemade, lineup_path, yesterday
 from pipeline.spec.settings import CANNOT, Settings, make_folder
 from pipeline.spec.study import Study
@@ -474,6 +475,55 @@ def _answer_from(
     study = asked.under(tuple(sorted({row.seed for row in found}))) if every_seed else asked
     findings, _ = answered(study, found, folder or Path())
     return {"headline": findings.headline, "page": str((folder or Path()) / f"{study.name}.html")}
+
+
+@app.command()
+def plan(
+    answers: Annotated[
+        Path, typer.Argument(help="The file of an iso_compute study that is finished (see dags/studies).")
+    ],
+    budget: Annotated[
+        str, typer.Option(help="What may be spent: FLOPs, such as 5e14, or hours of a core, such as 2core-h.")
+    ],
+    rows: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--from", help="Take the study's rows from these files or folders, without a lake. Repeat for more."
+        ),
+    ] = None,
+    beyond: Annotated[
+        float, typer.Option(min=1, help="How many times outside what the law was fitted to a plan may lie.")
+    ] = 4.0,
+    write: Annotated[
+        Path | None,
+        typer.Option(help="Write the proposal as a line-up to this file, for `windrow train` and the DAGs."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say how large a model to train on how many rows for a budget, by the law of an iso_compute study."""
+    with _errors_as_messages():
+        from pipeline.storage.lake import Lake
+        from pipeline.studies import results
+        from pipeline.studies.declared import read
+        from pipeline.studies.evidence import Evidence
+        from pipeline.studies.iso_compute.proposal import propose
+
+        kind, asked = read(answers)
+        with named(str(answers)):
+            base = asked.on_workers()
+            study = kind.study(base, asked)
+        found = results.read(rows) if rows else results.of_study(Lake(Settings().lake), study)
+        proposal = propose(Evidence.of(study, found), base, budget, beyond)
+        if write is not None:
+            write.write_text(
+                yaml.safe_dump(document(proposal.lineup), sort_keys=False)
+            )
+    if as_json:
+        _answer(proposal.figures(), as_json=True)
+        return
+    out.print(proposal.words())
+    if write is not None:
+        out.print(f"\nLine-up: {write}")
 
 
 def _trigger(answers: Path, seeds: str | None) -> None:

@@ -220,6 +220,21 @@ class LineUp(Frozen):
         return tuple(v for v in teachers_first(self.variants) if v.name in chosen)
 
 
+def document(lineup: LineUp) -> dict[str, Any]:
+    """A line-up as its file has it: what has its default is left out, but for the kinds that say what a mapping is."""
+
+    def short(whole: Any, given: Any) -> Any:
+        if isinstance(given, dict):
+            named = {"kind": whole["kind"]} if "kind" in whole else {}
+            return named | {name: short(whole[name], part) for name, part in given.items()}
+        if isinstance(given, list):
+            return [short(*each) for each in zip(whole, given, strict=True)]
+        return given
+
+    found: dict[str, Any] = short(lineup.model_dump(mode="json"), lineup.model_dump(mode="json", exclude_defaults=True))
+    return found
+
+
 def teachers_first(variants: tuple[Variant, ...]) -> tuple[Variant, ...]:
     """The variants in their order, each moved behind those that it reads signals from.
 

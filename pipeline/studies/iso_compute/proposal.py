@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 
 import numpy as np
@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from pipeline.spec.config import Variant
 from pipeline.spec.errors import BadInput, shown
-from pipeline.spec.lineup import LineUp
+from pipeline.spec.lineup import LineUp, document
 from pipeline.statistics.interval import Interval
-from pipeline.statistics.law import Fit, Law
+from pipeline.statistics.law import Fit
 from pipeline.statistics.valley import best_size, lowest
 from pipeline.studies.estimate import row_seconds, shape_of, update_seconds
 from pipeline.studies.evidence import Evidence
@@ -53,11 +53,26 @@ class Proposal:
     lineup: LineUp
     """The study's line-up with the reference and the proposed variant."""
 
+    def figures(self) -> dict[str, object]:
+        """For programs."""
+        return {
+            "budget": self.budget,
+            "width": asdict(self.width),
+            "chosen_width": self.chosen.width,
+            "rate": self.chosen.rate,
+            "num_windows": self.chosen.num_windows,
+            "loss_percent": asdict(self.loss),
+            "doubling_percent": asdict(self.doubling),
+            "core_minutes": self.minutes,
+            "fitted_budgets": list(self.valid),
+            "lineup": document(self.lineup),
+        }
+
     def words(self) -> str:
         """For people."""
         return (
             f"For {self.budget}: {self.chosen.label}. The best width by the law is {_shown(self.width, 0)}; expected loss "
-            f"{_shown(self.loss)} % against the study's reference on all rows; about {self.minutes:,.0f} minutes of one core. "
+            f"{_shown(self.loss)} % against the study's reference on all rows; about {self.minutes:,.1f} minutes of one core. "
             f"Twice the budget would take away another {_shown(self.doubling)} %. The law was fitted to budgets from "
             f"{self.valid[0]} to {self.valid[1]}."
         )
@@ -186,11 +201,3 @@ def _shown(interval: Interval, digits: int = 2) -> str:
     sign = "+" if digits else ""
     value, low, high = (f"{end:{sign}.{digits}f}" for end in (interval.value, interval.low, interval.high))
     return f"{value} ({low} to {high})" if math.isfinite(interval.low) else f"{value} (no interval from so few worlds)"
-
-
-def as_yaml(lineup: LineUp) -> dict[str, object]:
-    """A line-up as its file has it; what has its default is left out."""
-    return lineup.model_dump(mode="json", exclude_defaults=True)
-
-
-__all__ = ["BEYOND", "Law", "Proposal", "as_yaml", "budget_of", "propose"]
