@@ -515,9 +515,7 @@ def plan(
         found = results.read(rows) if rows else results.of_study(Lake(Settings().lake), study)
         proposal = propose(Evidence.of(study, found), base, budget, beyond)
         if write is not None:
-            write.write_text(
-                yaml.safe_dump(document(proposal.lineup), sort_keys=False)
-            )
+            write.write_text(yaml.safe_dump(document(proposal.lineup), sort_keys=False))
     if as_json:
         _answer(proposal.figures(), as_json=True)
         return

@@ -82,7 +82,7 @@ def test_a_budget_without_room_for_a_valley_is_refused_with_those_that_have(budg
 
 def test_the_budgets_that_are_named_instead_do_fit() -> None:
     with pytest.raises(StudyError, match=r"budgets from \S+ FLOPs to \S+ FLOPs have") as refused:
-        planned(budgets=[1e13])
+        planned(budgets=[1e14])
     words = str(refused.value).split("budgets from ")[1].split()
     for named in (words[0], words[3]):
         assert planned(budgets=[float(named)]).cells

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from pipeline.selection.policies.negatives import NegativeDownsampling
@@ -13,12 +14,14 @@ from pipeline.studies.estimate import forward_flops, row_seconds, shape_of, upda
 from pipeline.studies.iso_compute.fields import Fields
 
 ALL_ROWS = "all_rows"
-WIDTHS = (4, 8, 12, 16, 24, 32, 44, 64, 88, 128, 180, 256, 360, 512)
-"""In steps of the square root of two, as near as widths of tables, multiples of four, come to it."""
+WIDTHS = tuple(range(4, 516, 4))
+"""Of embedding rows: tables take multiples of four."""
+STEP = math.sqrt(2)
+"""From one width of a valley to the next, at most."""
 MIN_SIZES = 4
 """Fewer show no valley."""
-LOWEST_RATE = 0.01
-"""Of the negatives: with fewer, what is measured is how well a hundredth stands for all."""
+LOWEST_RATE = 0.02
+"""Of the negatives: with fewer, a cell shows how well a fiftieth stands for all, and not how large a model should be."""
 
 
 def draft(base: LineUp, asked: Fields) -> Draft:
@@ -112,7 +115,7 @@ class Grid:
         """
         found = [size for width in WIDTHS if (size := self.size(budget, width)) is not None]
         if len(found) < MIN_SIZES:
-            tried = (budget * 10 ** (step / 10) for step in range(-30, 31))
+            tried = (budget * 10 ** (step / 5) for step in range(-15, 16))
             fit = [each for each in tried if sum(self.size(each, w) is not None for w in WIDTHS) >= MIN_SIZES]
             cure = (
                 f"budgets from {self.words(fit[0])} to {self.words(fit[-1])} have"
@@ -123,8 +126,7 @@ class Grid:
                 f"a valley needs at least {MIN_SIZES} sizes, got {len(found)} that a budget of {self.words(budget)} can pay for "
                 f"on {self.num_windows} windows of {self.rows:,.0f} rows: {cure}"
             )
-        over = max(0, len(found) - self.asked.num_sizes)
-        return found[over // 2 : len(found) - (over - over // 2)]
+        return _spread(found, self.asked.num_sizes)
 
     def size(self, budget: float, width: int) -> Size | None:
         """A width with the rows that spend the budget; None where there are not so many rows, or where too few are left."""
@@ -176,3 +178,14 @@ class Grid:
                 f"{self.base.name!r}: choose `arch` dlrm or dcnv2"
             )
         return flops
+
+
+def _spread(found: list[Size], num: int) -> list[Size]:
+    """So many sizes in the middle of those that a budget can pay for, evenly in their logarithm."""
+    low, high = math.log(found[0].width), math.log(found[-1].width)
+    reach = min(high - low, (num - 1) * math.log(STEP)) / 2
+    left = list(found)
+    for place in range(min(num, len(found))):
+        target = (low + high) / 2 + reach * (2 * place / (num - 1) - 1)
+        left.remove(min(left, key=lambda size: abs(math.log(size.width) - target)))
+    return [size for size in found if size not in left]
