@@ -17,7 +17,9 @@ DAGS = [
     "downsampling_study",
     "historical_warmup",
     "ingest_windows",
+    "iso_compute_study",
     "online_training",
+    "scaling_study",
     "tuning_study",
 ]
 
@@ -109,6 +111,8 @@ def test_every_dag_and_task_says_what_it_does(parsed: dict[str, Any], dag_id: st
         ("online_training", ["plan", "await_inputs", "train", "compare"]),
         ("distillation_study", ["plan", "ingest", "teacher", "students", "compare", "report"]),
         ("downsampling_study", ["plan", "ingest", "teacher", "students", "compare", "report"]),
+        ("iso_compute_study", ["plan", "ingest", "teacher", "students", "compare", "report"]),
+        ("scaling_study", ["plan", "ingest", "teacher", "students", "compare", "report"]),
         ("tuning_study", ["plan", "ingest", "teacher", "students", "compare", "report"]),
     ],
 )

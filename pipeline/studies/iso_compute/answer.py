@@ -143,7 +143,7 @@ def _path(
 
 
 def _law(evidence: Evidence, valleys: list[Valley], fitted: Fit | None, metrics: dict[str, float]) -> Iterator[Section]:
-    """The law's exponents, and how well it tells a budget that it was not fitted to."""
+    """The law's exponents, and how near it comes to a budget that it was not fitted to."""
     if fitted is None:
         return
     alpha, beta = (fitted.interval(partial(_exponent, place)) for place in (0, 1))

@@ -27,7 +27,7 @@ Array = NDArray[np.float64]
 PLANNED = "planned"
 """The proposed variant's name."""
 BEYOND = 4.0
-"""How far outside the study's budgets a proposal goes unless it is told to go further."""
+"""How far outside the study's budgets a proposal goes unless more is allowed."""
 WIDEST = 4.0
 """Upper end over lower end of the best size, from which a law decides nothing."""
 UNITS: dict[str, Unit] = {"": "FLOPs", "flops": "FLOPs", "core-h": "core-hours"}

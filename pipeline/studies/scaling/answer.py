@@ -131,7 +131,7 @@ def _headline(curves: Sequence[_Curve], worthwhile: float) -> str:
     for verdict, words in (
         ("still pays", "still pays"),
         ("saturated", "is saturated"),
-        ("cannot tell", "cannot be told"),
+        ("cannot tell", "stays open"),
     ):
         names = [TITLES[scheme].lower() for scheme, each in found.items() if each == verdict]
         if names:
@@ -207,7 +207,7 @@ def _claims(curves: Sequence[_Curve], worthwhile: float) -> Section:
         rows.append(("parameters are out of steam, whichever scheme", held))
         spread = "held" if {"still pays", "saturated"} <= of_parameters else "cannot tell"
         rows.append(("the schemes of parameters differ", spread))
-    text = "Ardalani et al. 2022 on Meta's DLRM. Held, not held or not told by this study, for its log and around its present point."
+    text = "Ardalani et al. 2022 on Meta's DLRM. What this study shows of each, for its log and around its present point."
     return Section("The paper's claims", text, None, Table(("claim", "here"), tuple(rows)))
 
 
