@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 # Each kind of job imports what it needs when it runs: TorchRec takes seconds, in the driver and in every helper process.
+import json
 import logging
 import os
 import time
@@ -376,6 +377,7 @@ def run_report(job: ReportJob, lake: Lake, settings: Settings, folder: Path | No
             metrics=findings.metrics,
             headline=findings.headline,
             figures=findings.figures,
+            documents=findings.documents,
             page=html,
         ),
         settings,
@@ -424,6 +426,8 @@ def answered(
         raise StudyError(f"study {study.name!r} cannot be answered yet: {error}") from error
     findings = replace(findings, notes=(*findings.notes, *notes))
     html = study_page.render(evidence.study, findings, facts=evidence.facts(), times=evidence.wall_times(beside or {}))
-    _leave(folder, study.name, {".html": html, ".md": findings.markdown(study.question, study.name)}, findings.figures)
+    texts = {".html": html, ".md": findings.markdown(study.question, study.name)}
+    texts |= {f"_{name}.json": json.dumps(document, indent=1) for name, document in findings.documents.items()}
+    _leave(folder, study.name, texts, findings.figures)
     log.info("%s", findings.headline)
     return findings, html

@@ -606,9 +606,10 @@ def record_report(
     metrics: Mapping[str, float],
     headline: str,
     figures: Mapping[str, Figure],
+    documents: Mapping[str, Any],
     page: str,
 ) -> str:
-    """Log what a study answers: its page, figures and the figures' numbers.
+    """Log what a study answers: its page, figures, the figures' numbers, and documents for programs, such as a law.
 
     Returns:
         The id of the run.
@@ -623,6 +624,8 @@ def record_report(
     client.log_text(run, page, "report.html")
     for name, figure in figures.items():
         client.log_figure(run, figure, name)
+    for name, document in documents.items():
+        client.log_dict(run, document, f"{name}.json")
     client.set_terminated(run)
     return run
 

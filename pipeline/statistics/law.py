@@ -14,6 +14,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import product
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -88,6 +89,17 @@ class Law:
         losses: Array = self.floor + terms @ np.array(self.factors)
         return losses
 
+    def document(self) -> dict[str, Any]:
+        """As JSON, for programs."""
+        return {
+            "form": {"name": self.form.name, "terms": [list(term) for term in self.form.terms]},
+            "exponents": list(self.exponents),
+            "factors": list(self.factors),
+            "floor": self.floor,
+            "units": dict(self.units),
+            "span": {axis: list(ends) for axis, ends in self.span.items()},
+        }
+
     def beyond(self, points: Points) -> float:
         """By what factor points lie outside the fitted span, at most over axes; 1 inside."""
         worst = 1.0
@@ -106,6 +118,10 @@ class Fit:
     """By the seed that was left out; none where seeds are too few, or no worlds of their own."""
     residuals: Array
     """(K,) measured means less what the law says."""
+
+    def document(self) -> dict[str, Any]:
+        """As JSON: the law, and those without each seed, by whose spread its intervals are taken."""
+        return {"law": self.law.document(), "without_a_seed": [law.document() for law in self.without]}
 
     def interval(self, of: Callable[[Law], float]) -> Interval:
         """A number that follows from the law, with a t-interval over the jackknife's pseudo-values (Tukey 1958)."""

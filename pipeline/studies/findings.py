@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from matplotlib.figure import Figure
 
@@ -64,6 +66,8 @@ class Findings:
     checks: tuple[Check, ...] = ()
     notes: tuple[str, ...] = field(default=())
     """What the reader must know before believing it."""
+    documents: Mapping[str, Any] = field(default_factory=dict)
+    """What programs read beside the figures, such as a fitted law; JSON by name."""
 
     @property
     def figures(self) -> dict[str, Figure]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import numpy as np
@@ -122,6 +123,9 @@ def test_the_answer_finds_the_law_that_made_the_losses() -> None:
     assert verdicts["an iso-compute curve without a minimum"]
     assert verdicts["cells of one budget that did not spend alike"]
     assert {section.title for section in found.sections} >= {"Valleys", "Path of the minima", "The law"}
+    law_document = json.loads(json.dumps(found.documents))["law"]
+    assert law_document["law"]["exponents"] == pytest.approx([0.5, 0.5], abs=0.05)
+    assert len(law_document["without_a_seed"]) == 8
     assert render(study, found, facts={}, times=Table(("part", "seconds"), ())).count("<img") >= 2
 
 

@@ -49,6 +49,7 @@ def answer(evidence: Evidence) -> Findings:
         sections=tuple(sections),
         checks=tuple(_checks(evidence, valleys, best)),
         notes=(measures.scope(evidence),),
+        documents={} if fitted is None else {"law": fitted.document()},
     )
 
 

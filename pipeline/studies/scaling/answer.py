@@ -102,6 +102,9 @@ def answer(evidence: Evidence) -> Findings:
         ),
         checks=tuple(_checks(evidence, curves)),
         notes=(measures.scope(evidence),),
+        documents={
+            "laws": {curve.scheme: curve.fitted.document() for curve in curves if curve.fitted is not None},
+        },
     )
 
 
@@ -207,7 +210,9 @@ def _claims(curves: Sequence[_Curve], worthwhile: float) -> Section:
         rows.append(("parameters are out of steam, whichever scheme", held))
         spread = "held" if {"still pays", "saturated"} <= of_parameters else "cannot tell"
         rows.append(("the schemes of parameters differ", spread))
-    text = "Ardalani et al. 2022 on Meta's DLRM. What this study shows of each, for its log and around its present point."
+    text = (
+        "Ardalani et al. 2022 on Meta's DLRM. What this study shows of each, for its log and around its present point."
+    )
     return Section("The paper's claims", text, None, Table(("claim", "here"), tuple(rows)))
 
 
