@@ -10,7 +10,7 @@ from pipeline.spec.lineup import LineUp
 from pipeline.spec.study import MIN_JUDGED, StudyError
 from pipeline.spec.window import Window
 from pipeline.studies.distillation.fields import Axis, Fields
-from pipeline.studies.draft import Draft, both, kept, lengths, plain, taught, tuned
+from pipeline.studies.draft import Draft, at_width, both, kept, lengths, plain, taught, tuned
 
 TEACHER, NO_TEACHER = "teacher", "no_teacher"
 EARLY, LATE, CONTINUOUS = "early_cutover", "late_cutover", "continuous"
@@ -128,7 +128,7 @@ def _sizes(draft: Draft, plan: _Plan) -> None:
         if size == plan.asked.teacher_size:
             draft.add("size", f"{size} teacher", plan.continuous)
             continue
-        teacher = plain(plan.base, f"{TEACHER}_{size}", size)
+        teacher = tuned(plan.base, at_width(plan.base, plain(plan.base, f"{TEACHER}_{size}", size)))
         draft.train(teacher)
         schedule = plan.schedule.model_copy(update={"teacher": teacher.name})
         draft.add("size", f"{size} teacher", taught(plan.continuous, f"continuous_{size}_teacher", schedule))
