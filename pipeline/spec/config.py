@@ -97,6 +97,9 @@ class ModelConfig(Frozen):
     """Rows of each embedding table, as a share of its hash size: with fewer, more ids share a row."""
     prior: Real = Field(default=0.5, gt=0, lt=1)
     """Probability that an untrained model predicts: the first bias of the logit."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """In what the dense layers multiply. Under `bfloat16` weights, optimizer, embeddings, sums and the loss stay in float32; it is
+    faster on GPUs and on CPUs that multiply it (avx512_bf16, amx), slower on others."""
     distillation_head: Literal["serving", "auxiliary"] = "serving"
     """What learns from a teacher: the tower that serves, or a second one on the same backbone while the first sees labels
     alone (ExFM, Meta 2025; Rec-Distill, ByteDance 2026)."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import AbstractContextManager, nullcontext
 from typing import cast
 
 import torch
@@ -26,21 +27,33 @@ class ClickModel(nn.Module):
     shapes the embeddings and the layers below, and is never served (Rec-Distill, ByteDance 2026).
     """
 
-    def __init__(self, network: Network, auxiliary: nn.Module | None = None) -> None:
+    def __init__(
+        self, network: Network, auxiliary: nn.Module | None = None, *, precision: str = ModelConfig().precision
+    ) -> None:
         super().__init__()
         self.network = network
         self.auxiliary = auxiliary
+        self._in_bfloat16 = precision == "bfloat16"
 
     def forward(self, batch: ClickBatch) -> tuple[torch.Tensor, torch.Tensor]:
         """() loss of the batch and (B,) logits without offset, detached."""
-        if self.auxiliary is None:
-            logits = self.network(batch.dense, batch.sparse)
-            return click_loss(logits, batch), logits.detach()
-        shared = self.network.shared(batch.dense, batch.sparse)
-        logits = self.network.tower(shared).squeeze(-1)
-        # Also without a teacher, with weights of zero: the workers' gradients are averaged over all parameters alike.
-        taught = self.auxiliary(shared).squeeze(-1) if self.training else None
+        taught = None
+        with self._multiplying():
+            if self.auxiliary is None:
+                logits = self.network(batch.dense, batch.sparse)
+            else:
+                shared = self.network.shared(batch.dense, batch.sparse)
+                logits = self.network.tower(shared).squeeze(-1)
+                # Also without a teacher, with weights of zero: the workers' gradients are averaged over all parameters alike.
+                taught = self.auxiliary(shared).squeeze(-1).float() if self.training else None
+        logits = logits.float()
         return click_loss(logits, batch, taught), logits.detach()
+
+    def _multiplying(self) -> AbstractContextManager[object]:
+        """In the model's precision; asks a weight where it lies, since `torch.fx` sees no device of a batch."""
+        if not self._in_bfloat16:
+            return nullcontext()
+        return torch.autocast(next(self.network.tower.parameters()).device.type, torch.bfloat16)
 
 
 def build_network(features: Features, config: ModelConfig) -> Network:
@@ -66,7 +79,7 @@ def build_model(features: Features, config: ModelConfig, *, seed: int) -> ClickM
             if tower is not None:
                 last = [layer for layer in tower.modules() if isinstance(layer, nn.Linear)][-1]
                 last.bias.fill_(math.log(config.prior / (1 - config.prior)))
-    return ClickModel(network, auxiliary)
+    return ClickModel(network, auxiliary, precision=config.precision)
 
 
 def forward_flops(model: ClickModel, features: Features, *, training: bool = False) -> float:

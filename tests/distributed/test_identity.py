@@ -34,7 +34,7 @@ def windows(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def line_up(name: str, world_size: int) -> LineUp:
-    """Both architectures, both corrections and policies, with and without a teacher, an older one, two towers."""
+    """Both architectures, both corrections and policies, with and without a teacher, an older one, two towers, both precisions, halved tables."""
     weight = NegativeDownsampling(rate=0.3, correction="weight")
     offset = NegativeDownsampling(rate=0.3, correction="offset")
     return LineUp(
@@ -64,7 +64,7 @@ def line_up(name: str, world_size: int) -> LineUp:
             ),
             Variant(
                 name="odds_fading",
-                model=TINY,
+                model=TINY.model_copy(update={"precision": "bfloat16", "table_share": 0.5}),
                 optimizer=BATCH.model_copy(update={"accumulator_decay": 0.5}),
                 selection=OddsProportional(rate=0.2, pilot="teacher", pilot_age=1, since=FIRST.shift(1)),
             ),

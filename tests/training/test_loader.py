@@ -259,6 +259,20 @@ def test_a_teachers_logits_stay_with_their_rows(window: Made) -> None:
         assert made.soft_logit.tolist() == (made.example_id % 1000).tolist()
 
 
+def test_in_a_smaller_table_more_ids_share_a_row(window: Made) -> None:
+    schema = Simulator(SimulatorConfig.tiny(num_lists=1, cluster=True)).schema
+    smaller = Features(schema, table_share=0.3)
+    share = shares(window, 1)[0]
+    whole, folded = (joined(selected_rows(share, features, None)) for features in (FEATURES, smaller))
+    bags = smaller.embedding_bags(8).embedding_bag_configs()
+    for place, (feature, table) in enumerate(zip(schema.categorical, bags, strict=False)):
+        assert table.num_embeddings == -(-feature.hash_size * 3 // 10)
+        assert np.array_equal(folded.ids[place], whole.ids[place] % table.num_embeddings)
+        assert len(np.unique(folded.ids[place])) < len(np.unique(whole.ids[place]))
+    assert np.array_equal(folded.bags[0].values, whole.bags[0].values % bags[-1].num_embeddings)
+    assert np.array_equal(folded.bags[0].offsets, whole.bags[0].offsets)
+
+
 def test_row_groups_are_dealt_over_several_parts(tmp_path: Path) -> None:
     from pipeline.data.dataset import publish_window
 

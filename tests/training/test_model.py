@@ -124,6 +124,31 @@ def test_every_size_learns_from_ids_numbers_and_lists(arch: str, size: Any) -> N
 
 
 @both_archs
+@pytest.mark.parametrize("head", ["serving", "auxiliary"])
+def test_in_bfloat16_the_same_is_learned_and_all_that_is_kept_stays_in_float32(arch: str, head: str) -> None:
+    clicks = batch(rows(64))
+    losses = {}
+    for precision in ("float32", "bfloat16"):
+        model = build(arch=arch, size="small", precision=precision, distillation_head=head)
+        optimizer = torch.optim.Adagrad(model.parameters(), lr=5e-3)
+        multiplied: set[torch.dtype] = set()
+        model.network.tower.register_forward_hook(lambda _, __, out, seen=multiplied: seen.add(out.dtype))
+        losses[precision] = []
+        for _ in range(5):
+            optimizer.zero_grad()
+            loss, logits = model(clicks)
+            loss.backward()
+            optimizer.step()
+            losses[precision].append(loss.item())
+        assert multiplied == {getattr(torch, precision)}
+        assert {loss.dtype, logits.dtype} == {torch.float32}
+        kept = [*model.parameters(), *(p.grad for p in model.parameters()), *model.state_dict().values()]
+        assert {tensor.dtype for tensor in kept if tensor is not None and tensor.is_floating_point()} == {torch.float32}
+    assert losses["bfloat16"] == pytest.approx(losses["float32"], rel=1e-2)
+    assert losses["bfloat16"] != losses["float32"]
+
+
+@both_archs
 def test_a_row_is_scored_alike_in_any_batch_and_padding_looks_nothing_up(arch: str) -> None:
     model, clicks = build(arch=arch), rows()
     _, whole = model(batch(clicks))

@@ -51,7 +51,8 @@ class _PairProducts(torch.autograd.Function):
         values, places = ctx.saved_tensors
         size = values.shape[1]
         matrix = nn.functional.pad(grad, (0, 1)).index_select(1, places).view(-1, size, size)
-        return torch.bmm(matrix, values), None, None
+        # Under autocast the gradient comes in another precision than the vectors.
+        return torch.bmm(matrix, values.to(grad.dtype)).to(values.dtype), None, None
 
 
 class PairwiseInteraction(InteractionArch):
