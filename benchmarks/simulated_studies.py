@@ -78,3 +78,41 @@ def students(random: np.random.Generator, data: Array, loss: Array, num_seeds: i
     """Students of one schedule that saw different amounts (N,), around their true losses (N,)."""
     noise = LEVEL / 2 * random.normal(size=(num_seeds, 1)) + 0.05 * random.normal(size=(num_seeds, len(data)))
     return Students(data, loss + noise)
+
+
+BUDGETS = (1.0, 3.0, 10.0)
+BESIDE = np.geomspace(0.25, 4.0, 6)
+"""Sizes of a budget, relative to its best."""
+
+
+@dataclass(frozen=True, slots=True)
+class LawTruth:
+    """loss = floor + of_model model^-alpha + of_data data^-beta, in percent."""
+
+    alpha: float = 0.6
+    beta: float = 0.3
+    floor: float = -2.0
+    of_model: float = 3.0
+    of_data: float = 5.0
+
+    def at(self, model: Any, data: Any) -> Any:
+        """The loss at sizes and rows."""
+        return self.floor + self.of_model * model**-self.alpha + self.of_data * data**-self.beta
+
+    def best(self, budget: float) -> float:
+        """The best size where model * data = budget, in closed form: both terms fall alike there."""
+        ratio = self.alpha * self.of_model / (self.beta * self.of_data)
+        return float((ratio * budget**self.beta) ** (1 / (self.alpha + self.beta)))
+
+    def grid(self, asymmetry: float = 1.0) -> dict[str, Array]:
+        """(18,) sizes and rows: six sizes around each budget's best one, or all larger by some factor."""
+        models = [BESIDE * self.best(budget) * asymmetry for budget in BUDGETS]
+        data = [budget / each for budget, each in zip(BUDGETS, models, strict=True)]
+        return {"model": np.concatenate(models), "data": np.concatenate(data)}
+
+    def losses(self, random: np.random.Generator, points: dict[str, Array], num_seeds: int, noise: float) -> Array:
+        """(S, K) each world has a level and a steepness of its own, and noise at each point."""
+        true = self.at(points["model"], points["data"])
+        steep = 1 + 0.05 * random.normal(size=(num_seeds, 1))
+        level = LEVEL * random.normal(size=(num_seeds, 1))
+        return np.asarray(true * steep + level + noise * random.normal(size=(num_seeds, len(true))))

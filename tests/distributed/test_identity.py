@@ -107,7 +107,7 @@ def test_four_windows_in_one_job_equal_four_jobs_bit_for_bit(world_size: int, wi
         lineup = line_up("identity", world_size)
         jobs = [jobs_of(lineup, variant.name) for variant in lineup.variants]
         last = [sum(map(len, jobs[: place + 1])) - 1 for place in range(len(jobs))]
-        found = train_in_world(world_size, lake, [j for js in jobs for j in js], tmp_path / "meeting")
+        found = train_in_world(world_size, lake, [j for js in jobs for j in js])
         outcomes.append([found[place] for place in last])
     for variant, whole, parts in zip(line_up("identity", 1).variants, *outcomes, strict=True):
         assert whole["state"] == parts["state"], variant.name
@@ -128,9 +128,9 @@ def test_a_checkpoint_of_n_workers_predicts_the_same_on_m(
     lineup = line_up("resized", makers)
     third = LAST.previous()
     made = [TrainJob(lineup=lineup, variants=("dlrm_all",), first=FIRST, last=third, start="scratch")]
-    train_in_world(makers, lake, made, tmp_path / "meeting")
+    train_in_world(makers, lake, made)
     go_on = TrainJob(lineup=lineup, variants=("dlrm_all",), first=LAST, last=LAST, start="parent", force=True)
-    (same,) = train_in_world(makers, lake, [go_on], tmp_path / "meeting")
-    (other,) = train_in_world(readers, lake, [go_on], tmp_path / "meeting")
+    (same,) = train_in_world(makers, lake, [go_on])
+    (other,) = train_in_world(readers, lake, [go_on])
     assert other["key"] == same["key"], "workers are no part of a step's identity"
     assert other["metrics"] == same["metrics"]

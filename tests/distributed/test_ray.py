@@ -74,7 +74,7 @@ def test_one_job_through_ray_equals_four_jobs_without_it(stack: Stack, tmp_path:
     )
     (chain,) = json.loads(answer.read_text())["chains"]
     assert (chain["variant"], chain["seed"], chain["window"]) == (VARIANT, 0, LAST.name)
-    train_in_world(WORKERS, lakes[1], in_four_jobs(lineup, VARIANT), tmp_path / "meeting")
+    train_in_world(WORKERS, lakes[1], in_four_jobs(lineup, VARIANT))
 
     ray, plain = (StepStore(lake, "clicks").head(lineup.name, VARIANT, 0, LAST) for lake in lakes)
     assert ray is not None
@@ -110,7 +110,7 @@ def test_a_worker_runs_nothing_that_lies_in_the_lake(stack: Stack, tmp_path: Pat
     simulate(lake, "clicks", SimulatorConfig.tiny(rows_per_window=500, num_lists=1), Window.span(FIRST, FIRST.next()))
     lineup = line_up("malice", 1)
     parent = TrainJob(lineup=lineup, variants=(VARIANT,), first=FIRST, last=FIRST, start="scratch")
-    train_in_world(1, lake, [parent], tmp_path / "meeting")
+    train_in_world(1, lake, [parent])
     store = StepStore(lake, "clicks")
     step = store.head(lineup.name, VARIANT, 0, FIRST)
     assert step is not None

@@ -8,7 +8,6 @@ from collections.abc import Iterable
 from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
 from functools import cache
 from multiprocessing import get_context
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,6 +19,7 @@ from pipeline.storage.lake import Lake
 from pipeline.training.chain.engine import Engine
 from pipeline.training.chain.evaluations import Closed
 from pipeline.training.train import Trainer
+from tests.conftest import free_ports
 
 
 @cache
@@ -28,12 +28,13 @@ def _processes(world_size: int) -> ProcessPoolExecutor:
     return ProcessPoolExecutor(world_size, mp_context=get_context("spawn"))
 
 
-def train_in_world(world_size: int, lake: Lake, jobs: Iterable[TrainJob], meeting: Path) -> list[dict[str, Any]]:
+def train_in_world(world_size: int, lake: Lake, jobs: Iterable[TrainJob]) -> list[dict[str, Any]]:
     """Run jobs one after the other in one world of processes; for each, what its last chain left (see `_outcome`)."""
     documents = [job.model_dump_json() for job in jobs]
-    meeting.unlink(missing_ok=True)
+    # Not by a file: a process that ends would look for one that is gone, at full speed for minutes.
+    (meeting,) = free_ports(1)
     pool = _processes(world_size)
-    working = [pool.submit(_work, rank, world_size, lake.url, documents, str(meeting)) for rank in range(world_size)]
+    working = [pool.submit(_work, rank, world_size, lake.url, documents, meeting) for rank in range(world_size)]
     done, waiting = wait(working, timeout=300, return_when=FIRST_EXCEPTION)
     if waiting:  # one has failed and the other waits for it, or both hang
         _processes.cache_clear()
@@ -44,10 +45,10 @@ def train_in_world(world_size: int, lake: Lake, jobs: Iterable[TrainJob], meetin
     return working[0].result(timeout=0)
 
 
-def _work(rank: int, world_size: int, lake: str, documents: list[str], meeting: str) -> list[dict[str, Any]]:
+def _work(rank: int, world_size: int, lake: str, documents: list[str], meeting: int) -> list[dict[str, Any]]:
     os.environ["LOCAL_RANK"] = str(rank)
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=world_size)
+    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{meeting}", rank=rank, world_size=world_size)
     found = []
     for document in documents:
         job = load_job(document)
