@@ -492,8 +492,11 @@ def plan(
         ),
     ] = None,
     beyond: Annotated[
-        float, typer.Option(min=1, help="How many times outside what the law was fitted to a plan may lie.")
+        float, typer.Option(min=1, help="How many times outside the study's budgets the budget may lie.")
     ] = 4.0,
+    unsure: Annotated[
+        bool, typer.Option("--unsure", help="Plan also where no interval is known, as from a single log.")
+    ] = False,
     write: Annotated[
         Path | None,
         typer.Option(help="Write the proposal as a line-up to this file, for `windrow train` and the DAGs."),
@@ -506,14 +509,19 @@ def plan(
         from pipeline.studies import results
         from pipeline.studies.declared import read
         from pipeline.studies.evidence import Evidence
-        from pipeline.studies.iso_compute.proposal import propose
+        from pipeline.studies.iso_compute.proposal import budget_of, propose
 
+        budget_of(budget)  # refused before anything is read
         kind, asked = read(answers)
+        if kind.name != "iso_compute":
+            raise BadInput(
+                f"a plan takes the law of an iso_compute study, got one of {kind.name} in {answers}: run an iso_compute study first"
+            )
         with named(str(answers)):
             base = asked.on_workers()
             study = kind.study(base, asked)
         found = results.read(rows) if rows else results.of_study(Lake(Settings().lake), study)
-        proposal = propose(Evidence.of(study, found), base, budget, beyond)
+        proposal = propose(Evidence.of(study, found), base, budget, beyond=beyond, unsure=unsure)
         if write is not None:
             write.write_text(yaml.safe_dump(document(proposal.lineup), sort_keys=False))
     if as_json:
@@ -521,7 +529,8 @@ def plan(
         return
     out.print(proposal.words())
     if write is not None:
-        out.print(f"\nLine-up: {write}")
+        first, last = proposal.span
+        out.print(f"\nwindrow train --lineup {write} --first {first} --last {last}", soft_wrap=True)
 
 
 def _trigger(answers: Path, seeds: str | None) -> None:

@@ -32,12 +32,16 @@ GRID = (0.05, 0.15, 0.3, 0.5, 0.8, 1.2, 1.8, 2.6)
 """Exponents from which the search begins."""
 BOUNDS = (0.01, 5.0)
 """Exponents that a fit may have: outside, a term is a constant or a step."""
+EDGE = 1.05
+"""How near to a bound an exponent counts as lying at it."""
 STARTS = 3
 """Best points of the grid from which it goes downhill."""
 MIN_VALUES = 3
 """Different values of an axis that show how a power bends."""
 SPARE_POINTS = 2
 """Points beyond the number of parameters that a fit needs."""
+APART = 0.05
+"""Least spread of axes across their common direction, over that along it, in which each is seen for itself."""
 
 
 class TooWeak(ValueError):
@@ -83,6 +87,12 @@ class Law:
     span: Mapping[str, tuple[float, float]]
     """Least and greatest fitted value of each axis: where the law was seen to hold."""
 
+    def exponent(self, place: int) -> float:
+        """An exponent; not a number where the points do not determine it: its term has no weight, or it lies at a bound."""
+        term = [number for number, axes in enumerate(self.form.terms) for _ in axes][place]
+        found, (least, most) = self.exponents[place], BOUNDS
+        return found if self.factors[term] > 0 and least * EDGE < found < most / EDGE else math.nan
+
     def at(self, points: Points) -> Array:
         """(K,) the loss that it predicts."""
         terms = _terms(self.form, self.exponents, _scaled(points, self.units))
@@ -124,11 +134,21 @@ class Fit:
         return {"law": self.law.document(), "without_a_seed": [law.document() for law in self.without]}
 
     def interval(self, of: Callable[[Law], float]) -> Interval:
-        """A number that follows from the law, with a t-interval over the jackknife's pseudo-values (Tukey 1958)."""
+        """A number that follows from the law, with a t-interval by the jackknife's standard error over seeds (Tukey 1958).
+
+        Without ends where there are too few seeds, or where the number is not one without some of them; open to a side on
+        which it has no bound without some of them.
+        """
         value, num = of(self.law), len(self.without)
         if num == 0:
             return Interval(value, math.nan, math.nan)
         left_out = np.array([of(law) for law in self.without])
+        if np.isnan([value, *left_out]).any():
+            return Interval(value, math.nan, math.nan)
+        if np.isinf([value, *left_out]).any():
+            low = -math.inf if min(value, left_out.min()) == -math.inf else float(min(value, left_out.min()))
+            high = math.inf if max(value, left_out.max()) == math.inf else float(max(value, left_out.max()))
+            return Interval(value, low, high)
         error = math.sqrt((num - 1) / num * float(np.square(left_out - left_out.mean()).sum()))
         reach = float(student.ppf(0.975, num - 1)) * error
         return Interval(value, value - reach, value + reach)
@@ -159,9 +179,11 @@ def fit(form: Form, points: Points, losses: Array, *, independent: bool = True) 
         return Law(form, tuple(map(float, exponents)), factors, float(solved[0] - solved[1]), units, span)
 
     mean = losses.mean(axis=0)
-    law = fitted(mean, _starts(form, scaled, mean))
+    starts = _starts(form, scaled, mean)
+    law = fitted(mean, starts)
     num = len(losses) if independent and len(losses) >= MIN_WORLDS else 0
-    near = [law.exponents]
+    inside = np.clip(law.exponents, BOUNDS[0] * EDGE**2, BOUNDS[1] / EDGE**2)
+    near = [tuple(map(float, inside)), starts[0]]
     without = tuple(fitted(np.delete(losses, seed, axis=0).mean(axis=0), near) for seed in range(num))
     return Fit(law, without, mean - law.at(points))
 
@@ -175,7 +197,7 @@ def _check(form: Form, points: Points, losses: Array) -> None:
             )
         if not (np.isfinite(values) & (values > 0)).all():
             raise ValueError(f"values of {axis!r} must be finite and above zero, got {values}")
-        different = len(np.unique(values.round(12)))
+        different = len(np.unique(np.log(values).round(6)))
         if different < MIN_VALUES:
             raise TooWeak(
                 f"a power of {axis!r} needs at least {MIN_VALUES} different values of it, got {different}: train more"
@@ -189,8 +211,8 @@ def _check(form: Form, points: Points, losses: Array) -> None:
             f"{losses.shape[1]}: train more"
         )
     logs = np.stack([np.log(points[axis]) for axis in form.axes])
-    together = np.linalg.matrix_rank(logs - logs.mean(axis=1, keepdims=True), tol=1e-6)
-    if together < len(form.axes):
+    spread = np.linalg.svd(logs - logs.mean(axis=1, keepdims=True), compute_uv=False)
+    if spread[-1] < APART * spread[0]:
         raise TooWeak(
             f"the axes {', '.join(form.axes)} moved together, so that none of them is seen alone: vary each beside the others"
         )

@@ -27,17 +27,22 @@ TRIED = 400
 def lowest(law: Law, sizes: Array, spend: Spend) -> tuple[float, float]:
     """The size at which a law is lowest, and the loss there.
 
-    Looked for from an eighth of the smallest to eight times the largest of the sizes that are given; an end where it is there.
+    Looked for from an eighth of the smallest to eight times the largest of the sizes that are given. Where it is lowest at the
+    lower end the size is 0, at the upper end infinite: the law has no lowest point there.
+
+    Raises:
+        ValueError: the budget pays for no rows at any of these sizes.
     """
     tried = np.geomspace(sizes.min() / BESIDE, sizes.max() * BESIDE, TRIED)
     data = spend(tried)
-    paid = data > 0  # a budget in hours may not even pay for the updates
-    losses = np.full(TRIED, np.inf)
-    losses[paid] = law.at({"model": tried[paid], "data": data[paid]})
+    paid = np.flatnonzero(data > 0)  # a budget in hours may not even pay for the updates
+    if not len(paid):
+        raise ValueError("the budget pays for no rows at any size: give a larger one")
+    tried, losses = tried[paid], law.at({"model": tried[paid], "data": data[paid]})
     place = int(losses.argmin())
     least = float(losses[place])
-    if place in (0, TRIED - 1) or not np.isfinite(losses[place + 1]):
-        return float(tried[place]), least
+    if place in (0, len(tried) - 1):
+        return (0.0 if place == 0 else math.inf), least
     left, middle, right = losses[place - 1 : place + 2]
     bend = left - 2 * middle + right
     shift = 0.0 if bend <= 0 else 0.5 * (left - right) / bend
@@ -45,9 +50,14 @@ def lowest(law: Law, sizes: Array, spend: Spend) -> tuple[float, float]:
 
 
 def best_size(fit: Fit, sizes: Array, spend: Spend) -> Interval:
-    """The size at which a law is lowest, with an interval over its logarithm."""
-    logs = fit.interval(lambda law: math.log(lowest(law, sizes, spend)[0]))
-    return Interval(*(math.exp(end) for end in (logs.value, logs.low, logs.high)))
+    """The size at which a law is lowest, with an interval over its logarithm; open to a side on which there is no lowest point."""
+
+    def log_of_best(law: Law) -> float:
+        size, _ = lowest(law, sizes, spend)
+        return -math.inf if size == 0 else math.inf if size == math.inf else math.log(size)
+
+    logs = fit.interval(log_of_best)
+    return Interval(*map(_exp, (logs.value, logs.low, logs.high)))
 
 
 def parabola(sizes: Array, losses: Array, *, independent: bool = True) -> Interval:
@@ -75,4 +85,4 @@ def parabola(sizes: Array, losses: Array, *, independent: bool = True) -> Interv
 
 
 def _exp(log: float) -> float:
-    return math.exp(log) if log < 700 else math.inf
+    return math.inf if log >= 700 else math.exp(log)

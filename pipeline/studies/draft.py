@@ -6,13 +6,25 @@ import math
 from dataclasses import dataclass, field
 
 from pipeline.selection.policies.negatives import NegativeDownsampling
-from pipeline.spec.config import All, Continuous, Cutover, ModelConfig, NoTeacher, Selection, Size, Variant
+from pipeline.spec.config import (
+    All,
+    Continuous,
+    Cutover,
+    ModelConfig,
+    NoTeacher,
+    OptimizerConfig,
+    Selection,
+    Size,
+    Variant,
+)
 from pipeline.spec.forms.asked import StudyFields
 from pipeline.spec.lineup import LineUp
 from pipeline.spec.study import Cell, Study, StudyError
 from pipeline.spec.window import Window
 
 BOTH = "both"
+WIDTHS = tuple(range(4, 516, 4))
+"""Of embedding rows, as studies vary them: tables take multiples of four."""
 
 
 @dataclass
@@ -96,24 +108,37 @@ def tuned(base: LineUp, arm: Variant) -> Variant:
 
 
 def at_width(base: LineUp, variant: Variant) -> Variant:
-    """A variant with the learning rates of its embedding width: between those of the line-up's variants of the nearest widths.
+    """A variant with the learning rates of its embedding width: between those of the nearest widths that a line-up has.
 
-    They are taken from variants on all rows without a teacher, in proportion to the logarithms of the widths; beyond the
-    widest and the narrowest the rates are theirs.
+    In proportion to the logarithms of the widths; beyond the widest and the narrowest the rates are theirs.
     """
-    plain_ones = (
-        each for each in base.variants if each.selection == All() and isinstance(each.distillation, NoTeacher)
-    )
-    known = {each.model.widths.embedding_dim: each.optimizer for each in plain_ones}
+    known, width = rates_by_width(base, variant), variant.model.widths.embedding_dim
     if not known:
         return variant
     rates = {
-        name: _between(
-            {width: float(getattr(each, name)) for width, each in known.items()}, variant.model.widths.embedding_dim
-        )
+        name: _between({each: float(getattr(optimizer, name)) for each, optimizer in known.items()}, width)
         for name in ("embedding_lr", "dense_lr")
     }
     return variant.model_copy(update={"optimizer": variant.optimizer.model_copy(update=rates)})
+
+
+def rates_by_width(base: LineUp, variant: Variant) -> dict[int, OptimizerConfig]:
+    """The optimizers that a line-up has by embedding width, of variants like one: on all rows, without a teacher, of its batch size.
+
+    Those of its architecture, if there are any; of one width its reference's first.
+    """
+    alike = [
+        each
+        for each in base.variants
+        if each.selection == All()
+        and isinstance(each.distillation, NoTeacher)
+        and each.optimizer.batch_size == variant.optimizer.batch_size
+    ]
+    of_arch = [each for each in alike if each.model.arch == variant.model.arch] or alike
+    found: dict[int, OptimizerConfig] = {}
+    for each in sorted(of_arch, key=lambda each: each.name != base.reference):
+        found.setdefault(each.model.widths.embedding_dim, each.optimizer)
+    return found
 
 
 def _between(known: dict[int, float], width: int) -> float:

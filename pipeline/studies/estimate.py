@@ -103,18 +103,29 @@ def estimate(study: Study, lake: Lake) -> Estimate:
     )
 
 
-def shape_of(lineup: LineUp) -> tuple[float | None, int, int]:
+def shape_of(lineup: LineUp, model: ModelConfig | None = None) -> tuple[float | None, int, int]:
     """Rows of a window, where the log is simulated, and the numbers and ids of a row.
+
+    Args:
+        lineup: whose log.
+        model: leaves features out; without one all count.
 
     Raises:
         BadInput: the log's schema or the simulator's settings cannot be used.
     """
-    source = lineup.dataset.source
+    source, hidden = lineup.dataset.source, () if model is None else model.exclude
     if isinstance(source, SimulatedSource):
         drawn = source.simulator(lineup.seeds[0])
-        return drawn.rows_per_window, drawn.num_dense, drawn.num_categorical + drawn.num_lists
-    schema = Schema.load(source.schema_file)
-    return None, len(schema.dense), len(schema.categorical) + len(schema.lists)
+        rows: float | None = drawn.rows_per_window
+        kinds = [
+            [f"{letter}{place + 1}" for place in range(many)]
+            for letter, many in (("I", drawn.num_dense), ("C", drawn.num_categorical), ("L", drawn.num_lists))
+        ]
+    else:
+        schema, rows = Schema.load(source.schema_file), None
+        kinds = [[each.name for each in kind] for kind in (schema.dense, schema.categorical, schema.lists)]
+    dense, categorical, lists = (sum(name not in hidden for name in kind) for kind in kinds)
+    return rows, dense, categorical + lists
 
 
 def _published_rows(study: Study, lake: Lake) -> float | None:

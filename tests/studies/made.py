@@ -18,7 +18,9 @@ NUM_ROWS = 10_000
 
 
 def made(study: Study, loss: Callable[[Variant, float, float], float], noise: float = 0.0) -> Evidence:
-    """The evidence of a study whose variants lose what a formula says of (variant, forward operations, rows trained on).
+    """The evidence of a study whose variants lose what a formula says of (variant, forward operations, rows seen).
+
+    Rows are counted to the middle of the judged windows.
 
     Args:
         study: whose.
@@ -29,7 +31,7 @@ def made(study: Study, loss: Callable[[Variant, float, float], float], noise: fl
 
 
 def rows(study: Study, loss: Callable[[Variant, float, float], float], noise: float = 0.0) -> Iterator[Result]:
-    """One row for each seed, variant and window; a variant loses alike in all windows."""
+    """One row for each seed, variant and window; a variant loses nearly alike in all windows."""
     window_rows, num_dense, num_sparse = shape_of(study.lineup)
     assert window_rows is not None
     random = np.random.default_rng(0)
@@ -38,11 +40,13 @@ def rows(study: Study, loss: Callable[[Variant, float, float], float], noise: fl
             flops = forward_flops(variant.model, num_dense, num_sparse) or 0.0
             selected = round(window_rows * variant.selection.share(variant.model.prior))
             span = list(Window.span(max(study.first, variant.start or study.first), study.last))
-            mean = loss(variant, flops, selected * len(span)) * (1 + noise * random.normal())
+            judged = [place for place, window in enumerate(span) if window >= study.judged]
+            mean = loss(variant, flops, selected * float(np.mean(judged))) * (1 + noise * random.normal())
             for place, window in enumerate(span):
+                here = NUM_ROWS * mean * (1 + noise * random.normal() / 4)
                 yield Result(
                     seed=seed, variant=variant.name, window=window.name, recipe=recipe_of(study.lineup, variant, window, seed),
-                    step="made", slice=seed, num_rows=NUM_ROWS, loss=NUM_ROWS * mean, true_loss=NUM_ROWS * mean, excess=0.0,
+                    step="made", slice=seed, num_rows=NUM_ROWS, loss=here, true_loss=here, excess=0.0,
                     positives=500, prediction=500.0, true_prob=500.0, auc=0.7, groups=None, kappa=None,
                     window_rows=round(window_rows), num_selected=selected, num_updates=98, examples=selected * place,
                     total_training_flops=3 * flops * selected * (place + 1), training_flops=3 * flops * selected,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
+import numpy as np
 import pytest
 
 from pipeline.reporting.study_page import render
@@ -66,8 +68,35 @@ def test_the_answer_finds_what_pays_and_what_is_saturated() -> None:
     assert ("data still pay", "held") in claims.rows
     assert ("parameters are out of steam, whichever scheme", "not held") in claims.rows
     assert ("the schemes of parameters differ", "held") in claims.rows
+    assert ("parameters are out of steam, whichever scheme", "held") not in claims.rows, "not all schemes were asked"
     page = render(whole, found, facts={}, times=Table(("part", "seconds"), ()))
     assert page.count("<img") == 3
+
+
+def test_a_doubling_that_was_trained_counts_and_no_curve_beside_it() -> None:
+    """A curve that falls for ever is fitted to losses that turn up: by it the next doubling would pay."""
+
+    def loss(variant: Variant, flops: float, rows: float) -> float:
+        wide = sum(variant.model.widths.over) / 96
+        return 0.2 * (1 + np.interp(np.log2(wide), [-2, -1, 0, 1, 2], [0.06, 0.025, 0.0, 0.001, 0.006]))
+
+    found = answer(made(study(schemes=["over_width"]), loss, noise=1e-5))
+    assert "width above the interactions is saturated" in found.headline
+    assert found.metrics["over_width_doubling_percent"] == pytest.approx(-0.1, abs=0.01)
+
+
+def test_what_a_curve_does_not_determine_is_not_claimed() -> None:
+    def loss(variant: Variant, flops: float, rows: float) -> float:
+        return 0.15 + (0.001 * np.log(rows) if variant.start else 0.0)
+
+    found = answer(made(study(schemes=["data"]), loss, noise=1e-4))
+    assert "data stays open" in found.headline
+    assert math.isnan(found.metrics["data_exponent_low"])
+
+
+def test_factors_that_come_to_the_same_layers_are_refused() -> None:
+    with pytest.raises(StudyError, match="a curve of 'embedding_dim' needs at least 5 different points, got"):
+        study(size="tiny", schemes=["embedding_dim"])
 
 
 def test_few_worlds_claim_nothing() -> None:

@@ -13,29 +13,33 @@ from pipeline.statistics.interval import Interval
 from pipeline.statistics.law import Fit, Law, TooWeak, fit
 from pipeline.statistics.valley import SPLIT, best_size, lowest, parabola
 from pipeline.studies import measures
+from pipeline.studies.draft import rates_by_width
 from pipeline.studies.drawing import by_number
 from pipeline.studies.evidence import Evidence
 from pipeline.studies.findings import Check, Findings, Section, Table
-from pipeline.studies.iso_compute.fields import Fields
-from pipeline.studies.iso_compute.valleys import Valley, law_of, points_of
+from pipeline.studies.iso_compute.valleys import Log, Valley, law_of, points_of, valleys_of
 from pipeline.studies.measures import percent
 
 Array = NDArray[np.float64]
 
+UNSPENT = 0.05
+"""Share of a budget that a cell may have left, or spent beyond it."""
+
 
 def answer(evidence: Evidence) -> Findings:
     """What the study says."""
-    valleys = [Valley.of(evidence, budget) for budget in Fields.of(evidence.study).budgets]
+    log = Log.of(evidence)
+    valleys = valleys_of(evidence, log)
     metrics: dict[str, float] = {}
     fitted, weak = law_of(evidence, valleys)
-    best = [None if fitted is None else best_size(fitted, each.sizes, each.spend) for each in valleys]
+    best = [None if fitted is None else _best(log, fitted, each) for each in valleys]
     for valley, size in zip(valleys, best, strict=True):
         if size is not None:
-            metrics |= measures.ends(f"best_width_at_{valley.budget:.3g}", valley.width(size))
+            metrics |= measures.ends(f"best_width_at_{valley.words.split()[0]}", log.widths(size))
     sections = [
-        _valleys(evidence, valleys, fitted, best, weak),
-        *_path(valleys, fitted, best, metrics),
-        *_law(evidence, valleys, fitted, metrics),
+        _valleys(evidence, log, valleys, fitted, best, weak),
+        *_path(log, valleys, fitted, best, metrics),
+        *_law(log, valleys, fitted, metrics),
         Section(
             "All cells",
             "What each lost against the line-up's reference on all rows, and what it cost.",
@@ -44,36 +48,53 @@ def answer(evidence: Evidence) -> Findings:
         ),
     ]
     return Findings(
-        headline=_headline(valleys, fitted, best, weak),
+        headline=_headline(log, valleys, fitted, best, weak),
         metrics=metrics,
         sections=tuple(sections),
-        checks=tuple(_checks(evidence, valleys, best)),
-        notes=(measures.scope(evidence),),
+        checks=tuple(_checks(evidence, log, valleys, best)),
+        notes=(measures.scope(evidence), _rates(log)),
         documents={} if fitted is None else {"law": fitted.document()},
     )
 
 
-def _headline(valleys: list[Valley], fitted: Fit | None, best: list[Interval | None], weak: str) -> str:
+def _best(log: Log, fitted: Fit, valley: Valley) -> Interval:
+    return best_size(fitted, valley.sizes, partial(log.spend, valley.budget))
+
+
+def _rates(log: Log) -> str:
+    """Where the learning rates come from."""
+    known = sorted(rates_by_width(log.grid.asked.base(), log.grid.reference))
+    return (
+        f"Learning rates are known at {'widths' if len(known) > 1 else 'width'} {', '.join(map(str, known))}; between two of them they "
+        "are taken in proportion to the logarithm of the width, beyond them they are those of the nearest."
+    )
+
+
+def _headline(log: Log, valleys: list[Valley], fitted: Fit | None, best: list[Interval | None], weak: str) -> str:
     if fitted is None:
         return f"No law was fitted: {weak}."
     inside = [(valley, size) for valley, size in zip(valleys, best, strict=True) if size and valley.holds(size)]
     if not inside:
         return "At no budget is the lowest point of the valley surely within the sizes that were trained."
-    parts = [f"at {valley.words} a width of {_width(valley.width(size))}" for valley, size in inside]
+    parts = [f"at {valley.words} a width of {shown_width(log.widths(size))}" for valley, size in inside]
     rest = len(valleys) - len(inside)
     outside = f"; at {rest} more the lowest point is not surely within the sizes that were trained" if rest else ""
     return f"The loss is lowest {', '.join(parts)}{outside}."
 
 
-def _width(width: Interval) -> str:
+def shown_width(width: Interval) -> str:
+    """A width with its interval as people read it."""
+
+    def one(end: float) -> str:
+        return f"{end:.0f}" if 0 < end < math.inf else "no bound"
+
     if math.isnan(width.low):
-        return f"{width.value:.0f} (of this log or these worlds alone)"
-    low, high = (f"{end:.0f}" if 0 < end < math.inf else "no bound" for end in (width.low, width.high))
-    return f"{width.value:.0f} ({low} to {high})"
+        return f"{one(width.value)} (interval not known)"
+    return f"{one(width.value)} ({one(width.low)} to {one(width.high)})"
 
 
 def _valleys(
-    evidence: Evidence, valleys: list[Valley], fitted: Fit | None, best: list[Interval | None], weak: str
+    evidence: Evidence, log: Log, valleys: list[Valley], fitted: Fit | None, best: list[Interval | None], weak: str
 ) -> Section:
     curves = {}
     rows = []
@@ -82,18 +103,13 @@ def _valleys(
         curves[valley.words] = ([float(cell.value or 0.0) for cell in valley.cells], measures.band(losses))
         least = int(np.argmin([each.value for each in losses]))
         bent = parabola(valley.sizes, valley.losses, independent=evidence.independent)
-        by_parabola = "none" if math.isnan(bent.value) else _width(valley.width(bent))
-        if fitted is None or size is None:
-            found = ("no law", "", "", "")
-        else:
-            loss = fitted.interval(partial(_loss_of_best, valley))
-            inside = "yes" if valley.holds(size) else "not surely"
-            found = (_width(valley.width(size)), f"{valley.rows(size) / 1e6:.2f}M", percent(loss), inside)
+        by_parabola = "none" if math.isnan(bent.value) else shown_width(log.widths(bent))
+        found = ("no law", "", "", "") if fitted is None or size is None else _at_best(log, fitted, valley, size)
         rows.append((valley.words, *found, valley.cells[least].label, percent(losses[least]), by_parabola))
     header = (
         "budget",
         "best width by the law (95 %)",
-        "rows there",
+        "rows seen there",
         "its loss, percent (95 %)",
         "within the sizes trained?",
         "best cell trained",
@@ -109,54 +125,63 @@ def _valleys(
     )
     text = (
         "Every cell of a curve spends the same budget. Left of the lowest point the model is too small for what the log says, "
-        "right of it it has seen too little of it. " + (weak or "The law is fitted to all budgets together; see below.")
+        "right of it it has seen too little of it. Rows are counted to the middle of the judged windows. "
+        + (weak or "The law is fitted to all budgets together; see below.")
     )
     return Section("Valleys", text, figure, Table(header, tuple(rows)))
 
 
+def _at_best(log: Log, fitted: Fit, valley: Valley, size: Interval) -> tuple[str, str, str, str]:
+    inside = {True: "yes", False: "not surely", None: "not known"}[valley.holds(size)]
+    if not 0 < size.value < math.inf:
+        return shown_width(log.widths(size)), "", "", inside
+    rows = float(log.spend(valley.budget, np.array([size.value]))[0])
+    loss = fitted.interval(lambda law: lowest(law, valley.sizes, partial(log.spend, valley.budget))[1])
+    return shown_width(log.widths(size)), f"{rows / 1e6:.2f}M", percent(loss), inside
+
+
 def _path(
-    valleys: list[Valley], fitted: Fit | None, best: list[Interval | None], metrics: dict[str, float]
+    log: Log, valleys: list[Valley], fitted: Fit | None, best: list[Interval | None], metrics: dict[str, float]
 ) -> Iterator[Section]:
-    """How the best size grows with the budget."""
-    if fitted is None or len(valleys) < 2:
+    """How the best size grows with the budget, where each budget has one."""
+    if fitted is None or len(valleys) < 2 or not all(s and v.holds(s) for v, s in zip(valleys, best, strict=True)):
         return
     logs = np.log([valley.budget for valley in valleys])
 
     def slope(law: Law) -> float:
-        sizes = [lowest(law, each.sizes, each.spend)[0] for each in valleys]
+        sizes = [lowest(law, each.sizes, partial(log.spend, each.budget))[0] for each in valleys]
         return float(np.polyfit(logs, np.log(sizes), 1)[0])
 
     grows = fitted.interval(slope)
     metrics |= measures.ends("size_grows_with_budget", grows)
-    widths = [valley.width(size) for valley, size in zip(valleys, best, strict=True) if size is not None]
+    widths = [log.widths(size) for size in best if size is not None]
     figure = by_number(
         "Path of the minima: the best width by budget (95 %)",
-        f"budget, {valleys[0].words.split()[1]}",
+        f"budget, {log.grid.asked.unit}",
         "width of the embedding rows",
         {"best width by the law": ([valley.budget for valley in valleys], measures.band(widths))},
         logarithmic=True,
     )
-    text = (
-        f"The best size in operations an example grows as the budget to the power of {percent(grows)}. At 0.5 model and data "
-        "grow alike; above, the model takes the larger part of what is added."
-    )
+    text = f"The best size, in operations an example, grows as the budget to the power of {percent(grows)}."
+    if log.grid.asked.unit == "FLOPs":
+        text += " At 0.5 model and rows grow alike; above, the model takes the larger part of what is added."
     yield Section("Path of the minima", text, figure, None)
 
 
-def _law(evidence: Evidence, valleys: list[Valley], fitted: Fit | None, metrics: dict[str, float]) -> Iterator[Section]:
+def _law(log: Log, valleys: list[Valley], fitted: Fit | None, metrics: dict[str, float]) -> Iterator[Section]:
     """The law's exponents, and how near it comes to a budget that it was not fitted to."""
     if fitted is None:
         return
-    alpha, beta = (fitted.interval(partial(_exponent, place)) for place in (0, 1))
-    metrics |= measures.ends("alpha", alpha) | measures.ends("beta", beta)
+    names = {"alpha": "exponent of the model's size", "beta": "exponent of the rows"}
+    rows = []
+    for place, (name, words) in enumerate(names.items()):
+        found = fitted.interval(partial(_exponent, place))
+        metrics |= measures.ends(name, found)
+        rows.append((words, "not determined" if math.isnan(found.value) else percent(found)))
     metrics["residual_percent"] = float(np.sqrt(np.square(fitted.residuals).mean()))
-    rows = [
-        ("exponent of the model's size", percent(alpha)),
-        ("exponent of the rows", percent(beta)),
-        ("root of the mean squared residual, percent of log-loss", f"{metrics['residual_percent']:.3f}"),
-    ]
+    rows.append(("root of the mean squared residual, percent of log-loss", f"{metrics['residual_percent']:.3f}"))
     for place, valley in enumerate(valleys):
-        error = _left_out(evidence, valleys, place)
+        error = _left_out(valleys, place)
         if error is not None:
             rows.append((f"error where {valley.words} is left out of the fit, mean absolute, percent", f"{error:.3f}"))
     text = (
@@ -166,15 +191,11 @@ def _law(evidence: Evidence, valleys: list[Valley], fitted: Fit | None, metrics:
     yield Section("The law", text, None, Table(("", "found (95 %)"), tuple(rows)))
 
 
-def _loss_of_best(valley: Valley, law: Law) -> float:
-    return lowest(law, valley.sizes, valley.spend)[1]
-
-
 def _exponent(place: int, law: Law) -> float:
-    return law.exponents[place]
+    return law.exponent(place)
 
 
-def _left_out(evidence: Evidence, valleys: list[Valley], place: int) -> float | None:
+def _left_out(valleys: list[Valley], place: int) -> float | None:
     rest = [each for number, each in enumerate(valleys) if number != place]
     if len(rest) < 2:
         return None
@@ -186,29 +207,22 @@ def _left_out(evidence: Evidence, valleys: list[Valley], place: int) -> float | 
     return float(np.abs(found.law.at(points) - losses.mean(axis=0)).mean())
 
 
-def _checks(evidence: Evidence, valleys: list[Valley], best: list[Interval | None]) -> Iterator[Check]:
-    inside = [size is not None and valley.holds(size) for valley, size in zip(valleys, best, strict=True)]
+def _checks(evidence: Evidence, log: Log, valleys: list[Valley], best: list[Interval | None]) -> Iterator[Check]:
+    inside = [None if size is None else valley.holds(size) for valley, size in zip(valleys, best, strict=True)]
+    known = all(each is not None for each in inside)
     yield Check(
         "an iso-compute curve without a minimum",
-        f"{sum(inside)} of {len(inside)} budgets have their lowest point, its interval included, within the sizes trained",
-        None if not any(inside) else all(inside),
+        f"{sum(each is True for each in inside)} of {len(inside)} budgets have their lowest point, its interval included, within the "
+        f"sizes trained{'' if known else '; intervals are not known'}",
+        all(inside) if known else None,
     )
-    ends = []
-    for valley in valleys:
-        means = valley.losses.mean(axis=0)
-        if int(means.argmin()) in (0, len(means) - 1):
-            ends.append(valley.words)
+    ends = [each.words for each in valleys if int(each.losses.mean(axis=0).argmin()) in (0, len(each.cells) - 1)]
     yield Check("a best cell at the edge of the sizes", f"at an edge: {', '.join(ends) or 'none'}", not ends)
-    spent = max(
-        abs(float(each.sizes[k] * each.data[k] * 3) / float(np.median(each.sizes * each.data * 3)) - 1)
-        for each in valleys
-        for k in range(len(each.cells))
-    )
-    yield Check(
-        "cells of one budget that did not spend alike",
-        f"largest difference of a cell's FLOPs from the middle one's: {spent:.1%}",
-        spent < 0.05 if Fields.of(evidence.study).unit == "FLOPs" else None,
-    )
+    if log.grid.asked.unit == "FLOPs":
+        off = max(float(np.abs(each.flops / each.budget - 1).max()) for each in valleys)
+        # A cell that gives up windows spends whole ones.
+        allowed = UNSPENT if log.grid.asked.gives_up == "negatives" else 0.5 / (2 * log.grid.num_judged) + UNSPENT
+        yield Check("cells that did not spend their budget", f"furthest from it: {off:.1%}", off < allowed)
     middle = valleys[len(valleys) // 2]
     means = middle.losses.mean(axis=0)
     worst, least = (middle.cells[int(place)].variant for place in (means.argmax(), means.argmin()))

@@ -1,4 +1,4 @@
-"""The cells of an iso-compute study: for each budget a few sizes, each with the rows that spend exactly the budget."""
+"""The cells of an iso-compute study: for each budget a few sizes, each with the rows that spend the budget."""
 
 from __future__ import annotations
 
@@ -9,13 +9,11 @@ from pipeline.selection.policies.negatives import NegativeDownsampling
 from pipeline.spec.config import ModelConfig, Variant, Widths
 from pipeline.spec.lineup import LineUp
 from pipeline.spec.study import StudyError
-from pipeline.studies.draft import Draft, at_width, sampled, shrunk, with_batch
+from pipeline.studies.draft import WIDTHS, Draft, at_width, sampled, shrunk, with_batch
 from pipeline.studies.estimate import forward_flops, row_seconds, shape_of, update_seconds
 from pipeline.studies.iso_compute.fields import Fields
 
 ALL_ROWS = "all_rows"
-WIDTHS = tuple(range(4, 516, 4))
-"""Of embedding rows: tables take multiples of four."""
 STEP = math.sqrt(2)
 """From one width of a valley to the next, at most."""
 MIN_SIZES = 4
@@ -40,18 +38,18 @@ def draft(base: LineUp, asked: Fields) -> Draft:
     found = Draft(ALL_ROWS)
     found.add("reference", "the line-up's reference on all rows", grid.reference)
     for budget in asked.budgets:
-        for size in grid.sizes(budget):
-            found.add("budget", size.label, grid.variant(size), size.width, family=grid.words(budget))
+        for point in grid.points(budget):
+            found.add("budget", point.label, grid.variant(point), point.width, family=grid.words(budget))
     return found
 
 
 @dataclass(frozen=True)
-class Size:
-    """One point of a valley."""
+class Point:
+    """A width with the rows that spend a budget."""
 
     width: int
     share: float
-    """Of the rows that it is trained on."""
+    """Of all rows, those that it is trained on."""
     rate: float | None
     """Of the negatives; None where it gives up windows."""
     num_windows: int
@@ -65,7 +63,7 @@ class Size:
 
     @property
     def name(self) -> str:
-        """As the line-up calls it."""
+        """As a line-up calls it."""
         kept = f"windows_{self.num_windows}" if self.rate is None else f"kept_{100 * self.rate:.4g}"
         return f"width_{self.width}_{kept}"
 
@@ -79,9 +77,12 @@ class Grid:
 
     @property
     def reference(self) -> Variant:
-        """The line-up's own, on all rows and without a teacher."""
+        """The line-up's own, on all rows and without a teacher, in the architecture that is asked for."""
         origin = self.base.variant(self.base.reference)
-        return Variant(name=ALL_ROWS, model=self._arch(origin.model), optimizer=origin.optimizer)
+        model = origin.model
+        if self.asked.arch not in ("as the line-up says", model.arch):
+            model = model.model_copy(update={"arch": self.asked.arch, "options": ()})
+        return Variant(name=ALL_ROWS, model=model, optimizer=origin.optimizer)
 
     @property
     def num_windows(self) -> int:
@@ -89,38 +90,49 @@ class Grid:
         return self.asked.last.days_since(self.asked.first) + 1
 
     @property
+    def num_judged(self) -> int:
+        """Judged windows."""
+        return self.asked.last.days_since(self.asked.judged or self.asked.online_start) + 1
+
+    @property
     def rows(self) -> float:
         """Of a window, all of them.
 
         Raises:
-            StudyError: the log is no simulated one, and the form does not say.
+            StudyError: the form says it of a simulated log, or does not of a log of one's own.
         """
-        found = self.asked.rows_per_window or shape_of(self.base)[0]
-        if found is None:
+        given, simulated = self.asked.rows_per_window, shape_of(self.base)[0]
+        if given is not None and simulated is not None:
+            raise StudyError(
+                f"a simulated log has {simulated:,.0f} rows a window, got `rows_per_window` {given:,} too: leave it out"
+            )
+        if given is None and simulated is None:
             raise StudyError(
                 "how many rows a budget pays for is known only with the rows of a window, got none for a log of one's own: "
                 "give `rows_per_window`, about what `windrow status` shows"
             )
-        return float(found)
+        return float(given or simulated or 0)
 
     def words(self, budget: float) -> str:
-        """A budget as people read it."""
-        return f"{budget:.3g} {self.asked.unit}"
+        """A budget as people read it: `3e10 FLOPs`."""
+        return f"{budget:.3g} {self.asked.unit}".replace("e+", "e")
 
-    def sizes(self, budget: float) -> list[Size]:
-        """The sizes of a budget: of all that it can pay for, those in the middle.
+    def points(self, budget: float) -> list[Point]:
+        """The widths of a budget with their rows: of all that it can pay for, those in the middle.
 
         Raises:
-            StudyError: they are fewer than four.
+            StudyError: they are fewer than four, or the click rate is not known.
         """
-        found = [size for width in WIDTHS if (size := self.size(budget, width)) is not None]
+        if self.asked.gives_up == "negatives":
+            shrunk(self.base, self.reference, LOWEST_RATE)  # refuses a prior that is no click rate
+        found = self.paid(budget)
         if len(found) < MIN_SIZES:
-            tried = (budget * 10 ** (step / 5) for step in range(-15, 16))
-            fit = [each for each in tried if sum(self.size(each, w) is not None for w in WIDTHS) >= MIN_SIZES]
+            tried = [budget * 10 ** (step / 5) for step in range(-15, 16)]
+            fit = [each for each in tried if len(self.paid(each)) >= MIN_SIZES]
             cure = (
                 f"budgets from {self.words(fit[0])} to {self.words(fit[-1])} have"
                 if fit
-                else "give more windows, or rows with rarer clicks"
+                else "give more windows, judge fewer, or take rows with rarer clicks"
             )
             raise StudyError(
                 f"a valley needs at least {MIN_SIZES} sizes, got {len(found)} that a budget of {self.words(budget)} can pay for "
@@ -128,41 +140,55 @@ class Grid:
             )
         return _spread(found, self.asked.num_sizes)
 
-    def size(self, budget: float, width: int) -> Size | None:
-        """A width with the rows that spend the budget; None where there are not so many rows, or where too few are left."""
+    def paid(self, budget: float) -> list[Point]:
+        """All widths that a budget can pay for: there are so many rows, and enough are left."""
+        return [point for width in WIDTHS if (point := self._point(budget, width)) is not None]
+
+    def _point(self, budget: float, width: int) -> Point | None:
         share = self.share(budget, self.flops(width))
         prior = self.reference.model.prior
         if self.asked.gives_up == "windows":
             num = round(share * self.num_windows)
-            judged = self.asked.last.days_since(self.asked.judged or self.asked.online_start) + 1
-            return Size(width, num / self.num_windows, None, num) if judged < num <= self.num_windows else None
+            # As many windows before the judged ones as there are of these, at least.
+            return (
+                Point(width, num / self.num_windows, None, num)
+                if 2 * self.num_judged <= num <= self.num_windows
+                else None
+            )
         rate = (share - prior) / (1 - prior)
-        return Size(width, share, rate, self.num_windows) if LOWEST_RATE <= rate <= 1 else None
+        return Point(width, share, rate, self.num_windows) if LOWEST_RATE <= rate <= 1 else None
 
-    def variant(self, size: Size) -> Variant:
-        """A size as a variant; its batch shrinks with its rows, so that all take as many updates a window."""
+    def variant(self, point: Point) -> Variant:
+        """A point as a variant; where negatives are left out its batch shrinks with its rows, and updates stay as many."""
         own = self.reference.optimizer
-        whole = at_width(self.base, Variant(name=size.name, model=self.model(size.width), optimizer=own))
-        if size.rate is None:
-            return whole.model_copy(update={"start": self.asked.last.shift(1 - size.num_windows)})
-        batch = shrunk(self.base, whole, size.rate)
-        return with_batch(sampled(whole, size.name, NegativeDownsampling(rate=size.rate)), batch)
+        whole = at_width(self.base, Variant(name=point.name, model=self.model(point.width), optimizer=own))
+        if point.rate is None:
+            return whole.model_copy(update={"start": self.asked.last.shift(1 - point.num_windows)})
+        batch = shrunk(self.base, whole, point.rate)
+        return with_batch(sampled(whole, point.name, NegativeDownsampling(rate=point.rate)), batch)
 
     def model(self, width: int) -> ModelConfig:
-        """The reference's model at another width."""
-        widths = Widths(embedding_dim=width, bottom=(2 * width,), over=(4 * width, 2 * width), cross_rank=width)
-        return self.reference.model.model_copy(update={"size": widths})
-
-    def _arch(self, model: ModelConfig) -> ModelConfig:
-        return model if self.asked.arch == "as the line-up says" else model.model_copy(update={"arch": self.asked.arch})
+        """A model whose layers all follow from the width of its embedding rows; else the reference's."""
+        own = self.reference.model
+        layers = {"bottom": (2 * width,), "over": (4 * width, 2 * width), "cross_rank": width}
+        widths = Widths(embedding_dim=width, cross_layers=own.widths.cross_layers, **layers)
+        return own.model_copy(update={"size": widths})
 
     def share(self, budget: float, flops: float) -> float:
-        """Of all rows, those that a budget pays for, by the operations of an example's forward pass; may be more than one."""
-        rows, num_sparse = self.rows * self.num_windows, shape_of(self.base)[2]
+        """Of all rows, those that a budget pays for; may be more than one, or less than none.
+
+        Args:
+            budget: in the unit of the form.
+            flops: of an example's forward pass.
+        """
+        rows = self.rows * self.num_windows
         if self.asked.unit == "FLOPs":
             return budget / (3 * flops * rows)
-        updates = rows / self.reference.optimizer.batch_size
-        return (3600 * budget - update_seconds(updates, self.num_windows)) / (rows * row_seconds(num_sparse, flops))
+        updating = update_seconds(rows / self.reference.optimizer.batch_size, self.num_windows)
+        training = rows * row_seconds(shape_of(self.base)[2], flops)
+        if self.asked.gives_up == "windows":  # which take their updates with them
+            return 3600 * budget / (updating + training)
+        return (3600 * budget - updating) / training
 
     def flops(self, width: int) -> float:
         """Of an example's forward pass through the model at a width.
@@ -170,7 +196,7 @@ class Grid:
         Raises:
             StudyError: they are not known of its architecture.
         """
-        _, num_dense, num_sparse = shape_of(self.base)
+        _, num_dense, num_sparse = shape_of(self.base, self.reference.model)
         flops = forward_flops(self.model(width), num_dense, num_sparse)
         if flops is None:
             raise StudyError(
@@ -180,12 +206,12 @@ class Grid:
         return flops
 
 
-def _spread(found: list[Size], num: int) -> list[Size]:
-    """So many sizes in the middle of those that a budget can pay for, evenly in their logarithm."""
+def _spread(found: list[Point], num: int) -> list[Point]:
+    """So many points in the middle of those that a budget can pay for, evenly in the logarithm of their widths."""
     low, high = math.log(found[0].width), math.log(found[-1].width)
     reach = min(high - low, (num - 1) * math.log(STEP)) / 2
     left = list(found)
     for place in range(min(num, len(found))):
         target = (low + high) / 2 + reach * (2 * place / (num - 1) - 1)
-        left.remove(min(left, key=lambda size: abs(math.log(size.width) - target)))
-    return [size for size in found if size not in left]
+        left.remove(min(left, key=lambda point: abs(math.log(point.width) - target)))
+    return [point for point in found if point not in left]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from pipeline.spec.documents import Few, Real, Whole
 from pipeline.spec.forms.asked import StudyFields
@@ -14,7 +15,7 @@ QUESTION = "For a budget of compute, how large a model on how many rows loses le
 PAGE = """
 ### How large a model, on how many rows, for my budget?
 
-A budget of compute buys a large model on few rows or a small one on many. This study spends each budget **exactly**, at several
+A budget of compute buys a large model on few rows or a small one on many. This study spends each budget at several
 sizes of the model: the larger the model, the fewer rows it is trained on. Too small a model cannot express what the log says, too
 large a one sees too little of it; in between lies a **valley**, and its lowest point is the size to train.
 
@@ -36,14 +37,26 @@ its own. `plan` refuses a budget that has no room for four sizes, and says which
 DataAxis = Literal["negatives", "windows"]
 Unit = Literal["FLOPs", "core-hours"]
 Arch = Literal["as the line-up says", "dlrm", "dcnv2"]
+APART = 1.1
 Budget = Annotated[Real, Field(gt=0)]
+
+
+def _apart(budgets: tuple[float, ...]) -> tuple[float, ...]:
+    ordered = tuple(sorted(budgets))
+    for low, high in pairwise(ordered):
+        if high < APART * low:
+            raise ValueError(f"budgets lie at least a tenth apart, got {low:g} and {high:g}: take one out")
+    return ordered
 
 
 class Fields(StudyFields):
     """The fields of an iso-compute study."""
 
-    budgets: Annotated[tuple[Budget, ...], Few, Listed()] = Field(default=(3e10, 8e10, 2e11), title="Budgets")
-    """Of training from the first window to the last, for each variant and seed; a forward pass and twice that backward."""
+    budgets: Annotated[tuple[Budget, ...], Few, Listed(), AfterValidator(_apart)] = Field(
+        default=(3e10, 8e10, 2e11), title="Budgets"
+    )
+    """Of training from the first window to the last, for each variant and seed; a forward pass and twice that backward. At least
+    a tenth apart."""
     unit: Unit = Field(default="FLOPs", title="Unit of the budgets")
     """FLOPs of the dense layers and the interactions, or hours of one core as Windrow was measured on an AMD EPYC."""
     gives_up: DataAxis = Field(default="negatives", title="What a larger model gives up")
@@ -53,4 +66,4 @@ class Fields(StudyFields):
     arch: Arch = Field(default="as the line-up says", title="Architecture")
     """Of all variants."""
     rows_per_window: Annotated[Whole, Field(ge=1)] | None = Field(default=None, title="Rows of a window, about")
-    """Of a log of one's own, to know how many rows a budget pays for; leave empty for a simulated one."""
+    """Of a log of one's own, to know how many rows a budget pays for; leave empty for a simulated log."""

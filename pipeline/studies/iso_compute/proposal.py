@@ -14,23 +14,22 @@ from pipeline.spec.config import Variant
 from pipeline.spec.errors import BadInput, shown
 from pipeline.spec.lineup import LineUp, document
 from pipeline.statistics.interval import Interval
-from pipeline.statistics.law import Fit
 from pipeline.statistics.valley import best_size, lowest
+from pipeline.studies.draft import WIDTHS
 from pipeline.studies.estimate import row_seconds, shape_of, update_seconds
 from pipeline.studies.evidence import Evidence
-from pipeline.studies.iso_compute.cells import ALL_ROWS, WIDTHS, Grid, Size
-from pipeline.studies.iso_compute.fields import Fields, Unit
-from pipeline.studies.iso_compute.valleys import Valley, law_of
+from pipeline.studies.iso_compute.answer import shown_width
+from pipeline.studies.iso_compute.cells import STEP, Grid, Point
+from pipeline.studies.iso_compute.fields import Unit
+from pipeline.studies.iso_compute.valleys import Log, Valley, law_of, valleys_of
 
 Array = NDArray[np.float64]
 
-PLANNED = "planned"
-"""The proposed variant's name."""
 BEYOND = 4.0
 """How far outside the study's budgets a proposal goes unless more is allowed."""
 WIDEST = 4.0
-"""Upper end over lower end of the best size, from which a law decides nothing."""
-UNITS: dict[str, Unit] = {"": "FLOPs", "flops": "FLOPs", "core-h": "core-hours"}
+"""Upper end over lower end of the best width, from which a law decides nothing."""
+UNITS: dict[str, Unit] = {"": "FLOPs", "flops": "FLOPs", "core-h": "core-hours", "core-hours": "core-hours"}
 
 
 @dataclass(frozen=True)
@@ -40,18 +39,20 @@ class Proposal:
     budget: str
     width: Interval
     """Of the embedding rows, by the law."""
-    chosen: Size
+    chosen: Point
     """What is trained: the nearest width that tables can have, and its rows."""
     loss: Interval
-    """Percent of the loss of the study's reference on all rows."""
+    """Of what is chosen: percent of the loss of the study's reference on all rows."""
     doubling: Interval
     """Percent of loss that twice the budget would take away."""
     minutes: float
     """On one core as Windrow was measured on an AMD EPYC."""
-    valid: tuple[str, str]
+    fitted: tuple[str, str]
     """The smallest and the largest budget that the law was fitted to."""
+    span: tuple[str, str]
+    """First and last window that the budget pays for."""
     lineup: LineUp
-    """The study's line-up with the reference and the proposed variant."""
+    """The study's line-up with the reference and what is chosen."""
 
     def figures(self) -> dict[str, object]:
         """For programs."""
@@ -64,17 +65,19 @@ class Proposal:
             "loss_percent": asdict(self.loss),
             "doubling_percent": asdict(self.doubling),
             "core_minutes": self.minutes,
-            "fitted_budgets": list(self.valid),
+            "fitted_budgets": list(self.fitted),
+            "span": list(self.span),
             "lineup": document(self.lineup),
         }
 
     def words(self) -> str:
         """For people."""
+        unsure = "" if math.isfinite(self.loss.low) else " Nothing here says how sure that is."
         return (
-            f"For {self.budget}: {self.chosen.label}. The best width by the law is {_shown(self.width, 0)}; expected loss "
-            f"{_shown(self.loss)} % against the study's reference on all rows; about {self.minutes:,.1f} minutes of one core. "
-            f"Twice the budget would take away another {_shown(self.doubling)} %. The law was fitted to budgets from "
-            f"{self.valid[0]} to {self.valid[1]}."
+            f"For {self.budget} from {self.span[0]} to {self.span[1]}: {self.chosen.label}. The best width by the law is "
+            f"{shown_width(self.width)}; expected loss {_percent(self.loss)} % against the study's reference on all rows; about "
+            f"{self.minutes:,.1f} minutes of one core. Twice the budget would take away {_percent(self.doubling, sign='')} % of loss. "
+            f"The law was fitted to budgets from {self.fitted[0]} to {self.fitted[1]}.{unsure}"
         )
 
 
@@ -86,7 +89,7 @@ def budget_of(text: str) -> tuple[float, Unit]:
 
     >>> budget_of("5e14")
     (500000000000000.0, 'FLOPs')
-    >>> budget_of("2.5core-h")
+    >>> budget_of("2.5 core-hours")
     (2.5, 'core-hours')
     """
     found = re.fullmatch(r"\s*([0-9.]+(?:e[-+]?[0-9]+)?)\s*([a-z-]*)\s*", text.lower())
@@ -103,7 +106,7 @@ def budget_of(text: str) -> tuple[float, Unit]:
     return amount, unit
 
 
-def propose(evidence: Evidence, base: LineUp, text: str, beyond: float = BEYOND) -> Proposal:
+def propose(evidence: Evidence, base: LineUp, text: str, *, beyond: float = BEYOND, unsure: bool = False) -> Proposal:
     """What to train for a budget.
 
     Args:
@@ -111,93 +114,129 @@ def propose(evidence: Evidence, base: LineUp, text: str, beyond: float = BEYOND)
         base: the line-up that the study began with.
         text: the budget, as `budget_of` reads it.
         beyond: how far outside the study's budgets it may lie, as a factor.
+        unsure: propose also where no interval is known, as of a single log.
 
     Raises:
-        BadInput: the study is of another kind, its law is too weak, or the budget lies too far outside.
+        BadInput: the law is too weak, the budget lies too far outside, or it does not pay for what the law finds best.
     """
-    if evidence.study.kind != "iso_compute":
-        raise BadInput(
-            f"a plan takes the law of an iso_compute study, got one of {evidence.study.kind}: run an iso_compute study first"
-        )
-    asked = Fields.of(evidence.study)
     amount, unit = budget_of(text)
-    grid = Grid(base, asked.model_copy(update={"unit": unit}))
-    valleys = [Valley.of(evidence, each) for each in asked.budgets]
+    log = Log.of(evidence)
+    asked = log.grid.asked.model_copy(update={"unit": unit, "rows_per_window": _rows_per_window(log)})
+    grid = Grid(base, asked)
+    valleys = valleys_of(evidence, log)
     fitted, weak = law_of(evidence, valleys)
     if fitted is None:
         raise BadInput(f"no law is known for a plan: {weak}: run the study with more budgets or sizes")
     sizes = np.concatenate([valley.sizes for valley in valleys])
-    rows = evidence.tracks[ALL_ROWS].total_examples
+    words = grid.words(amount)
+    if unit == log.grid.asked.unit:
+        _refuse_beyond(amount, valleys, words, beyond)
 
     def spend(times: float, models: Array) -> Array:
-        return np.array([rows * min(1.0, grid.share(times * amount, float(each))) for each in models])
+        return log.spend(times * amount, models, grid)
 
     once, twice = partial(spend, 1.0), partial(spend, 2.0)
-    size = best_size(fitted, sizes, once)
-    _refuse_beyond(fitted, size.value, once, beyond, grid.words(amount))
-    width = valleys[0].width(size)
-    if size.high / size.low > WIDEST:
+    if not (once(sizes) > 0).any():
+        raise BadInput(f"a budget of {words} pays for no rows at any size that was studied: give a larger one")
+    width = log.widths(best_size(fitted, sizes, once))
+    _refuse_weak(width, words, valleys, unsure=unsure)
+    if not all(math.isfinite(law.exponent(place)) for law in (fitted.law, *fitted.without) for place in (0, 1)):
         raise BadInput(
-            f"the law is too weak for a plan: the best width lies between {width.low:.0f} and {width.high:.0f}: run the study on "
-            "more seeds, or with more sizes"
+            "the law is too weak for a plan: its points do not determine how losses fall with size and with rows: run the study on "
+            "more seeds, or at more budgets"
         )
-    loss = fitted.interval(lambda law: lowest(law, sizes, once)[1])
-    doubling = fitted.interval(lambda law: lowest(law, sizes, once)[1] - lowest(law, sizes, twice)[1])
-    chosen = _chosen(grid, amount, width.value)
-    variant = grid.variant(chosen).model_copy(update={"name": PLANNED})
+    chosen = _chosen(grid, amount, width)
+    point = {"model": np.array([grid.flops(chosen.width)]), "data": log.seen(np.array([chosen.share]))}
+    variant = grid.variant(chosen)
     return Proposal(
-        budget=grid.words(amount),
+        budget=words,
         width=width,
         chosen=chosen,
-        loss=loss,
-        doubling=doubling,
+        loss=fitted.interval(lambda law: float(law.at(point)[0])),
+        doubling=fitted.interval(lambda law: lowest(law, sizes, once)[1] - lowest(law, sizes, twice)[1]),
         minutes=_minutes(grid, variant, chosen),
-        valid=(valleys[0].words, valleys[-1].words),
-        lineup=_lineup(base, grid.reference, variant, asked),
+        fitted=(valleys[0].words, valleys[-1].words),
+        span=(asked.last.shift(1 - chosen.num_windows).name, asked.last.name),
+        lineup=base.model_copy(
+            update={
+                "name": f"{asked.study}_{words.split()[0]}"[:63],
+                "variants": (grid.reference, variant),
+                "reference": grid.reference.name,
+                "online_start": asked.online_start,
+                "tuned": f"by the law of study {asked.study}; learning rates as there",
+            }
+        ),
     )
 
 
-def _refuse_beyond(fitted: Fit, size: float, once: partial[Array], beyond: float, words: str) -> None:
-    point = {"model": np.array([size]), "data": once(np.array([size]))}
-    far = fitted.law.beyond(point)
+def _rows_per_window(log: Log) -> int | None:
+    """What the study's windows really had, where its form had to say it."""
+    return None if log.grid.asked.rows_per_window is None else round(log.rows / log.grid.num_windows)
+
+
+def _refuse_beyond(amount: float, valleys: list[Valley], words: str, beyond: float) -> None:
+    smallest, largest = valleys[0], valleys[-1]
+    far = max(amount / largest.budget, smallest.budget / amount)
     if far > beyond:
+        side = "more than the largest" if amount > largest.budget else "less than the smallest"
         raise BadInput(
-            f"a law holds near what it was fitted to; at {words} it is asked {far:.1f} times outside, and at most {beyond:g} times is "
-            f"allowed: run the study at larger budgets, or allow it with --beyond {math.ceil(far)}"
+            f"a law holds near what it was fitted to, {smallest.words} to {largest.words}; got {words}, {far:.1f} times {side}, and at "
+            f"most {beyond:g} times is allowed: run the study at budgets nearer to it, or allow it with --beyond {math.ceil(far)}"
         )
 
 
-def _chosen(grid: Grid, amount: float, width: float) -> Size:
-    """The size of the ladder that is nearest to a width, of those that the budget can pay for."""
-    found = [size for each in WIDTHS if (size := grid.size(amount, each)) is not None]
+def _refuse_weak(width: Interval, words: str, valleys: list[Valley], *, unsure: bool) -> None:
+    trained = sorted(float(cell.value or 0) for valley in valleys for cell in valley.cells)
+    if not 0 < width.value < math.inf:
+        side = "narrower" if width.value == 0 else "wider"
+        raise BadInput(
+            f"at {words} the law is lowest at a model {side} than any it can be asked about; widths from {trained[0]:.0f} to "
+            f"{trained[-1]:.0f} were trained: run the study at this budget, on rows of which it takes a part"
+        )
+    if math.isnan(width.low):
+        if not unsure:
+            raise BadInput(
+                "no interval is known from a single log or from fewer than 8 worlds, so that nothing says how sure a plan is: allow it "
+                "with --unsure"
+            )
+    elif not width.high / max(width.low, 1e-9) <= WIDEST:
+        raise BadInput(
+            f"the law is too weak for a plan: the best width is {shown_width(width)}: run the study on more seeds, or with more sizes"
+        )
+
+
+def _chosen(grid: Grid, amount: float, width: Interval) -> Point:
+    """The width that tables can have nearest to the law's, of those that the budget can pay for.
+
+    Raises:
+        BadInput: it is far from the law's.
+    """
+    found = grid.paid(amount)
+    words = grid.words(amount)
     if not found:
         raise BadInput(
-            f"a budget of {grid.words(amount)} pays for no size on {grid.num_windows} windows of {grid.rows:,.0f} rows: give another"
+            f"a budget of {words} pays for no width from {WIDTHS[0]} to {WIDTHS[-1]} on a fitting part of {grid.num_windows} windows of "
+            f"{grid.rows:,.0f} rows: give another, or run the study over more windows"
         )
-    return min(found, key=lambda size: abs(math.log(size.width / width)))
+    nearest = min(found, key=lambda point: abs(math.log(point.width / width.value)))
+    low, high = (width.value, width.value) if math.isnan(width.low) else (width.low, width.high)
+    if not low / STEP <= nearest.width <= high * STEP:
+        why = "leaves too few rows" if nearest.width < low else "has more than all rows"
+        raise BadInput(
+            f"the best width by the law is {shown_width(width)}, for which a budget of {words} {why} of {grid.num_windows} windows of "
+            f"{grid.rows:,.0f} rows; the nearest that it pays for is {nearest.width}: give a "
+            f"{'larger' if nearest.width < low else 'smaller'} budget, or run the study over "
+            f"{'fewer' if nearest.width < low else 'more'} windows"
+        )
+    return nearest
 
 
-def _minutes(grid: Grid, variant: Variant, chosen: Size) -> float:
-    whole, num_sparse = grid.rows * grid.num_windows, shape_of(grid.base)[2]
-    trained = chosen.share * whole
-    updates = trained / variant.optimizer.batch_size
-    flops = grid.flops(chosen.width)
-    return (update_seconds(updates, grid.num_windows) + trained * row_seconds(num_sparse, flops)) / 60
+def _minutes(grid: Grid, variant: Variant, chosen: Point) -> float:
+    trained = chosen.share * grid.rows * grid.num_windows
+    updates = update_seconds(trained / variant.optimizer.batch_size, chosen.num_windows)
+    return (updates + trained * row_seconds(shape_of(grid.base)[2], grid.flops(chosen.width))) / 60
 
 
-def _lineup(base: LineUp, reference: Variant, variant: Variant, asked: Fields) -> LineUp:
-    return base.model_copy(
-        update={
-            "name": f"{asked.study}_planned"[:63],
-            "variants": (reference, variant),
-            "reference": reference.name,
-            "online_start": asked.online_start,
-            "tuned": f"by the law of study {asked.study}; learning rates as there",
-        }
-    )
-
-
-def _shown(interval: Interval, digits: int = 2) -> str:
-    sign = "+" if digits else ""
-    value, low, high = (f"{end:{sign}.{digits}f}" for end in (interval.value, interval.low, interval.high))
-    return f"{value} ({low} to {high})" if math.isfinite(interval.low) else f"{value} (no interval from so few worlds)"
+def _percent(interval: Interval, sign: str = "+") -> str:
+    value, low, high = (f"{end:{sign}.2f}" for end in (interval.value, interval.low, interval.high))
+    return f"{value} ({low} to {high})" if math.isfinite(interval.low) else value

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,13 +12,64 @@ from numpy.typing import NDArray
 from pipeline.spec.study import Cell
 from pipeline.statistics.interval import Interval
 from pipeline.statistics.law import Fit, TooWeak, fit
-from pipeline.statistics.valley import SPLIT, Spend
-from pipeline.studies.estimate import forward_flops, shape_of
+from pipeline.statistics.valley import SPLIT
+from pipeline.studies.draft import WIDTHS
 from pipeline.studies.evidence import Evidence
-from pipeline.studies.iso_compute.cells import ALL_ROWS, WIDTHS, Grid
+from pipeline.studies.iso_compute.cells import ALL_ROWS, Grid
 from pipeline.studies.iso_compute.fields import Fields
 
 Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Log:
+    """The log of a study: how many rows a model has seen when it is judged, and which width has which size."""
+
+    grid: Grid
+    rows: float
+    """All of the study's windows have."""
+    before: float
+    """Share of these that a model on all windows has seen at the middle of the judged ones, where data are counted: students go on
+    learning there."""
+
+    @classmethod
+    def of(cls, evidence: Evidence) -> Log:
+        """As the study's reference has seen it, whatever its form says of rows."""
+        track = evidence.tracks[ALL_ROWS]
+        seen = float(track["examples"][:, evidence.judged].mean())
+        return cls(
+            Grid(evidence.study.lineup, Fields.of(evidence.study)), track.total_examples, seen / track.total_examples
+        )
+
+    def seen(self, share: Array) -> Array:
+        """(N,) rows that a model had seen at the middle of the judged windows, by its shares (N,) of all rows."""
+        if self.grid.asked.gives_up == "negatives":
+            return self.rows * self.before * share
+        return self.rows * (share - (1 - self.before))  # the judged windows' second half stays away
+
+    def spend(self, budget: float, sizes: Array, grid: Grid | None = None) -> Array:
+        """(N,) rows that a budget leaves to models of sizes (N,), counted likewise and at most all; none where they are too few."""
+        grid = grid or self.grid
+        shares = np.array([grid.share(budget, float(size)) for size in sizes])
+        return np.maximum(0.0, self.seen(np.minimum(1.0, shares)))
+
+    @cached_property
+    def _known(self) -> Array:
+        """Size of a model of each width."""
+        return np.array([self.grid.flops(width) for width in WIDTHS])
+
+    def widths(self, size: Interval) -> Interval:
+        """Sizes in operations as widths of embedding rows; open where they lie beyond all widths that were thought of."""
+        known = self._known
+
+        def width(found: float) -> float:
+            if math.isnan(found):
+                return found
+            if not known[0] <= found <= known[-1]:
+                return 0.0 if found < known[0] else math.inf
+            return float(np.exp(np.interp(math.log(found), np.log(known), np.log(WIDTHS))))
+
+        return Interval(*map(width, (size.value, size.low, size.high)))
 
 
 @dataclass(frozen=True)
@@ -27,61 +79,42 @@ class Valley:
     budget: float
     words: str
     cells: tuple[Cell, ...]
+    flops: Array
+    """(K,) of training until the last window."""
     sizes: Array
     """(K,) operations of an example's forward pass."""
     data: Array
-    """(K,) examples trained on."""
+    """(K,) examples that a cell had seen at the middle of the judged windows."""
     losses: Array
     """(S, K) percent of the line-up's reference on all rows."""
-    spend: Spend
-    widths: tuple[Array, Array]
-    """Operations, and the widths that they belong to."""
 
     @classmethod
-    def of(cls, evidence: Evidence, budget: float) -> Valley:
+    def of(cls, evidence: Evidence, grid: Grid, budget: float) -> Valley:
         """As the ledger and the evaluations have it."""
-        study = evidence.study
-        grid = Grid(study.lineup, Fields.of(study))
-        cells = tuple(cell for cell in study.of("budget") if cell.family == grid.words(budget))
-        data = np.array([evidence.tracks[cell.variant].total_examples for cell in cells])
-        flops = np.array([evidence.tracks[cell.variant].training_flops for cell in cells])
+        cells = tuple(cell for cell in evidence.study.of("budget") if cell.family == grid.words(budget))
+        tracks = [evidence.tracks[cell.variant] for cell in cells]
+        flops = np.array([track.training_flops for track in tracks])
         series = [evidence.series(cell.variant, ALL_ROWS, evidence.judged) for cell in cells]
-        rows = evidence.tracks[ALL_ROWS].total_examples
-        _, num_dense, num_sparse = shape_of(study.lineup)
-        known = [forward_flops(grid.model(width), num_dense, num_sparse) or math.nan for width in WIDTHS]
-
-        def spend(sizes: Array) -> Array:
-            return np.array([rows * grid.share(budget, float(size)) for size in sizes])
-
         return cls(
             budget=budget,
             words=grid.words(budget),
             cells=cells,
-            sizes=flops / data / 3,
-            data=data,
+            flops=flops,
+            sizes=flops / np.array([track.total_examples for track in tracks]) / 3,
+            data=np.array([float(track["examples"][:, evidence.judged].mean()) for track in tracks]),
             losses=np.stack([each.values.mean(axis=1) for each in series], axis=1),
-            spend=spend,
-            widths=(np.array(known), np.array(WIDTHS, dtype=float)),
         )
 
-    def width(self, size: Interval) -> Interval:
-        """Sizes in operations as widths of the embedding rows."""
-        return Interval(*(_width(end, *self.widths) for end in (size.value, size.low, size.high)))
-
-    def rows(self, size: Interval) -> float:
-        """What the budget leaves to a model of a size."""
-        return float(self.spend(np.array([size.value]))[0])
-
-    def holds(self, size: Interval) -> bool:
-        """Whether a size, its whole interval included, lies within those that were trained."""
-        low, high = (size.value, size.value) if math.isnan(size.low) else (size.low, size.high)
-        return bool(self.sizes.min() < low and high < self.sizes.max())
+    def holds(self, size: Interval) -> bool | None:
+        """Whether a size, its whole interval included, lies within those that were trained; None where none is known."""
+        if math.isnan(size.low) or math.isnan(size.high):
+            return None
+        return bool(self.sizes.min() < size.low and size.high < self.sizes.max())
 
 
-def _width(size: float, known: Array, widths: Array) -> float:
-    if math.isnan(size) or size in (0.0, math.inf):
-        return size
-    return float(np.exp(np.interp(math.log(size), np.log(known), np.log(widths))))
+def valleys_of(evidence: Evidence, log: Log) -> list[Valley]:
+    """One for each budget, from the smallest."""
+    return [Valley.of(evidence, log.grid, budget) for budget in log.grid.asked.budgets]
 
 
 def law_of(evidence: Evidence, valleys: list[Valley]) -> tuple[Fit | None, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -23,6 +24,8 @@ from pipeline.studies.scaling.fields import SCHEMES, Fields, Scheme
 Array = NDArray[np.float64]
 Verdict = Literal["still pays", "saturated", "cannot tell"]
 
+NEAR = 0.05
+"""How far from two a scale may lie to count as twice the present point."""
 POWER = Form("one axis", (("scale",),))
 """loss = c + a x^-b (Ardalani et al. 2022)."""
 TITLES: dict[Scheme, str] = {
@@ -50,6 +53,8 @@ class _Curve:
     fitted: Fit | None
     weak: str
     """Why no law is fitted."""
+    doubled: Interval | None
+    """Percent of loss that twice the present point loses less, as it was trained; None where it was not."""
 
     @classmethod
     def of(cls, evidence: Evidence, scheme: Scheme) -> _Curve:
@@ -62,19 +67,39 @@ class _Curve:
             fitted, weak = fit(POWER, {"scale": scales}, losses, independent=evidence.independent), ""
         except TooWeak as error:
             fitted, weak = None, str(error)
-        return cls(scheme, tuple(cell for _, cell in found), scales, losses, fitted, weak)
+        twice = [cell for scale, cell in found if abs(scale / 2 - 1) < NEAR]
+        doubled = None
+        if twice:
+            series = evidence.series(twice[0].variant, PRESENT, evidence.judged) * -1.0
+            gain = series.mean().interval()
+            doubled = gain if series.of_worlds or not evidence.independent else _without_ends(gain)
+        return cls(scheme, tuple(cell for _, cell in found), scales, losses, fitted, weak, doubled)
+
+    @property
+    def misfit(self) -> float:
+        """Root of the mean squared residual of the law, percent."""
+        return math.inf if self.fitted is None else float(np.sqrt(np.square(self.fitted.residuals).mean()))
 
     @property
     def doubling(self) -> Interval | None:
-        """Percent of loss that the next doubling takes away, by the law; below zero is worse."""
-        return None if self.fitted is None else self.fitted.interval(_of_doubling)
+        """Percent of loss that the next doubling takes away, as trained or else by the law; below zero is worse."""
+        if self.doubled is not None or self.fitted is None:
+            return self.doubled
+        found = self.fitted.interval(_of_doubling)
+        return found if math.isfinite(self.fitted.law.exponent(0)) else _without_ends(found)
 
     def verdict(self, worthwhile: float) -> Verdict:
-        """A claim only where the whole interval agrees."""
+        """A claim only where the whole interval agrees, and only by a law that comes near what was trained."""
         gain = self.doubling
         if gain is None or not np.isfinite([gain.low, gain.high]).all():
             return "cannot tell"
+        if self.doubled is None and self.misfit > worthwhile / 2:
+            return "cannot tell"
         return "still pays" if gain.low > worthwhile else "saturated" if gain.high < worthwhile else "cannot tell"
+
+
+def _without_ends(interval: Interval) -> Interval:
+    return Interval(interval.value, math.nan, math.nan)
 
 
 def answer(evidence: Evidence) -> Findings:
@@ -83,8 +108,9 @@ def answer(evidence: Evidence) -> Findings:
     curves = [_Curve.of(evidence, scheme) for scheme in SCHEMES if scheme in asked.schemes]
     metrics: dict[str, float] = {}
     for curve in curves:
-        if curve.fitted is not None and curve.doubling is not None:
+        if curve.doubling is not None:
             metrics |= measures.ends(f"{curve.scheme}_doubling_percent", curve.doubling)
+        if curve.fitted is not None:
             metrics |= measures.ends(f"{curve.scheme}_exponent", curve.fitted.interval(_exponent))
     return Findings(
         headline=_headline(curves, asked.worthwhile),
@@ -125,7 +151,7 @@ def _of_doubling(law: Law) -> float:
 
 
 def _exponent(law: Law) -> float:
-    return law.exponents[0]
+    return law.exponent(0)
 
 
 def _headline(curves: Sequence[_Curve], worthwhile: float) -> str:
@@ -145,30 +171,30 @@ def _headline(curves: Sequence[_Curve], worthwhile: float) -> str:
 def _returns(curves: Sequence[_Curve], worthwhile: float) -> Section:
     rows = []
     for curve in curves:
-        if curve.fitted is None or curve.doubling is None:
-            rows.append((TITLES[curve.scheme], curve.weak, "", "", "cannot tell"))
-            continue
-        residual = float(np.sqrt(np.square(curve.fitted.residuals).mean()))
+        exponent = None if curve.fitted is None else curve.fitted.interval(_exponent)
         rows.append(
             (
                 TITLES[curve.scheme],
-                percent(curve.doubling),
-                percent(curve.fitted.interval(_exponent)),
-                f"{residual:.3f}",
+                curve.weak if curve.doubling is None else percent(curve.doubling),
+                "by the law" if curve.doubled is None else "as trained",
+                "not determined" if exponent is None or math.isnan(exponent.value) else percent(exponent),
+                f"{curve.misfit:.3f}",
                 curve.verdict(worthwhile),
             )
         )
     header = (
         "what grows",
         "the next doubling takes away, percent of log-loss (95 %)",
+        "",
         "exponent b (95 %)",
         "root of the mean squared residual, percent",
         f"a gain of {worthwhile:g} %?",
     )
     text = (
-        "A curve a x^-b + c is fitted to each scheme's losses against the present point, x = 1, and read at x = 2. Losses are of "
-        "the same rows, so that a percent of log-loss is a percent of normalised cross-entropy. Where the largest x is 1 (data, rows "
-        "of tables), the doubling lies outside what was trained."
+        "What twice the present point loses less was trained where there is such a model. Else (data, rows of tables) it is read off a "
+        "curve a x^-b + c through the losses against the present point, x = 1, outside what was trained: nothing is claimed of it "
+        "where the curve misses these by more than half of a gain worth having. Losses are of the same rows, so that a percent "
+        "of log-loss is a percent of normalised cross-entropy."
     )
     return Section("Returns left", text, None, Table(header, tuple(rows)))
 
@@ -204,9 +230,8 @@ def _claims(curves: Sequence[_Curve], worthwhile: float) -> Section:
             rows.append((claim, held))
     of_parameters = {found[scheme] for scheme in PARAMETERS if scheme in found}
     if of_parameters:
-        held = (
-            "not held" if "still pays" in of_parameters else "held" if of_parameters == {"saturated"} else "cannot tell"
-        )
+        whole = of_parameters == {"saturated"} and set(PARAMETERS) <= set(found)
+        held = "not held" if "still pays" in of_parameters else "held" if whole else "cannot tell"
         rows.append(("parameters are out of steam, whichever scheme", held))
         spread = "held" if {"still pays", "saturated"} <= of_parameters else "cannot tell"
         rows.append(("the schemes of parameters differ", spread))

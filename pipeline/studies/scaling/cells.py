@@ -6,14 +6,15 @@ from collections.abc import Callable, Iterator
 
 from pipeline.spec.config import Variant, Widths
 from pipeline.spec.lineup import LineUp
-from pipeline.studies.draft import Draft, at_width, lengths, plain
+from pipeline.spec.study import StudyError
+from pipeline.studies.draft import WIDTHS, Draft, at_width, lengths, plain
 from pipeline.studies.scaling.fields import Fields, Scheme
 
 PRESENT = "present"
 DEPTHS = (1, 2, 3, 4, 6, 8)
 TABLE_SHARES = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2)
-MULTIPLE = 4
-"""Widths of embedding rows are multiples of it."""
+MIN_POINTS = 5
+"""A power with its floor has three parameters, and two points more show whether it fits."""
 
 Made = Iterator[tuple[str, float, Variant]]
 """What a scheme calls a point, its place relative to the present one, and its variant."""
@@ -38,6 +39,11 @@ def draft(base: LineUp, asked: Fields) -> Draft:
         points = {1.0: ("as it is", present)}
         for label, value, variant in MAKERS[scheme](base, present, asked):
             points.setdefault(value, (label, variant))
+        if len(points) < MIN_POINTS:
+            raise StudyError(
+                f"a curve of {scheme!r} needs at least {MIN_POINTS} different points, got {sorted(points)} after rounding to layers "
+                "and tables that there are: give more factors, or begin with a larger size"
+            )
         for value, (label, variant) in sorted(points.items()):
             found.add(scheme, label, variant, value)
     return found
@@ -50,7 +56,7 @@ def _data(base: LineUp, present: Variant, asked: Fields) -> Made:
     for length in lengths(longest, asked.num_starts):
         start = judged.shift(-length)
         # Counted to the middle of the judged windows, since students go on learning there.
-        value = (length + judged_windows / 2) / (longest + judged_windows / 2)
+        value = (length + (judged_windows - 1) / 2) / (longest + (judged_windows - 1) / 2)
         name = f"data_{length}_windows"
         yield f"{length} windows of history", value, present.model_copy(update={"name": name, "start": start})
 
@@ -63,7 +69,7 @@ def _rows(base: LineUp, present: Variant, asked: Fields) -> Made:
 
 
 def _of_widths(
-    scheme: Scheme, changed: Callable[[Widths, float], Widths], size: Callable[[Widths], float]
+    scheme: Scheme, changed: Callable[[Widths, float], Widths], size: Callable[[Widths], float], unit: str
 ) -> Callable[..., Made]:
     def made(base: LineUp, present: Variant, asked: Fields) -> Made:
         own = present.model.widths
@@ -71,15 +77,14 @@ def _of_widths(
             widths = changed(own, factor)
             model = present.model.model_copy(update={"size": widths})
             variant = present.model_copy(update={"name": f"{scheme}_{factor:g}", "model": model})
-            yield f"{factor:g} times", size(widths) / size(own), at_width(base, variant)
+            yield f"{size(widths):g} {unit}", size(widths) / size(own), at_width(base, variant)
 
     return made
 
 
 def _dim(own: Widths, factor: float) -> Widths:
-    return own.model_copy(
-        update={"embedding_dim": max(MULTIPLE, MULTIPLE * round(own.embedding_dim * factor / MULTIPLE))}
-    )
+    width = min(WIDTHS, key=lambda each: abs(each - own.embedding_dim * factor))
+    return own.model_copy(update={"embedding_dim": width})
 
 
 def _scaled(layers: tuple[int, ...], factor: float) -> tuple[int, ...]:
@@ -107,16 +112,16 @@ def _depths(base: LineUp, present: Variant, asked: Fields) -> Made:
         model = present.model.model_copy(update={"size": widths})
         variant = present.model_copy(update={"name": f"over_depth_{depth}", "model": model})
         if depth != len(own.over):
-            yield f"{depth} layers", depth / len(own.over), variant
+            yield f"{depth} layer{'s' if depth > 1 else ''}", depth / len(own.over), variant
 
 
 MAKERS: dict[Scheme, Callable[[LineUp, Variant, Fields], Made]] = {
     "data": _data,
-    "embedding_dim": _of_widths("embedding_dim", _dim, lambda widths: widths.embedding_dim),
+    "embedding_dim": _of_widths("embedding_dim", _dim, lambda widths: widths.embedding_dim, "wide"),
     "embedding_rows": _rows,
-    "over_width": _of_widths("over_width", _over, lambda widths: sum(widths.over)),
+    "over_width": _of_widths("over_width", _over, lambda widths: sum(widths.over), "units"),
     "over_depth": _depths,
-    "dense_arch": _of_widths("dense_arch", _dense, lambda widths: sum(widths.bottom)),
-    "compute": _of_widths("compute", _all, lambda widths: sum(widths.over)),
+    "dense_arch": _of_widths("dense_arch", _dense, lambda widths: sum(widths.bottom), "units"),
+    "compute": _of_widths("compute", _all, lambda widths: sum(widths.over), "units above, all else in proportion"),
 }
 """What each scheme makes."""
