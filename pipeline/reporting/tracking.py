@@ -725,6 +725,17 @@ def _now() -> int:
     return int(time.time() * 1000)
 
 
+_OF_A_CONNECTION = {
+    "Connection refused": "nothing listens there",
+    "Name or service not known": "there is no such host",
+    "timed out": "it did not answer in time",
+    "Connection reset": "it closed the connection",
+    "Connection aborted": "it closed the connection",
+}
+"""What a library says in several lines, in words."""
+
+
 def _short(error: Exception) -> str:
-    """An error in one line: what MLflow's client says of a server that is away goes on for several."""
-    return " ".join(str(error).split())[:300]
+    """An error in a few words: what MLflow's client says of a server that is away goes on for several lines."""
+    said = " ".join(str(error).split())
+    return next((words for known, words in _OF_A_CONNECTION.items() if known in said), said[:300])

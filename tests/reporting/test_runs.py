@@ -20,6 +20,7 @@ from pipeline.storage.lake import Lake
 from pipeline.storage.leases import held
 from pipeline.training.chain.evaluations import Closed
 from pipeline.training.chain.steps import StepManifest
+from tests.conftest import free_ports
 from tests.tracking_server import Wire
 from tests.trained import DAY, evaluation, lineup, metrics, publish, train, variant, windows
 
@@ -262,3 +263,12 @@ def test_a_comparison_names_the_server_that_does_not_take_it(wire: Wire, name: s
             text="",
         )
     assert time.monotonic() - started < 60
+
+
+def test_a_server_that_is_away_is_named_in_a_few_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    (port,) = free_ports(1)
+    url = f"http://127.0.0.1:{port}"
+    with pytest.raises(TrackingLost) as lost, reaching(url):
+        MlflowClient(url).get_experiment_by_name("any")
+    assert str(lost.value) == f"MLflow at {url} does not take it: nothing listens there"
