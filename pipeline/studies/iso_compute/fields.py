@@ -31,7 +31,8 @@ Sizes are widths of the embedding rows (D); the dense layers grow with them: D-2
 line-up's variants without teacher, between two of them in proportion to the logarithm of the width.
 
 Fill in the form and trigger. **Triggering the same study again finishes only what is missing**; another name starts a study of
-its own. `plan` refuses a budget that has no room for four sizes, and says which budgets have.
+its own. `plan` refuses a budget that has no room for four sizes, and says which budgets have. For a first look choose the preset
+`iso_compute_first_look`: a page in minutes, which says what it cannot tell.
 """
 
 DataAxis = Literal["negatives", "windows"]

@@ -32,7 +32,8 @@ each curve of losses it fits `a x^-b + c` (Ardalani et al. 2022) and says what *
 All are compared on the same rows of the last windows. Learning rates are those of the line-up's variants without teacher, between
 two of them in proportion to the logarithm of the embedding width.
 
-Fill in the form and trigger. **Triggering the same study again finishes only what is missing.**
+Fill in the form and trigger. **Triggering the same study again finishes only what is missing.** For a first look choose the preset
+`scaling_first_look`: a page in minutes, which says what it cannot tell.
 """
 
 Scheme = Literal["data", "embedding_dim", "embedding_rows", "over_width", "over_depth", "dense_arch", "compute"]
