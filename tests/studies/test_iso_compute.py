@@ -4,25 +4,34 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from pipeline.reporting.dispatch import run_ingest
 from pipeline.reporting.study_page import render
 from pipeline.spec.config import Variant
 from pipeline.spec.errors import BadInput
+from pipeline.spec.job import IngestJob
 from pipeline.spec.lineup import LineUp, load_lineup
 from pipeline.spec.lineups import lineup_path
 from pipeline.spec.study import Study, StudyError
+from pipeline.storage.lake import Lake
 from pipeline.studies.draft import at_width
 from pipeline.studies.estimate import forward_flops
+from pipeline.studies.evidence import Evidence
 from pipeline.studies.findings import Table
 from pipeline.studies.iso_compute.answer import answer
 from pipeline.studies.iso_compute.cells import WIDTHS, Grid
 from pipeline.studies.iso_compute.fields import Fields
+from pipeline.studies.jobs import study_jobs
 from pipeline.studies.kinds import kind_of
+from pipeline.studies.results import of_study
+from pipeline.training.chain.engine import Engine
 from tests.studies.made import made
+from tests.trained import alone
 
 SPAN = {"study": "sizes", "lineup": "drift", "first": "2024-01-01", "online_start": "2024-01-11", "last": "2024-01-20"}
 SEEN = 14.5 / 20
@@ -178,6 +187,25 @@ def test_features_that_a_model_does_not_see_cost_nothing() -> None:
     grids = (Grid(each, asked(lineup="upworthy", rows_per_window=50_000)) for each in (log, changed(log, exclude=())))
     less, more = (grid.flops(16) for grid in grids)
     assert less < more
+
+
+@pytest.mark.parametrize(("gives_up", "budgets"), [("negatives", [1e8, 2e8]), ("windows", [4e9, 8e9])])
+def test_what_is_trained_spends_its_budget(tmp_path: Path, gives_up: str, budgets: list[float]) -> None:
+    settings = {"rows_per_window": 2_000, "num_dense": 3, "num_categorical": 4, "num_ids": 50, "num_interactions": 3}
+    own = base()
+    source = own.dataset.source.model_copy(update={"settings": settings})
+    small = own.model_copy(update={"dataset": own.dataset.model_copy(update={"source": source}), "seeds": (1,)})
+    span = {"online_start": "2024-01-07", "judged": "2024-01-10", "last": "2024-01-12"}
+    answers = asked(budgets=budgets, num_sizes=4, gives_up=gives_up, **span)
+    study = kind_of("iso_compute").study(small, answers)
+    lake = Lake(str(tmp_path / "lake"))
+    run_ingest(IngestJob(dataset=small.dataset, first=study.first, last=study.last, seeds=(1,)), lake)
+    for job in study_jobs(study):
+        Engine(lake, job, None, alone()).run()
+    found = answer(Evidence.of(study, of_study(lake, study)))
+    verdicts = {check.signature: check.passed for check in found.checks}
+    assert verdicts["cells that did not spend their budget"]
+    assert verdicts["an iso-compute curve without a minimum"] is None, "one world"
 
 
 def test_where_the_smallest_model_always_wins_no_minimum_is_claimed() -> None:

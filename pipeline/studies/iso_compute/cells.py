@@ -115,7 +115,7 @@ class Grid:
 
     def words(self, budget: float) -> str:
         """A budget as people read it: `3e10 FLOPs`."""
-        return f"{budget:.3g} {self.asked.unit}".replace("e+", "e")
+        return f"{budget:.3g} {self.asked.unit}".replace("e+0", "e").replace("e+", "e")
 
     def points(self, budget: float) -> list[Point]:
         """The widths of a budget with their rows: of all that it can pay for, those in the middle.
