@@ -18,6 +18,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 import yaml
+from pydantic import TypeAdapter
 from pydantic_core import to_json
 from rich import box
 from rich.console import Console
@@ -26,12 +27,14 @@ from rich.text import Text
 from typer.core import TyperCommand, TyperGroup
 from typer.exceptions import TyperException
 
+from pipeline.spec.config import Name
 from pipeline.spec.documents import decoded, read_text
 from pipeline.spec.errors import BadInput, TryAgain, asked, named, readable
 from pipeline.spec.forms.fields import worded
 from pipeline.spec.job import AnyJob, CompareJob, IngestJob, ReportJob, TrainJob, load_job
 from pipeline.spec.lineup import DatasetConfig, LineUp, LogSource, SimulatedSource, document, load_lineup
 from pipeline.spec.lineups import ONLINE_DAYS, at_home, is_homemade, lineup_path, yesterday
+from pipeline.spec.schema import EventTime, Schema
 from pipeline.spec.settings import CANNOT, Settings, make_folder
 from pipeline.spec.study import Study
 from pipeline.spec.window import Window
@@ -188,6 +191,58 @@ def main(quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no prog
     """Set up the log."""
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     logging.getLogger("pipeline").setLevel(logging.WARNING if quiet else logging.INFO)
+
+
+@app.command()
+def init(
+    name: Annotated[str, typer.Argument(help="What to call the line-up and its data set.")],
+    files: Annotated[
+        list[str], typer.Option("--from", help="The log's files: path, glob or URL, in quotes. Repeatable.")
+    ],
+    label: Annotated[str | None, typer.Option(help="The column of clicks, where it cannot be told.")] = None,
+    time: Annotated[str | None, typer.Option(help="The column that says when an example happened.")] = None,
+    zone: Annotated[
+        str | None, typer.Option(help="IANA zone of times that carry none, e.g. Europe/Copenhagen.")
+    ] = None,
+    cluster: Annotated[str | None, typer.Option(help="The column by which rows must be resampled together.")] = None,
+    leave_out: Annotated[
+        list[str] | None,
+        typer.Option(help="A column that no model may see, such as what is known only later. Repeatable."),
+    ] = None,
+    folder: Annotated[Path, typer.Option(help="Where to write the two files.")] = Path(),
+    force: Annotated[bool, typer.Option("--force", help="Write them also where they are already.")] = False,
+) -> None:
+    """Propose a schema and a line-up for a log of your own, from a sample of it."""
+    with _errors_as_messages():
+        from pipeline.data.start.files import proposed
+        from pipeline.data.start.roles import Told, roles
+        from pipeline.data.start.sample import read_sample
+
+        with asked("the name"):
+            TypeAdapter(Name).validate_python(name)
+        paths = [folder / f"{name}.schema.yaml", folder / f"{name}.yaml"]
+        if there := [path for path in paths if path.exists() and not force]:
+            raise BadInput(f"{there[0]} is there already: choose another name, or overwrite it with --force")
+        if zone is not None:
+            with asked("--zone"):
+                EventTime(column="any", zone=zone)
+        sample = read_sample(files)
+        told = Told(label=label, time=time, zone=zone, cluster=cluster, leave_out=tuple(leave_out or ()))
+        found = proposed(name, sample, roles(sample, told))
+        make_folder(folder, "the folder of a line-up", "--folder")
+        for path, text in zip(paths, (found.schema, found.lineup), strict=True):
+            path.write_text(text)
+        load_lineup(paths[1])
+        Schema.load(paths[0])
+    span = f"--lineup {paths[1]} --first {found.first} --last {found.last}"
+    out.print(f"Read these, and change what is wrong:\n  {paths[0]}\n  {paths[1]}\n", soft_wrap=True, highlight=False)
+    out.print(
+        "Then:",
+        *(f"  windrow {step} {span}" for step in ("ingest", "train", "compare")),
+        sep="\n",
+        soft_wrap=True,
+        highlight=False,
+    )
 
 
 @app.command()
