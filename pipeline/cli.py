@@ -199,7 +199,7 @@ def init(
     files: Annotated[
         list[str], typer.Option("--from", help="The log's files: path, glob or URL, in quotes. Repeatable.")
     ],
-    label: Annotated[str | None, typer.Option(help="The column of clicks, where it cannot be told.")] = None,
+    label: Annotated[str | None, typer.Option(help="The column of clicks, where that is not clear.")] = None,
     time: Annotated[str | None, typer.Option(help="The column that says when an example happened.")] = None,
     zone: Annotated[
         str | None, typer.Option(help="IANA zone of times that carry none, e.g. Europe/Copenhagen.")
@@ -215,7 +215,7 @@ def init(
     """Propose a schema and a line-up for a log of your own, from a sample of it."""
     with _errors_as_messages():
         from pipeline.data.start.files import proposed
-        from pipeline.data.start.roles import Told, roles
+        from pipeline.data.start.roles import Given, roles
         from pipeline.data.start.sample import read_sample
 
         with asked("the name"):
@@ -227,8 +227,8 @@ def init(
             with asked("--zone"):
                 EventTime(column="any", zone=zone)
         sample = read_sample(files)
-        told = Told(label=label, time=time, zone=zone, cluster=cluster, leave_out=tuple(leave_out or ()))
-        found = proposed(name, sample, roles(sample, told))
+        given = Given(label=label, time=time, zone=zone, cluster=cluster, leave_out=tuple(leave_out or ()))
+        found = proposed(name, sample, roles(sample, given))
         make_folder(folder, "the folder of a line-up", "--folder")
         for path, text in zip(paths, (found.schema, found.lineup), strict=True):
             path.write_text(text)

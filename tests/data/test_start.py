@@ -1,4 +1,4 @@
-"""A log of one's own: from its files to a schema and a line-up that train without an edit, and what cannot be told is asked for."""
+"""A log of one's own: from its files to a schema and a line-up that train without an edit, and what is not clear is asked for."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def test_two_columns_that_may_be_the_label_are_asked_for(tmp_path: Path) -> None
     ran = init(tmp_path, "--from", str(tmp_path / "log.parquet"))
     assert ran.exit_code == 2
     assert (
-        "which column is the label cannot be told; those of 0 and 1 are seen, bought: name it with --label"
+        "it is not clear which column is the label; those of 0 and 1 are seen, bought: name it with --label"
         in " ".join(ran.output.split())
     )
 

@@ -57,7 +57,7 @@ class Column:
 
 
 @dataclass(frozen=True)
-class Told:
+class Given:
     """What a person has said instead of letting it be guessed."""
 
     label: str | None = None
@@ -67,30 +67,30 @@ class Told:
     leave_out: tuple[str, ...] = ()
 
 
-def roles(sample: Sample, told: Told) -> list[Column]:
+def roles(sample: Sample, given: Given) -> list[Column]:
     """What each column of a sample is.
 
     Raises:
-        BadInput: a column that was named is not there, or no column can be told for the label.
+        BadInput: a column that was named is not there, or it is not clear which column is the label.
     """
-    for name in filter(None, (told.label, told.time, told.cluster, *told.leave_out)):
+    for name in filter(None, (given.label, given.time, given.cluster, *given.leave_out)):
         if name not in sample.columns:
             raise BadInput(f"the log has no column {shown(name)}: {nearest(name, sample.columns)}")
-    label = told.label or _label(sample)
+    label = given.label or _label(sample)
     clicks = _as_label(sample.column(label))
     if clicks is None:
         raise BadInput(
             f"a label is 0 or 1, or true and false, got others in column {label!r}: name another with --label"
         )
-    time = told.time or _time(sample, label)
-    cluster = told.cluster or _cluster(sample, {label, time})
+    time = given.time or _time(sample, label)
+    cluster = given.cluster or _cluster(sample, {label, time})
     found = [Column(label, "label", f"{clicks.mean():.2%} positive", rate=float(clicks.mean()))]
     if time is not None:
-        found.append(_of_time(sample, time, told.zone))
+        found.append(_of_time(sample, time, given.zone))
     for name in sample.columns:
         if name in (label, time):
             continue
-        if name in told.leave_out:
+        if name in given.leave_out:
             found.append(Column(name, "left out", "as you said"))
         else:
             found.append(_of_feature(sample, name, clicks, is_cluster=name == cluster))
@@ -105,7 +105,9 @@ def _label(sample: Sample) -> str:
     chosen = named if len(named) == 1 else binary if not named and len(binary) == 1 else []
     if not chosen:
         listed = ", ".join(named or binary) or "none"
-        raise BadInput(f"which column is the label cannot be told; those of 0 and 1 are {listed}: name it with --label")
+        raise BadInput(
+            f"it is not clear which column is the label; those of 0 and 1 are {listed}: name it with --label"
+        )
     return chosen[0]
 
 
@@ -128,7 +130,7 @@ def _time(sample: Sample, label: str) -> str | None:
             return found[0]
     if len(named) > 1 or len(typed) > 1:
         raise BadInput(
-            f"when an example happened cannot be told; {', '.join(named or typed)} hold times: name one with --time, and leave "
+            f"it is not clear when an example happened; {', '.join(named or typed)} hold times: name one with --time, and leave "
             "out with --leave-out what is known only after the click"
         )
     return None
