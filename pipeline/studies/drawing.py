@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import cycle
 from typing import Any
 
@@ -16,6 +16,8 @@ from pipeline.spec.window import Window
 COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 """Okabe & Ito's palette (2008)."""
 DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (7, 2)), (0, (1, 1)))
+INTERVAL = " (95 %)"
+"""How a title says that points have intervals."""
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 """One more than there are colours: no two of 56 curves look alike."""
 
@@ -40,6 +42,12 @@ def axes_of(title: str, across: str, up: str) -> tuple[Figure, Axes]:
     return figure, axes
 
 
+def _as_known(title: str, bands: Iterable[Band]) -> str:
+    """A title that promises an interval only where some point has one."""
+    known = any(np.isfinite(lows).any() for _, lows, _ in bands)
+    return title if known else title.replace(INTERVAL, "")
+
+
 def by_window(
     title: str, up: str, curves: Mapping[str, tuple[Sequence[Window], Band]], marks: Mapping[str, Window]
 ) -> Figure:
@@ -51,7 +59,7 @@ def by_window(
         curves: by label, the windows and the values there.
         marks: vertical lines by what happens there.
     """
-    figure, axes = axes_of(title, "window", up)
+    figure, axes = axes_of(_as_known(title, (band for _, band in curves.values())), "window", up)
     axes.axhline(0, color="#000000", linewidth=0.8)
     for (label, (windows, band)), style in zip(curves.items(), styles(), strict=False):
         _band(axes, np.array([w.name for w in windows], dtype="datetime64[D]"), band, label, style)
@@ -84,7 +92,7 @@ def by_number(
         levels: horizontal lines by what they mean.
         logarithmic: whether the numbers lie on a logarithmic axis.
     """
-    figure, axes = axes_of(title, across, up)
+    figure, axes = axes_of(_as_known(title, (band for _, band in curves.values())), across, up)
     for (label, (numbers, (values, lows, highs))), (colour, dash, marker) in zip(
         curves.items(), styles(), strict=False
     ):
