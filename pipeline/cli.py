@@ -28,7 +28,7 @@ from typer.core import TyperCommand, TyperGroup
 from typer.exceptions import TyperException
 
 from pipeline.spec.config import Name
-from pipeline.spec.documents import decoded, read_text
+from pipeline.spec.documents import decoded, parse_yaml, read_text
 from pipeline.spec.errors import BadInput, TryAgain, asked, named, readable
 from pipeline.spec.forms.fields import worded
 from pipeline.spec.job import AnyJob, CompareJob, IngestJob, ReportJob, TrainJob, load_job
@@ -229,11 +229,11 @@ def init(
         sample = read_sample(files)
         given = Given(label=label, time=time, zone=zone, cluster=cluster, leave_out=tuple(leave_out or ()))
         found = proposed(name, sample, roles(sample, given))
+        Schema.of(parse_yaml(found.schema, str(paths[0])), "what this log has")
         make_folder(folder, "the folder of a line-up", "--folder")
         for path, text in zip(paths, (found.schema, found.lineup), strict=True):
             path.write_text(text)
         load_lineup(paths[1])
-        Schema.load(paths[0])
     span = f"--lineup {paths[1]} --first {found.first} --last {found.last}"
     out.print(f"Read these, and change what is wrong:\n  {paths[0]}\n  {paths[1]}\n", soft_wrap=True, highlight=False)
     out.print(

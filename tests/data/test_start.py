@@ -137,6 +137,25 @@ def test_two_columns_that_may_be_the_label_are_asked_for(tmp_path: Path) -> None
     )
 
 
+@pytest.mark.parametrize(
+    ("columns", "given", "why"),
+    [
+        ({"user_id": [["a"], ["b"]] * 20}, (), None),
+        ({"user_id": [["a"], ["b"]] * 20}, ("--cluster", "user_id"), "a cluster is one value a row"),
+        ({"when": [datetime(2024, 1, 1)] * 40}, (), "at least one dense, categorical or list column, got none"),
+    ],
+)
+def test_awkward_types_are_features_or_are_refused(
+    tmp_path: Path, columns: dict[str, Any], given: tuple[str, ...], why: str | None
+) -> None:
+    pq.write_table(pa.table({"click": [True, False, False, False] * 10} | columns), tmp_path / "log.parquet")
+    ran = init(tmp_path, "--from", str(tmp_path / "log.parquet"), *given)
+    assert (ran.exit_code, (tmp_path / "mine.schema.yaml").exists()) == ((0, True) if why is None else (2, False)), (
+        ran.output
+    )
+    assert why is None or why in " ".join(ran.output.split())
+
+
 def test_nothing_is_overwritten_unless_that_is_asked_for(tmp_path: Path) -> None:
     logs = written(tmp_path / "logs", days=1)
     told = ("--from", f"{logs}/*.csv", *ASKED)

@@ -84,6 +84,10 @@ def roles(sample: Sample, given: Given) -> list[Column]:
         )
     time = given.time or _time(sample, label)
     cluster = given.cluster or _cluster(sample, {label, time})
+    if cluster is not None and pa.types.is_nested(sample.column(cluster).type):
+        raise BadInput(
+            f"a cluster is one value a row, got lists or records in {cluster!r}: name another with --cluster"
+        )
     found = [Column(label, "label", f"{clicks.mean():.2%} positive", rate=float(clicks.mean()))]
     if time is not None:
         found.append(_of_time(sample, time, given.zone))
@@ -209,8 +213,13 @@ def _cluster(sample: Sample, taken: set[str | None]) -> str | None:
     """The column by which rows come together: several rows of each value, and many values."""
     for word in CLUSTERS:
         for name in sample.columns:
-            if name not in taken and word in name.lower() and IDS.fullmatch(name):
-                values = sample.column(name)
+            values = sample.column(name)
+            if (
+                name not in taken
+                and word in name.lower()
+                and IDS.fullmatch(name)
+                and not pa.types.is_nested(values.type)
+            ):
                 distinct = pc.count_distinct(values).as_py()
                 if 20 <= distinct < 0.9 * len(values):
                     return name
@@ -256,7 +265,8 @@ def _unusable(values: pa.ChunkedArray, known: pa.ChunkedArray) -> str | None:
 
 def _is_number(kind: pa.DataType, distinct: int) -> bool:
     """Whether a column counts or measures; few whole numbers are taken for categories."""
-    return bool(pa.types.is_floating(kind) or (pa.types.is_integer(kind) and distinct > FEW))
+    measures = pa.types.is_floating(kind) or pa.types.is_decimal(kind)
+    return bool(measures or (pa.types.is_integer(kind) and distinct > FEW))
 
 
 def _are_ids(known: pa.ChunkedArray) -> bool:
