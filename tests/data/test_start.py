@@ -142,7 +142,11 @@ def test_two_columns_that_may_be_the_label_are_asked_for(tmp_path: Path) -> None
     [
         ({"user_id": [["a"], ["b"]] * 20}, (), None),
         ({"user_id": [["a"], ["b"]] * 20}, ("--cluster", "user_id"), "a cluster is one value a row"),
-        ({"when": [datetime(2024, 1, 1)] * 40}, (), "at least one dense, categorical or list column, got none"),
+        (
+            {"when": [datetime(2024, 1, 1, tzinfo=UTC)] * 40},
+            (),
+            "at least one dense, categorical or list column, got none",
+        ),
     ],
 )
 def test_awkward_types_are_features_or_are_refused(

@@ -91,14 +91,14 @@ def roles(sample: Sample, given: Given) -> list[Column]:
     found = [Column(label, "label", f"{clicks.mean():.2%} positive", rate=float(clicks.mean()))]
     if time is not None:
         found.append(_of_time(sample, time, given.zone))
-    for name in sample.columns:
-        if name in (label, time):
-            continue
-        if name in given.leave_out:
-            found.append(Column(name, "left out", "as you said"))
-        else:
-            found.append(_of_feature(sample, name, clicks, is_cluster=name == cluster))
-    return found
+    rest = (name for name in sample.columns if name not in (label, time))
+    return [*found, *(_of_rest(sample, name, clicks, given, cluster) for name in rest)]
+
+
+def _of_rest(sample: Sample, name: str, clicks: NDArray[np.float64], given: Given, cluster: str | None) -> Column:
+    if name in given.leave_out:
+        return Column(name, "left out", "as you said")
+    return _of_feature(sample, name, clicks, is_cluster=name == cluster)
 
 
 def _label(sample: Sample) -> str:
