@@ -32,6 +32,17 @@ def percent(interval: Interval, digits: int = 2) -> str:
     return f"{one(interval.value)} ({one(interval.low)} to {one(interval.high)})"
 
 
+def many(examples: float) -> str:
+    """A number of examples in a unit that fits.
+
+    >>> many(28_400), many(2_500_000)
+    ('28k', '2.50M')
+    """
+    if examples >= 1e6:
+        return f"{examples / 1e6:.2f}M"
+    return f"{examples / 1e3:.0f}k" if examples >= 1e3 else f"{examples:.0f}"
+
+
 def scope(evidence: Evidence) -> str:
     """What the intervals of a study speak of, and what not."""
     num = len(evidence.study.lineup.seeds)

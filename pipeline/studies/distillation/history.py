@@ -40,7 +40,7 @@ def sections(evidence: Evidence, metrics: dict[str, float]) -> tuple[Section, Se
                 _students(evidence, name), np.full(_num_seeds(evidence), epsilon), independent=evidence.independent
             )
             metrics |= measures.ends(f"history_needed_{name}_at_{epsilon:g}", amount)
-            needed.append(millions(amount))
+            needed.append(_examples(amount))
         rows.append((_words(name), "" if name == CONTINUOUS else percent_saved(saved), *needed))
     figure = by_number(
         "Loss on the judged windows by how much data a student had seen at their middle (95 %)",
@@ -119,7 +119,7 @@ def _differences(evidence: Evidence) -> Table:
             else ""
             for name in others
         ]
-        rows.append((f"{_data(evidence, at[CONTINUOUS]) / 1e6:.2f}M", *gaps))
+        rows.append((measures.many(_data(evidence, at[CONTINUOUS])), *gaps))
     return Table(("examples", *(f"against {_words(name)}, percent (95 %)" for name in others)), tuple(rows))
 
 
@@ -131,11 +131,11 @@ def _words(name: str) -> str:
     return name.replace("_", " ")
 
 
-def millions(found: Interval) -> str:
+def _examples(found: Interval) -> str:
     """Examples as people read them."""
 
     def one(number: float) -> str:
-        return f"{number / 1e6:.2f}M" if math.isfinite(number) else "no bound"
+        return measures.many(number) if math.isfinite(number) else "no bound"
 
     if math.isinf(found.value):
         return f"more than {one(found.low)}"

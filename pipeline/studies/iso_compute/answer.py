@@ -137,7 +137,7 @@ def _at_best(log: Log, fitted: Fit, valley: Valley, size: Interval) -> tuple[str
         return shown_width(log.widths(size)), "", "", inside
     rows = float(log.spend(valley.budget, np.array([size.value]))[0])
     loss = fitted.interval(lambda law: lowest(law, valley.sizes, partial(log.spend, valley.budget))[1])
-    return shown_width(log.widths(size)), f"{rows / 1e6:.2f}M", percent(loss), inside
+    return shown_width(log.widths(size)), measures.many(rows), percent(loss), inside
 
 
 def _path(
