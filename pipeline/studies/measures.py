@@ -29,6 +29,8 @@ def percent(interval: Interval, digits: int = 2) -> str:
             return "not known"
         return f"{number:+.{digits}f}" if math.isfinite(number) else "no bound"
 
+    if math.isnan(interval.low) and math.isnan(interval.high):
+        return f"{one(interval.value)} (interval not known)"
     return f"{one(interval.value)} ({one(interval.low)} to {one(interval.high)})"
 
 
