@@ -102,12 +102,12 @@ def run_train(job: TrainJob, lake: Lake, settings: Settings) -> dict[str, Any]:
         BadInput: the job cannot be done, or would go on from what is stale.
         Conflict: another job trains the same chains for too long, or published the same steps.
     """
-    from pipeline.storage.leases import chains_of, held
-    from pipeline.training.chain.status import left_behind, require_fresh
-
     if not os.environ.get(SUBMISSION_VARIABLE):
         require_cores(job.lineup.workers, settings)
         require_ray(settings)
+    from pipeline.storage.leases import chains_of, held  # below what is refused at once
+    from pipeline.training.chain.status import left_behind, require_fresh
+
     run = uuid.uuid4().hex
     with held(lake, job.lineup.name, chains_of(job), run):
         warnings = require_fresh(lake, job)
