@@ -146,9 +146,7 @@ class Fit:
         if np.isnan([value, *left_out]).any():
             return Interval(value, math.nan, math.nan)
         if np.isinf([value, *left_out]).any():
-            low = -math.inf if min(value, left_out.min()) == -math.inf else float(min(value, left_out.min()))
-            high = math.inf if max(value, left_out.max()) == math.inf else float(max(value, left_out.max()))
-            return Interval(value, low, high)
+            return Interval(value, float(min(value, left_out.min())), float(max(value, left_out.max())))
         error = math.sqrt((num - 1) / num * float(np.square(left_out - left_out.mean()).sum()))
         reach = float(student.ppf(0.975, num - 1)) * error
         return Interval(value, value - reach, value + reach)

@@ -17,6 +17,7 @@ from pipeline.studies.draft import rates_by_width
 from pipeline.studies.drawing import by_number
 from pipeline.studies.evidence import Evidence
 from pipeline.studies.findings import Check, Findings, Section, Table
+from pipeline.studies.iso_compute.cells import short
 from pipeline.studies.iso_compute.valleys import Log, Valley, law_of, points_of, valleys_of
 from pipeline.studies.measures import percent
 
@@ -35,7 +36,7 @@ def answer(evidence: Evidence) -> Findings:
     best = [None if fitted is None else _best(log, fitted, each) for each in valleys]
     for valley, size in zip(valleys, best, strict=True):
         if size is not None:
-            metrics |= measures.ends(f"best_width_at_{valley.words.split()[0]}", log.widths(size))
+            metrics |= measures.ends(f"best_width_at_{short(valley.budget)}", log.widths(size))
     sections = [
         _valleys(evidence, log, valleys, fitted, best, weak),
         *_path(log, valleys, fitted, best, metrics),

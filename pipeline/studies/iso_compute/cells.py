@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 from pipeline.selection.policies.negatives import NegativeDownsampling
 from pipeline.spec.config import ModelConfig, Variant, Widths
@@ -84,6 +85,11 @@ class Grid:
             model = model.model_copy(update={"arch": self.asked.arch, "options": ()})
         return Variant(name=ALL_ROWS, model=model, optimizer=origin.optimizer)
 
+    @cached_property
+    def _shape(self) -> tuple[float | None, int, int]:
+        """Rows of a window, if they are known, and the numbers and ids of a row that the reference sees."""
+        return shape_of(self.base, self.reference.model)
+
     @property
     def num_windows(self) -> int:
         """From the study's first window to its last."""
@@ -101,7 +107,7 @@ class Grid:
         Raises:
             StudyError: the form says it of a simulated log, or does not of a log of one's own.
         """
-        given, simulated = self.asked.rows_per_window, shape_of(self.base)[0]
+        given, simulated = self.asked.rows_per_window, self._shape[0]
         if given is not None and simulated is not None:
             raise StudyError(
                 f"a simulated log has {simulated:,.0f} rows a window, got `rows_per_window` {given:,} too: leave it out"
@@ -115,7 +121,7 @@ class Grid:
 
     def words(self, budget: float) -> str:
         """A budget as people read it: `3e10 FLOPs`."""
-        return f"{budget:.3g} {self.asked.unit}".replace("e+0", "e").replace("e+", "e")
+        return f"{short(budget)} {self.asked.unit}"
 
     def points(self, budget: float) -> list[Point]:
         """The widths of a budget with their rows: of all that it can pay for, those in the middle.
@@ -185,10 +191,14 @@ class Grid:
         if self.asked.unit == "FLOPs":
             return budget / (3 * flops * rows)
         updating = update_seconds(rows / self.reference.optimizer.batch_size, self.num_windows)
-        training = rows * row_seconds(shape_of(self.base)[2], flops)
+        training = rows * self.row_seconds(flops)
         if self.asked.gives_up == "windows":  # which take their updates with them
             return 3600 * budget / (updating + training)
         return (3600 * budget - updating) / training
+
+    def row_seconds(self, flops: float) -> float:
+        """Of one core, to train on a row with so many operations of its forward pass."""
+        return row_seconds(self._shape[2], flops)
 
     def flops(self, width: int) -> float:
         """Of an example's forward pass through the model at a width.
@@ -196,7 +206,7 @@ class Grid:
         Raises:
             StudyError: they are not known of its architecture.
         """
-        _, num_dense, num_sparse = shape_of(self.base, self.reference.model)
+        _, num_dense, num_sparse = self._shape
         flops = forward_flops(self.model(width), num_dense, num_sparse)
         if flops is None:
             raise StudyError(
@@ -204,6 +214,15 @@ class Grid:
                 f"{self.base.name!r}: choose `arch` dlrm or dcnv2"
             )
         return flops
+
+
+def short(budget: float) -> str:
+    """A budget's number, as a name may hold it.
+
+    >>> short(3e10), short(0.02)
+    ('3e10', '0.02')
+    """
+    return f"{budget:.3g}".replace("e+0", "e").replace("e+", "e")
 
 
 def _spread(found: list[Point], num: int) -> list[Point]:
