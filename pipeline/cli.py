@@ -547,8 +547,9 @@ def plan(
         ),
     ] = None,
     beyond: Annotated[
-        float, typer.Option(min=1, help="How many times outside the study's budgets the budget may lie.")
-    ] = 4.0,
+        float | None,
+        typer.Option(min=1, help="How many times outside the study's budgets the budget may lie. [default: 4]"),
+    ] = None,
     unsure: Annotated[
         bool, typer.Option("--unsure", help="Plan also where no interval is known, as from a single log.")
     ] = False,

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
-from scipy.stats import rankdata
+from scipy.stats import mannwhitneyu
 
 from pipeline.data.parsing import EARLIEST_US, LATEST_US
 from pipeline.data.start.sample import Sample
@@ -360,12 +360,10 @@ def _auc(values: pa.ChunkedArray, clicks: NDArray[np.float64]) -> float:
 
 def area(score: NDArray[np.float64], label: NDArray[np.float64]) -> float:
     """The share of pairs of a positive and a negative in which the positive scores higher; a half where one kind is missing."""
-    positives = int(label.sum())
-    negatives = len(label) - positives
-    if not positives or not negatives:
+    positive, negative = score[label > 0], score[label == 0]
+    if not len(positive) or not len(negative):
         return 0.5
-    ranks = rankdata(score)[label > 0].sum() - positives * (positives + 1) / 2
-    return float(ranks / (positives * negatives))
+    return float(mannwhitneyu(positive, negative).statistic / (len(positive) * len(negative)))
 
 
 def of_role(columns: list[Column], *wanted: Role) -> Iterator[Column]:

@@ -16,10 +16,10 @@ from pipeline.spec.lineup import LineUp, document
 from pipeline.statistics.interval import Interval
 from pipeline.statistics.valley import best_size, lowest
 from pipeline.studies.draft import WIDTHS
-from pipeline.studies.estimate import row_seconds, shape_of, update_seconds
+from pipeline.studies.estimate import update_seconds
 from pipeline.studies.evidence import Evidence
 from pipeline.studies.iso_compute.answer import shown_width
-from pipeline.studies.iso_compute.cells import STEP, Grid, Point
+from pipeline.studies.iso_compute.cells import STEP, Grid, Point, short
 from pipeline.studies.iso_compute.fields import Unit
 from pipeline.studies.iso_compute.valleys import Log, Valley, law_of, valleys_of
 
@@ -106,14 +106,17 @@ def budget_of(text: str) -> tuple[float, Unit]:
     return amount, unit
 
 
-def propose(evidence: Evidence, base: LineUp, text: str, *, beyond: float = BEYOND, unsure: bool = False) -> Proposal:
+def propose(
+    evidence: Evidence, base: LineUp, text: str, *, beyond: float | None = None, unsure: bool = False
+) -> Proposal:
     """What to train for a budget.
 
     Args:
         evidence: of an iso-compute study.
         base: the line-up that the study began with.
         text: the budget, as `budget_of` reads it.
-        beyond: how far outside the study's budgets it may lie, as a factor.
+        beyond: how far outside the study's budgets it may lie, as a factor, and what is best outside the sizes and rows that were
+            trained; four times when not given.
         unsure: propose also where no interval is known, as of a single log.
 
     Raises:
@@ -129,8 +132,9 @@ def propose(evidence: Evidence, base: LineUp, text: str, *, beyond: float = BEYO
         raise BadInput(f"no law is known for a plan: {weak}: run the study with more budgets or sizes")
     sizes = np.concatenate([valley.sizes for valley in valleys])
     words = grid.words(amount)
+    allowed = BEYOND if beyond is None else beyond
     if unit == log.grid.asked.unit:
-        _refuse_beyond(amount, valleys, words, beyond)
+        _refuse_beyond(amount, valleys, words, allowed)
 
     def spend(times: float, models: Array) -> Array:
         return log.spend(times * amount, models, grid)
@@ -147,6 +151,11 @@ def propose(evidence: Evidence, base: LineUp, text: str, *, beyond: float = BEYO
         )
     chosen = _chosen(grid, amount, width)
     point = {"model": np.array([grid.flops(chosen.width)]), "data": log.seen(np.array([chosen.share]))}
+    if (far := fitted.law.beyond(point)) > allowed:
+        raise BadInput(
+            f"a law holds near what it was fitted to; at {words} it is asked {far:.1f} times outside the sizes and rows that were "
+            f"trained, and at most {allowed:g} times is allowed: run the study at this budget, or allow it with --beyond {math.ceil(far)}"
+        )
     variant = grid.variant(chosen)
     return Proposal(
         budget=words,
@@ -159,7 +168,7 @@ def propose(evidence: Evidence, base: LineUp, text: str, *, beyond: float = BEYO
         span=(asked.last.shift(1 - chosen.num_windows).name, asked.last.name),
         lineup=base.model_copy(
             update={
-                "name": f"{asked.study}_{words.split()[0]}"[:63],
+                "name": f"{asked.study}_{short(amount)}"[:63],
                 "variants": (grid.reference, variant),
                 "reference": grid.reference.name,
                 "online_start": asked.online_start,
@@ -234,7 +243,7 @@ def _chosen(grid: Grid, amount: float, width: Interval) -> Point:
 def _minutes(grid: Grid, variant: Variant, chosen: Point) -> float:
     trained = chosen.share * grid.rows * grid.num_windows
     updates = update_seconds(trained / variant.optimizer.batch_size, chosen.num_windows)
-    return (updates + trained * row_seconds(shape_of(grid.base)[2], grid.flops(chosen.width))) / 60
+    return (updates + trained * grid.row_seconds(grid.flops(chosen.width))) / 60
 
 
 def _percent(interval: Interval, sign: str = "+") -> str:
