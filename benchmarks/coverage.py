@@ -168,7 +168,7 @@ def of_laws(num: int, seeds: int) -> dict[str, Coverage]:
     for study in range(num):
         law = fit(SPLIT, points, truth.losses(np.random.default_rng([3, study]), points, seeds, 0.02))
         found["best size of a budget"].append(best_size(law, sizes, lambda models: 3 / models))
-        found["exponent of the size"].append(law.interval(lambda each: each.exponents[0]))
+        found["exponent of the size"].append(law.interval(lambda each: each.exponent(0)))
         found["loss at four times all"].append(law.interval(lambda each: float(each.at(far)[0])))
     truths = (truth.best(3.0), truth.alpha, float(truth.at(far["model"], far["data"])[0]))
     return {name: Coverage(true, found[name]) for name, true in zip(found, truths, strict=True)}

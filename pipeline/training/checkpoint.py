@@ -75,7 +75,7 @@ def load_served(
         lake: where it lies.
         folder: the checkpoint's.
         digests: what `save_checkpoint` returned.
-        features: what the model sees.
+        features: what the model sees, by `Features.of`.
         config: the model's.
 
     Returns:

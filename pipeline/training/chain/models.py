@@ -135,5 +135,5 @@ class Models:
 
     def _new(self, config: StepConfig, window: WindowManifest) -> Trainer:
         schema = read_schema(self.planner.lake, window.dataset, window.schema_key)
-        features = Features(schema, config.model.exclude, config.model.table_share)
+        features = Features.of(schema, config.model)
         return Trainer(features, config.model, config.optimizer, seed=config.seed, device=self.device)

@@ -84,7 +84,7 @@ class Planner:
         lineup, store = self.job.lineup, self.store(seed)
         config = lineup.resolved(variant, window, seed)
         manifest = require_whole(self.lake, require_manifest(self.lake, store.dataset, window))
-        Features(read_schema(self.lake, manifest.dataset, manifest.schema_key), config.model.exclude)  # do they fit?
+        Features.of(read_schema(self.lake, manifest.dataset, manifest.schema_key), config.model)  # do they fit?
         parent = self._parent(variant, manifest, config, before)
         soft, signals = self.reads(variant, seed, manifest, config)
         selection = selection_identity(self.lake, manifest, config.selection, seed, signals)

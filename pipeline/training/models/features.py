@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from typing import Self
 
 import torch
 from torchrec.modules.embedding_configs import EmbeddingBagConfig, PoolingType
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 
+from pipeline.spec.config import ModelConfig
 from pipeline.spec.errors import BadInput
 from pipeline.spec.schema import Categorical, ListColumn, Schema
 
@@ -29,6 +31,11 @@ class Features:
         self.lists = [f for f in schema.lists if f.name not in exclude]
         if not self.categorical and not self.lists:
             raise FeatureError(f"a model needs a categorical or list feature; of {known} it excludes {list(exclude)}")
+
+    @classmethod
+    def of(cls, schema: Schema, model: ModelConfig) -> Self:
+        """What a model sees of a schema, in tables of the sizes that its config says."""
+        return cls(schema, model.exclude, model.table_share)
 
     @property
     def keys(self) -> list[str]:
