@@ -139,17 +139,35 @@ class Fit:
         Without ends where there are too few seeds, or where the number is not one without some of them; open to a side on
         which it has no bound without some of them.
         """
-        value, num = of(self.law), len(self.without)
-        if num == 0:
-            return Interval(value, math.nan, math.nan)
-        left_out = np.array([of(law) for law in self.without])
-        if np.isnan([value, *left_out]).any():
-            return Interval(value, math.nan, math.nan)
-        if np.isinf([value, *left_out]).any():
-            return Interval(value, float(min(value, left_out.min())), float(max(value, left_out.max())))
-        error = math.sqrt((num - 1) / num * float(np.square(left_out - left_out.mean()).sum()))
-        reach = float(student.ppf(0.975, num - 1)) * error
-        return Interval(value, value - reach, value + reach)
+        return _jackknife(of(self.law), np.array([of(law) for law in self.without]))
+
+    def errors(self, points: Points, losses: Array) -> list[Interval]:
+        """By how much the law misses losses (S, K) of the seeds that it was fitted to, at K points that it was not.
+
+        What it predicts less the mean over seeds; with a t-interval by the jackknife over seeds, which law and mean share.
+
+        Raises:
+            ValueError: the losses are of more or of fewer seeds.
+        """
+        if self.without and len(losses) != len(self.without):
+            raise ValueError(f"losses must be of the law's {len(self.without)} seeds, got {len(losses)}")
+        value = self.law.at(points) - losses.mean(axis=0)
+        left_out = [
+            law.at(points) - np.delete(losses, seed, axis=0).mean(axis=0) for seed, law in enumerate(self.without)
+        ]
+        return [_jackknife(float(each), np.array([row[place] for row in left_out])) for place, each in enumerate(value)]
+
+
+def _jackknife(value: float, left_out: Array) -> Interval:
+    """A number with a t-interval by what it is without each seed in turn (Tukey 1958); without ends where that is not known."""
+    num = len(left_out)
+    if num == 0 or np.isnan([value, *left_out]).any():
+        return Interval(value, math.nan, math.nan)
+    if np.isinf([value, *left_out]).any():
+        return Interval(value, float(min(value, left_out.min())), float(max(value, left_out.max())))
+    error = math.sqrt((num - 1) / num * float(np.square(left_out - left_out.mean()).sum()))
+    reach = float(student.ppf(0.975, num - 1)) * error
+    return Interval(value, value - reach, value + reach)
 
 
 def fit(form: Form, points: Points, losses: Array, *, independent: bool = True) -> Fit:

@@ -217,5 +217,33 @@ def test_where_the_smallest_model_always_wins_no_minimum_is_claimed() -> None:
     ] is not True
 
 
+def test_a_budget_held_out_is_predicted_by_the_others_alone() -> None:
+    study = planned(budgets=[2e10, 3e10, 5e10], held_out=4, seeds="1-16")
+    assert len(study.of("held_out")) == 6
+    found = answer(made(study, law, noise=2e-3))
+    assert found.metrics["held_out_error_percent"] < 0.1
+    assert found.metrics["held_out_share_inside"] >= 0.5
+    assert found.metrics["held_out_steps_from_best"] <= 1
+    assert abs(found.metrics["held_out_regret_percent"]) < 0.1
+    (section,) = [each for each in found.sections if each.title == "The budget held out"]
+    assert "At 2e11 FLOPs, 4 times the largest of them" in section.text
+    assert "best_width_at_2e11" not in found.metrics, "it is in no fit, and no valley of its own"
+    widths = [cell.value for cell in study.of("budget")]
+    assert max(width for cell in study.of("held_out") if (width := cell.value)) > max(filter(None, widths))
+    assert found.documents["law"]["law"]["span"]["model"][1] == pytest.approx(
+        Grid(base(), asked()).flops(int(max(filter(None, widths))))
+    )
+
+
+def test_a_law_that_ends_before_the_budget_held_out_is_found_out() -> None:
+    def bent(variant: Variant, flops: float, rows: float) -> float:
+        """As the law, until a budget from which nothing is won."""
+        return law(variant, flops, min(rows, 5e5))
+
+    found = answer(made(planned(budgets=[2e10, 3e10, 5e10], held_out=4, seeds="1-16"), bent, noise=2e-3))
+    assert found.metrics["held_out_error_percent"] > 0.2
+    assert found.metrics["held_out_share_inside"] <= 0.5
+
+
 def _known(grid: Grid) -> list[tuple[float, float]]:
     return [(forward_flops(grid.model(width), 4, 10) or 0.0, float(width)) for width in WIDTHS]

@@ -17,8 +17,9 @@ from pipeline.studies.draft import rates_by_width
 from pipeline.studies.drawing import by_number
 from pipeline.studies.evidence import Evidence
 from pipeline.studies.findings import Check, Findings, Section, Table
+from pipeline.studies.iso_compute import held_out
 from pipeline.studies.iso_compute.cells import short
-from pipeline.studies.iso_compute.valleys import Log, Valley, law_of, points_of, valleys_of
+from pipeline.studies.iso_compute.valleys import Log, Valley, held_out_of, law_of, points_of, valleys_of
 from pipeline.studies.measures import percent
 
 Array = NDArray[np.float64]
@@ -41,6 +42,7 @@ def answer(evidence: Evidence) -> Findings:
         _valleys(evidence, log, valleys, fitted, best, weak),
         *_path(log, valleys, fitted, best, metrics),
         *_law(log, valleys, fitted, metrics),
+        *_held_out(evidence, log, fitted, metrics),
         Section(
             "All cells",
             "What each lost against the line-up's reference on all rows, and what it cost.",
@@ -190,6 +192,12 @@ def _law(log: Log, valleys: list[Valley], fitted: Fit | None, metrics: dict[str,
         "projection; intervals by the jackknife over seeds. It holds for the sizes, rows and windows of this study."
     )
     yield Section("The law", text, None, Table(("", "found (95 %)"), tuple(rows)))
+
+
+def _held_out(evidence: Evidence, log: Log, fitted: Fit | None, metrics: dict[str, float]) -> Iterator[Section]:
+    valley = held_out_of(evidence, log)
+    if fitted is not None and valley is not None:
+        yield held_out.section(evidence, log, fitted, valley, metrics)
 
 
 def _exponent(place: int, law: Law) -> float:

@@ -29,7 +29,7 @@ def draft(base: LineUp, asked: Fields) -> Draft:
     Paper: Jain et al. 2024, "Data Efficiency for Large Recommendation Models", iso-compute analysis: model size against sampling
     rate at one budget. Its valley at other budgets is a question that it leaves open.
 
-    Cost: a pass of the reference over all rows, and the budgets times the number of sizes.
+    Cost: a pass of the reference over all rows, and the budgets, the one held out too, times the number of sizes.
 
     Args:
         base: gives the data set, the workers, the evaluation slice, the reference, and learning rates.
@@ -41,6 +41,9 @@ def draft(base: LineUp, asked: Fields) -> Draft:
     for budget in asked.budgets:
         for point in grid.points(budget):
             found.add("budget", point.label, grid.variant(point), point.width, family=grid.words(budget))
+    if grid.held_out is not None:
+        for point in grid.points(grid.held_out):
+            found.add("held_out", point.label, grid.variant(point), point.width, family=grid.words(grid.held_out))
     return found
 
 
@@ -89,6 +92,11 @@ class Grid:
     def _shape(self) -> tuple[float | None, int, int]:
         """Rows of a window, if they are known, and the numbers and ids of a row that the reference sees."""
         return shape_of(self.base, self.reference.model)
+
+    @property
+    def held_out(self) -> float | None:
+        """The budget that no law is fitted to, if there is one."""
+        return None if self.asked.held_out is None else self.asked.held_out * max(self.asked.budgets)
 
     @property
     def num_windows(self) -> int:

@@ -62,6 +62,11 @@ class Fields(StudyFields):
     """FLOPs of the dense layers and the interactions, or hours of one core as Windrow was measured on an AMD EPYC."""
     gives_up: DataAxis = Field(default="negatives", title="What a larger model gives up")
     """The page above explains both."""
+    held_out: Annotated[Real, Field(ge=APART, le=100)] | None = Field(
+        default=None, title="Held out: times the largest budget"
+    )
+    """Also trains a budget so many times the largest, e.g. `4`. The law is not fitted to it: it predicts what is lost there, and is
+    held against what was. Leave empty for none."""
     num_sizes: Annotated[Whole, Field(ge=4, le=10)] = Field(default=6, title="Sizes a budget")
     """Those in the middle of all that the budget can pay for."""
     arch: Arch = Field(default="as the line-up says", title="Architecture")

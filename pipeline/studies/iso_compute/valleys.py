@@ -89,9 +89,9 @@ class Valley:
     """(S, K) percent of the line-up's reference on all rows."""
 
     @classmethod
-    def of(cls, evidence: Evidence, grid: Grid, budget: float) -> Valley:
+    def of(cls, evidence: Evidence, grid: Grid, budget: float, axis: str = "budget") -> Valley:
         """As the ledger and the evaluations have it."""
-        cells = tuple(cell for cell in evidence.study.of("budget") if cell.family == grid.words(budget))
+        cells = tuple(cell for cell in evidence.study.of(axis) if cell.family == grid.words(budget))
         tracks = [evidence.tracks[cell.variant] for cell in cells]
         flops = np.array([track.training_flops for track in tracks])
         series = [evidence.series(cell.variant, ALL_ROWS, evidence.judged) for cell in cells]
@@ -115,6 +115,12 @@ class Valley:
 def valleys_of(evidence: Evidence, log: Log) -> list[Valley]:
     """One for each budget, from the smallest."""
     return [Valley.of(evidence, log.grid, budget) for budget in log.grid.asked.budgets]
+
+
+def held_out_of(evidence: Evidence, log: Log) -> Valley | None:
+    """That of the budget which no law is fitted to, if there is one."""
+    budget = log.grid.held_out
+    return None if budget is None else Valley.of(evidence, log.grid, budget, "held_out")
 
 
 def law_of(evidence: Evidence, valleys: list[Valley]) -> tuple[Fit | None, str]:
