@@ -191,3 +191,18 @@ def forward_flops(model: ModelConfig, num_dense: int, num_sparse: int) -> float 
             return None
     over = (width, *widths.over, 1)
     return float(mixed + sum(2 * a * b for layers in (bottom, over) for a, b in pairwise(layers)))
+
+
+def embedding_bytes(model: ModelConfig, num_sparse: int) -> float:
+    """Bytes of embedding rows that one example's forward pass reads, as PyTorch's profiler sees them; a list counts as one id.
+
+    Training moves them three times: read forward, read and written backward.
+
+    Args:
+        model: its embedding dimension; tables hold float32 whatever the dense layers compute in.
+        num_sparse: categorical and list features that it sees.
+
+    >>> embedding_bytes(ModelConfig(size="tiny"), 10)
+    320.0
+    """
+    return 4.0 * model.widths.embedding_dim * num_sparse

@@ -13,6 +13,7 @@ from pipeline.statistics.interval import Interval
 from pipeline.statistics.series import MIN_WORLDS, Series
 from pipeline.statistics.trend import MIN_WINDOWS, Trend, trend
 from pipeline.studies.drawing import Band
+from pipeline.studies.estimate import embedding_bytes, shape_of
 from pipeline.studies.evidence import Evidence
 from pipeline.studies.findings import Check, Table
 
@@ -103,6 +104,7 @@ def table(evidence: Evidence, cells: Sequence[Cell]) -> Table:
         *sampled,
         *("log-loss", "NE", "AUC", "calibration", "examples"),
         "own training, TFLOP",
+        "embeddings moved, GB",
         "with its teacher's training and scoring",
         "teacher shared",
     )
@@ -111,8 +113,10 @@ def table(evidence: Evidence, cells: Sequence[Cell]) -> Table:
         track, own = evidence.tracks[cell.variant], cell.variant == cell.against
         against = ["reference" if own else percent(judged(evidence, cell, labels=way)) for way in (False, True)]
         means = [form.format(np.nanmean(track.metric(name)[:, evidence.judged])) for name, form in METRICS.items()]
-        costs = (f"{flops / 1e12:,.2f}" for flops in compute(evidence, cell.variant))
-        rows.append((cell.label, *against[: 1 + len(sampled)], *means, f"{track.total_examples:,.0f}", *costs))
+        own_flops, *whole = (f"{flops / 1e12:,.2f}" for flops in compute(evidence, cell.variant))
+        moved = f"{traffic(evidence, cell.variant) / 1e9:,.2f}"
+        counted = (f"{track.total_examples:,.0f}", own_flops, moved, *whole)
+        rows.append((cell.label, *against[: 1 + len(sampled)], *means, *counted))
     return Table(header, tuple(rows))
 
 
@@ -132,6 +136,13 @@ def compute(evidence: Evidence, variant: str) -> tuple[float, float, float]:
         whole += flops
         shared += flops / sum(source in {read.source for read in v.reads} for v in lineup.variants)
     return own, whole, shared
+
+
+def traffic(evidence: Evidence, variant: str) -> float:
+    """Bytes of embedding rows that a variant's own training moved until its last window: read forward, read and written backward."""
+    lineup = evidence.study.lineup
+    model = lineup.variant(variant).model
+    return 3 * embedding_bytes(model, shape_of(lineup, model)[2]) * evidence.tracks[variant].total_examples
 
 
 def _read_in(evidence: Evidence, variant: str, source: str) -> Iterator[Window]:

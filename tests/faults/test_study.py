@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -24,7 +25,7 @@ from pipeline.training.chain.steps import StepManifest
 from tests.airflow_client import eventually
 from tests.conftest import Stack
 from tests.planned import planned
-from tests.trained import DAY, lineup, train, variant
+from tests.trained import DAY, TINY, lineup, train, variant
 
 pytestmark = [pytest.mark.faults, pytest.mark.services, pytest.mark.long]
 
@@ -32,18 +33,23 @@ NUM_WINDOWS = 24
 CONFIG = SimulatorConfig.tiny(rows_per_window=2_000)
 
 
-def study(name: str) -> Study:
-    """A teacher and four schedules over the same windows."""
-    base = lineup(variant(), name="base", workers=Workers(threads=1))
-    last = DAY.shift(NUM_WINDOWS - 1)
-    return planned("distillation", base, study=name, first=DAY, online_start=DAY.shift(8), last=last, teacher_size="small", student_size="tiny")  # fmt: skip
+KINDS: dict[str, dict[str, Any]] = {
+    "distillation": {"teacher_size": "small", "student_size": "tiny"},  # a teacher and four schedules
+    "iso_compute": {"budgets": [6e10], "num_sizes": 4},  # all rows, and four sizes, each on a stored selection
+}
 
 
-def whole(name: str) -> TrainJob:
+def study(name: str, kind: str = "distillation") -> Study:
+    """Five variants over the same windows."""
+    base = lineup(variant(model=TINY.model_copy(update={"prior": 0.05})), name="base", workers=Workers(threads=1))
+    span = {"first": DAY, "online_start": DAY.shift(8), "last": DAY.shift(NUM_WINDOWS - 1)}
+    return planned(kind, base, study=name, **span, **KINDS[kind])
+
+
+def whole(asked: Study) -> TrainJob:
     """All of a study's steps as one job, so that one group of workers is there to be killed."""
-    asked = study(name)
-    (teacher, students) = study_jobs(asked)
-    return students.model_copy(update={"variants": (*teacher.variants, *students.variants)})
+    (first, rest) = study_jobs(asked)
+    return rest.model_copy(update={"variants": (*first.variants, *rest.variants)})
 
 
 def steps(lake: Lake) -> dict[str, StepManifest]:
@@ -53,11 +59,16 @@ def steps(lake: Lake) -> dict[str, StepManifest]:
     return {step.key: step for step in found}
 
 
-def test_a_study_goes_on_after_its_driver_and_then_its_worker_was_killed(stack: Stack, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_study_goes_on_after_its_driver_and_then_its_worker_was_killed(
+    stack: Stack, tmp_path: Path, kind: str
+) -> None:
+    name = f"killed_{kind}"
+    asked = study(name, kind)
     lake = Lake(str(tmp_path / "lake"))
     simulate(lake, "sim", CONFIG, Window.span(DAY, DAY.shift(NUM_WINDOWS - 1)))
     spec = tmp_path / "spec.json"
-    spec.write_text(whole("killed").model_dump_json())
+    spec.write_text(whole(asked).model_dump_json())
     environ = {**stack.environ, "WINDROW_LAKE": lake.url}
 
     driver = subprocess.Popen(["windrow", "run", spec], env=environ, stderr=subprocess.DEVNULL)
@@ -83,12 +94,12 @@ def test_a_study_goes_on_after_its_driver_and_then_its_worker_was_killed(stack: 
     generations = [path for path in lake.root.glob("evaluations/sim/*/gen-*/predictions.parquet")]
     assert len(generations) <= len(done) + 2, "only what a kill interrupted was begun twice"
 
-    assert set(run_statuses(stack, "killed", "variant")) == {"FINISHED"}
-    assert {"KILLED", "FAILED"} <= set(run_statuses(stack, "killed", "stage")) <= {"KILLED", "FAILED", "FINISHED"}
+    assert set(run_statuses(stack, name, "variant")) == {"FINISHED"}
+    assert {"KILLED", "FAILED"} <= set(run_statuses(stack, name, "stage")) <= {"KILLED", "FAILED", "FINISHED"}
 
     alone = Lake(str(tmp_path / "undisturbed"))
     simulate(alone, "sim", CONFIG, Window.span(DAY, DAY.shift(NUM_WINDOWS - 1)))
-    train(alone, study("killed").lineup, NUM_WINDOWS)
+    train(alone, asked.lineup, NUM_WINDOWS)
     expected = steps(alone)
     assert done.keys() == expected.keys()
     assert {key: step.progressive for key, step in done.items()} == {
@@ -102,7 +113,7 @@ def test_of_two_commands_at_once_one_waits_and_one_that_is_stopped_closes_its_ru
     lake = Lake(str(tmp_path / "lake"))
     simulate(lake, "sim", CONFIG, Window.span(DAY, DAY.shift(NUM_WINDOWS - 1)))
     spec = tmp_path / "spec.json"
-    spec.write_text(whole("twice").model_dump_json())
+    spec.write_text(whole(study("twice")).model_dump_json())
     environ = {**stack.environ, "WINDROW_LAKE": lake.url}
 
     def start(name: str) -> subprocess.Popen[bytes]:

@@ -6,6 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from torch.profiler import ProfilerActivity, profile
+from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from pipeline.data.simulator import Simulator
 from pipeline.spec.config import SIZES, ModelConfig, Size
@@ -15,7 +18,7 @@ from pipeline.spec.schema import Schema
 from pipeline.spec.simulated import SimulatorConfig
 from pipeline.storage.lake import Lake
 from pipeline.studies.declared import declared
-from pipeline.studies.estimate import TO_START, Estimate, estimate, forward_flops
+from pipeline.studies.estimate import TO_START, Estimate, embedding_bytes, estimate, forward_flops
 from pipeline.studies.results import read
 from pipeline.training.model import build_model
 from pipeline.training.model import forward_flops as counted
@@ -25,6 +28,7 @@ from tests.planned import planned
 from tests.trained import DATASET, DAY, TINY, lineup, publish, variant, windows
 
 STUDIES = ROOT / "dags" / "studies"
+MATRIX_PRODUCTS = ("aten::mm", "aten::addmm", "aten::bmm")
 CELLS = ROOT / "docs" / "results" / "cells"
 
 
@@ -40,6 +44,27 @@ def test_operations_are_those_that_pytorch_counts(schema: Schema, size: Size, ar
     config, features = ModelConfig(arch=arch, size=size), Features(schema)
     found = forward_flops(config, len(schema.dense), len(features.keys))
     assert found == counted(build_model(features, config, seed=0), features)
+
+
+@pytest.mark.parametrize("arch", ["dlrm", "dcnv2"])
+@pytest.mark.parametrize("size", SIZES)
+def test_operations_and_embedding_bytes_are_those_that_the_profiler_sees(size: Size, arch: str) -> None:
+    schema, num_rows = Schema.load("criteo"), 64
+    features, config = Features(schema), ModelConfig(arch=arch, size=size)
+    network, keys = build_model(features, config, seed=0).network, features.keys
+    ids, lengths = (
+        torch.zeros(num_rows * len(keys), dtype=torch.long),
+        torch.ones(num_rows * len(keys), dtype=torch.int32),
+    )
+    sparse = KeyedJaggedTensor(keys=keys, values=ids, lengths=lengths)
+    with profile(activities=[ProfilerActivity.CPU], record_shapes=True, with_flops=True) as seen, torch.no_grad():
+        network.tower(network.shared(torch.zeros(num_rows, features.widths[0]), sparse))
+    events = seen.events()
+    flops = sum(event.flops for event in events if event.name in MATRIX_PRODUCTS) / num_rows
+    assert forward_flops(config, len(schema.dense), len(keys)) == pytest.approx(flops, rel=0.05)
+    lookups = [event.input_shapes for event in events if event.name == "aten::_embedding_bag"]
+    read = sum(4 * num_ids * dim for (_, dim), (num_ids,), *_ in lookups) / num_rows
+    assert embedding_bytes(config, len(keys)) == pytest.approx(read, rel=0.05)
 
 
 def test_what_schedules_share_counts_once(lake: Lake) -> None:
