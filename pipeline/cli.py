@@ -14,7 +14,7 @@ from dataclasses import asdict
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 import yaml
@@ -39,6 +39,9 @@ from pipeline.spec.settings import CANNOT, Settings, make_folder
 from pipeline.spec.study import Study
 from pipeline.spec.window import Window
 from pipeline.studies.kinds import kind_of, kinds
+
+if TYPE_CHECKING:
+    from pipeline.studies.iso_compute.horizon import Quarter
 
 
 class _Commands(TyperGroup):
@@ -553,6 +556,15 @@ def plan(
     unsure: Annotated[
         bool, typer.Option("--unsure", help="Plan also where no interval is known, as from a single log.")
     ] = False,
+    growth: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=10,
+            help="Plan ahead too: by what share the log grows in a year, e.g. 0.5 for half as much again.",
+        ),
+    ] = None,
+    quarters: Annotated[int, typer.Option(min=1, max=20, help="With --growth: how many quarters of a year ahead.")] = 4,
     write: Annotated[
         Path | None,
         typer.Option(help="Write the proposal as a line-up to this file, for `windrow train` and the DAGs."),
@@ -565,7 +577,8 @@ def plan(
         from pipeline.studies import results
         from pipeline.studies.declared import read
         from pipeline.studies.evidence import Evidence
-        from pipeline.studies.iso_compute.proposal import budget_of, propose
+        from pipeline.studies.iso_compute.horizon import horizon
+        from pipeline.studies.iso_compute.proposal import Ground, budget_of, propose
 
         budget_of(budget)  # refused before anything is read
         kind, asked = read(answers)
@@ -577,16 +590,34 @@ def plan(
             base = asked.on_workers()
             study = kind.study(base, asked)
         found = results.read(rows) if rows else results.of_study(Lake(Settings().lake), study)
-        proposal = propose(Evidence.of(study, found), base, budget, beyond=beyond, unsure=unsure)
+        ground = Ground.of(Evidence.of(study, found), base, budget)
+        proposal = propose(ground, beyond=beyond, unsure=unsure)
+        later = [] if growth is None else horizon(ground, proposal, growth, quarters, beyond=beyond)
         if write is not None:
             write.write_text(yaml.safe_dump(document(proposal.lineup), sort_keys=False))
     if as_json:
-        _answer(proposal.figures(), as_json=True)
+        _answer({**proposal.figures(), "quarters": [asdict(each) for each in later]}, as_json=True)
         return
     out.print(proposal.words())
+    if later:
+        out.print(_quarters(later))
     if write is not None:
         first, last = proposal.span
         out.print(f"\nwindrow train --lineup {write} --first {first} --last {last}", soft_wrap=True)
+
+
+def _quarters(later: list[Quarter]) -> Table:
+    """What each quarter of a year wants."""
+    from pipeline.studies.iso_compute.answer import shown_width
+    from pipeline.studies.measures import many, percent
+
+    table = Table(
+        "quarter", "rows a window", "best width (95 %)", "FLOPs", "minutes of a core", "cores", "loss, % (95 %)"
+    )
+    for each in later:
+        row = (many(each.rows_per_window), shown_width(each.width), f"{each.flops:.2g}", f"{each.core_minutes:,.1f}")
+        table.add_row("now" if each.ahead == 0 else f"+{each.ahead}", *row, f"{each.cores:.1f}", percent(each.loss))
+    return table
 
 
 def _trigger(answers: Path, seeds: str | None) -> None:

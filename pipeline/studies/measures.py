@@ -13,9 +13,9 @@ from pipeline.statistics.interval import Interval
 from pipeline.statistics.series import MIN_WORLDS, Series
 from pipeline.statistics.trend import MIN_WINDOWS, Trend, trend
 from pipeline.studies.drawing import Band
-from pipeline.studies.estimate import embedding_bytes, shape_of
 from pipeline.studies.evidence import Evidence
 from pipeline.studies.findings import Check, Table
+from pipeline.studies.operations import embedding_bytes, shape_of
 
 JUMP = 5.0
 """Percent of log-loss more than the reference, on one day under one seed, that nobody would let pass online."""

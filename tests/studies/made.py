@@ -9,8 +9,8 @@ import numpy as np
 from pipeline.spec.config import Variant
 from pipeline.spec.study import Study
 from pipeline.spec.window import Window
-from pipeline.studies.estimate import forward_flops, shape_of
 from pipeline.studies.evidence import Evidence
+from pipeline.studies.operations import forward_flops, shape_of
 from pipeline.studies.results import Result, recipe_of
 
 NUM_ROWS = 10_000

@@ -18,7 +18,8 @@ from pipeline.spec.schema import Schema
 from pipeline.spec.simulated import SimulatorConfig
 from pipeline.storage.lake import Lake
 from pipeline.studies.declared import declared
-from pipeline.studies.estimate import TO_START, Estimate, embedding_bytes, estimate, forward_flops
+from pipeline.studies.estimate import TO_START, Estimate, estimate
+from pipeline.studies.operations import embedding_bytes, forward_flops
 from pipeline.studies.results import read
 from pipeline.training.model import build_model
 from pipeline.training.model import forward_flops as counted

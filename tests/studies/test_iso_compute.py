@@ -20,7 +20,6 @@ from pipeline.spec.lineups import lineup_path
 from pipeline.spec.study import Study, StudyError
 from pipeline.storage.lake import Lake
 from pipeline.studies.draft import at_width
-from pipeline.studies.estimate import forward_flops
 from pipeline.studies.evidence import Evidence
 from pipeline.studies.findings import Table
 from pipeline.studies.iso_compute.answer import answer
@@ -28,6 +27,7 @@ from pipeline.studies.iso_compute.cells import WIDTHS, Grid
 from pipeline.studies.iso_compute.fields import Fields
 from pipeline.studies.jobs import study_jobs
 from pipeline.studies.kinds import kind_of
+from pipeline.studies.operations import forward_flops
 from pipeline.studies.results import of_study
 from pipeline.training.chain.engine import Engine
 from tests.studies.made import made

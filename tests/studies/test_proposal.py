@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,9 @@ from pipeline.cli import app
 from pipeline.spec.config import Variant
 from pipeline.spec.errors import BadInput
 from pipeline.spec.lineup import load_lineup
-from pipeline.studies.estimate import forward_flops
-from pipeline.studies.iso_compute.proposal import budget_of, propose
+from pipeline.studies.iso_compute.horizon import horizon
+from pipeline.studies.iso_compute.proposal import Ground, budget_of, propose
+from pipeline.studies.operations import forward_flops
 from pipeline.studies.results import write
 from tests.studies.made import made, rows
 from tests.studies.test_iso_compute import SEEN, base, law, planned
@@ -24,7 +26,7 @@ BUDGETS = [2e10, 5e10, 1.25e11]
 
 def test_a_budget_that_was_not_studied_gets_what_the_law_says() -> None:
     study = planned(budgets=BUDGETS, **SPAN)
-    found = propose(made(study, law, noise=2e-4), base(), "8e10")
+    found = propose(Ground.of(made(study, law, noise=2e-4), base(), "8e10"))
     sizes = {width: found.chosen.width == width for width in (20, 24, 28)}
     assert any(sizes.values())
     assert found.width.low < found.width.value < found.width.high
@@ -41,13 +43,13 @@ def test_a_budget_that_was_not_studied_gets_what_the_law_says() -> None:
 def test_a_budget_far_outside_is_refused_unless_it_is_allowed() -> None:
     evidence = made(planned(budgets=BUDGETS, **SPAN), law, noise=2e-4)
     with pytest.raises(BadInput, match=r"20.0 times less than the smallest, and at most 1\.5 times is allowed"):
-        propose(evidence, base(), "1e9", beyond=1.5)
+        propose(Ground.of(evidence, base(), "1e9"), beyond=1.5)
 
 
 def test_a_law_that_does_not_say_where_it_is_lowest_is_refused() -> None:
     evidence = made(planned(budgets=BUDGETS, **SPAN), law, noise=0.4)
     with pytest.raises(BadInput, match="the law is too weak for a plan: its points do not determine"):
-        propose(evidence, base(), "5e10")
+        propose(Ground.of(evidence, base(), "5e10"))
 
 
 def test_a_budget_that_leaves_too_few_rows_to_the_best_width_is_refused() -> None:
@@ -58,20 +60,41 @@ def test_a_budget_that_leaves_too_few_rows_to_the_best_width_is_refused() -> Non
     with pytest.raises(
         BadInput, match="leaves too few rows of 20 windows of 100,000 rows; the nearest that it pays for is"
     ):
-        propose(evidence, base(), "1.5e10")
+        propose(Ground.of(evidence, base(), "1.5e10"))
 
 
 def test_without_an_interval_a_plan_must_be_asked_for() -> None:
     evidence = made(planned(budgets=BUDGETS, seeds="1-3"), law, noise=2e-4)
     with pytest.raises(BadInput, match="nothing says how sure a plan is: allow it with --unsure"):
-        propose(evidence, base(), "5e10")
-    assert "Nothing here says how sure that is" in propose(evidence, base(), "5e10", unsure=True).words()
+        propose(Ground.of(evidence, base(), "5e10"))
+    assert "Nothing here says how sure that is" in propose(Ground.of(evidence, base(), "5e10"), unsure=True).words()
 
 
 def test_hours_of_a_core_are_a_budget_too() -> None:
     evidence = made(planned(budgets=BUDGETS, **SPAN), law, noise=2e-4)
-    found = propose(evidence, base(), "0.01core-h")
+    found = propose(Ground.of(evidence, base(), "0.01core-h"))
     assert found.minutes == pytest.approx(0.6, rel=0.02)
+
+
+def test_a_log_that_grows_wants_the_size_that_is_best_for_its_rows() -> None:
+    ground = Ground.of(made(planned(budgets=BUDGETS, **SPAN), law, noise=2e-4), base(), "5e10")
+    today = propose(ground)
+    quarters = horizon(ground, today, 1.0, 4)
+    assert [each.rows_per_window for each in quarters] == pytest.approx([1e5 * 2 ** (q / 4) for q in range(5)])
+    assert quarters[0].width.value == pytest.approx(today.chosen.width, rel=0.1), "today's plan is that of today"
+    assert quarters[0].flops == pytest.approx(5e10, rel=0.15)
+    # Both exponents are alike, so that the best size grows as the rows, and what it takes as their square.
+    assert quarters[4].flops / quarters[0].flops == pytest.approx(4, rel=0.1)
+    assert 1 < quarters[4].cores < 4, "updates stay as many, and do not grow with the rows"
+    losses = [each.loss.value for each in quarters]
+    assert losses == sorted(losses, reverse=True)
+    assert all(each.width.low < each.width.value < each.width.high for each in quarters)
+
+
+def test_a_quarter_far_outside_what_was_trained_is_refused() -> None:
+    ground = Ground.of(made(planned(budgets=BUDGETS, **SPAN), law, noise=2e-4), base(), "5e10")
+    with pytest.raises(BadInput, match="in [0-9]+ quarters, at .* rows a window, the law is asked .* times outside"):
+        horizon(ground, propose(ground), 3.0, 12)
 
 
 @pytest.mark.parametrize("text", ["", "much", "-3", "40gpu-h", "1e999", "5 TFLOP", "1.2.3"])
@@ -96,5 +119,6 @@ def test_the_command_writes_a_line_up_that_can_be_trained(tmp_path: Path) -> Non
     assert [variant.name for variant in lineup.variants][0] == "all_rows"
     assert lineup.variants[1].model.widths.embedding_dim == figures["chosen_width"]
     assert 0 < figures["rate"] < 1
-    said = CliRunner().invoke(app, told)
+    said = CliRunner().invoke(app, [*told, "--growth", "0.5", "--quarters", "2"])
+    assert re.search(r"\+2.*12[0-9]k", said.stdout), said.stdout
     assert "Twice the budget would take away" in " ".join(said.stdout.split())

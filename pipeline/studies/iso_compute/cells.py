@@ -11,8 +11,9 @@ from pipeline.spec.config import ModelConfig, Variant, Widths
 from pipeline.spec.lineup import LineUp
 from pipeline.spec.study import StudyError
 from pipeline.studies.draft import WIDTHS, Draft, at_width, sampled, shrunk, with_batch
-from pipeline.studies.estimate import forward_flops, row_seconds, shape_of, update_seconds
+from pipeline.studies.estimate import row_seconds, update_seconds
 from pipeline.studies.iso_compute.fields import Fields
+from pipeline.studies.operations import forward_flops, shape_of
 
 ALL_ROWS = "all_rows"
 STEP = math.sqrt(2)
@@ -78,6 +79,8 @@ class Grid:
 
     base: LineUp
     asked: Fields
+    grown: float = 1.0
+    """Times the rows of a window that the log has now."""
 
     @property
     def reference(self) -> Variant:
@@ -125,7 +128,7 @@ class Grid:
                 "how many rows a budget pays for is known only with the rows of a window, got none for a log of one's own: "
                 "give `rows_per_window`, about what `windrow status` shows"
             )
-        return float(given or simulated or 0)
+        return self.grown * float(given or simulated or 0)
 
     def words(self, budget: float) -> str:
         """A budget as people read it: `3e10 FLOPs`."""
@@ -207,6 +210,12 @@ class Grid:
     def row_seconds(self, flops: float) -> float:
         """Of one core, to train on a row with so many operations of its forward pass."""
         return row_seconds(self._shape[2], flops)
+
+    def dearer(self, flops: float) -> float:
+        """By how many percent a row takes more of the budget, if the model has one percent more operations."""
+        if self.asked.unit == "FLOPs":
+            return 1.0
+        return math.log(self.row_seconds(1.01 * flops) / self.row_seconds(flops)) / math.log(1.01)
 
     def flops(self, width: int) -> float:
         """Of an example's forward pass through the model at a width.

@@ -10,10 +10,10 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.spec.config import Variant
 from pipeline.spec.errors import BadInput, shown
 from pipeline.spec.lineup import LineUp, document
 from pipeline.statistics.interval import Interval
+from pipeline.statistics.law import Fit
 from pipeline.statistics.valley import best_size, lowest
 from pipeline.studies.draft import WIDTHS
 from pipeline.studies.estimate import update_seconds
@@ -81,6 +81,44 @@ class Proposal:
         )
 
 
+@dataclass(frozen=True)
+class Ground:
+    """What plans stand on: the law of a study, and what a budget pays for."""
+
+    log: Log
+    grid: Grid
+    """In the unit of the budget."""
+    valleys: list[Valley]
+    fitted: Fit
+    amount: float
+    """The budget."""
+
+    @classmethod
+    def of(cls, evidence: Evidence, base: LineUp, text: str) -> Ground:
+        """The law of an iso-compute study.
+
+        Raises:
+            BadInput: there is none, or the text is no budget.
+        """
+        amount, unit = budget_of(text)
+        log = Log.of(evidence)
+        asked = log.grid.asked.model_copy(update={"unit": unit, "rows_per_window": _rows_per_window(log)})
+        valleys = valleys_of(evidence, log)
+        fitted, weak = law_of(evidence, valleys)
+        if fitted is None:
+            raise BadInput(f"no law is known for a plan: {weak}: run the study with more budgets or sizes")
+        return cls(log, Grid(base, asked), valleys, fitted, amount)
+
+    @property
+    def sizes(self) -> Array:
+        """(K,) all that were trained."""
+        return np.concatenate([valley.sizes for valley in self.valleys])
+
+    def point(self, size: float, share: float) -> dict[str, Array]:
+        """Where a model of a size on a share of all rows lies on the law's axes."""
+        return {"model": np.array([size]), "data": self.log.seen(np.array([share]))}
+
+
 def budget_of(text: str) -> tuple[float, Unit]:
     """A budget as people type it: `5e14` (FLOPs) or `2core-h`.
 
@@ -106,15 +144,11 @@ def budget_of(text: str) -> tuple[float, Unit]:
     return amount, unit
 
 
-def propose(
-    evidence: Evidence, base: LineUp, text: str, *, beyond: float | None = None, unsure: bool = False
-) -> Proposal:
+def propose(ground: Ground, *, beyond: float | None = None, unsure: bool = False) -> Proposal:
     """What to train for a budget.
 
     Args:
-        evidence: of an iso-compute study.
-        base: the line-up that the study began with.
-        text: the budget, as `budget_of` reads it.
+        ground: the study's law, and the budget.
         beyond: how far outside the study's budgets it may lie, as a factor, and what is best outside the sizes and rows that were
             trained; four times when not given.
         unsure: propose also where no interval is known, as of a single log.
@@ -122,24 +156,13 @@ def propose(
     Raises:
         BadInput: the law is too weak, the budget lies too far outside, or it does not pay for what the law finds best.
     """
-    amount, unit = budget_of(text)
-    log = Log.of(evidence)
-    asked = log.grid.asked.model_copy(update={"unit": unit, "rows_per_window": _rows_per_window(log)})
-    grid = Grid(base, asked)
-    valleys = valleys_of(evidence, log)
-    fitted, weak = law_of(evidence, valleys)
-    if fitted is None:
-        raise BadInput(f"no law is known for a plan: {weak}: run the study with more budgets or sizes")
-    sizes = np.concatenate([valley.sizes for valley in valleys])
-    words = grid.words(amount)
+    log, grid, valleys, fitted = ground.log, ground.grid, ground.valleys, ground.fitted
+    sizes, amount = ground.sizes, ground.amount
+    words, asked = grid.words(amount), grid.asked
     allowed = BEYOND if beyond is None else beyond
-    if unit == log.grid.asked.unit:
+    if asked.unit == log.grid.asked.unit:
         _refuse_beyond(amount, valleys, words, allowed)
-
-    def spend(times: float, models: Array) -> Array:
-        return log.spend(times * amount, models, grid)
-
-    once, twice = partial(spend, 1.0), partial(spend, 2.0)
+    once, twice = (partial(log.spend, times * amount, grid=grid) for times in (1.0, 2.0))
     if not (once(sizes) > 0).any():
         raise BadInput(f"a budget of {words} pays for no rows at any size that was studied: give a larger one")
     width = log.widths(best_size(fitted, sizes, once))
@@ -150,7 +173,7 @@ def propose(
             "more seeds, or at more budgets"
         )
     chosen = _chosen(grid, amount, width)
-    point = {"model": np.array([grid.flops(chosen.width)]), "data": log.seen(np.array([chosen.share]))}
+    point = ground.point(grid.flops(chosen.width), chosen.share)
     if (far := fitted.law.beyond(point)) > allowed:
         raise BadInput(
             f"a law holds near what it was fitted to; at {words} it is asked {far:.1f} times outside the sizes and rows that were "
@@ -163,10 +186,10 @@ def propose(
         chosen=chosen,
         loss=fitted.interval(lambda law: float(law.at(point)[0])),
         doubling=fitted.interval(lambda law: lowest(law, sizes, once)[1] - lowest(law, sizes, twice)[1]),
-        minutes=_minutes(grid, variant, chosen),
+        minutes=minutes(grid, chosen, variant.optimizer.batch_size),
         fitted=(valleys[0].words, valleys[-1].words),
         span=(asked.last.shift(1 - chosen.num_windows).name, asked.last.name),
-        lineup=base.model_copy(
+        lineup=grid.base.model_copy(
             update={
                 "name": f"{asked.study}_{short(amount)}"[:63],
                 "variants": (grid.reference, variant),
@@ -240,9 +263,10 @@ def _chosen(grid: Grid, amount: float, width: Interval) -> Point:
     return nearest
 
 
-def _minutes(grid: Grid, variant: Variant, chosen: Point) -> float:
+def minutes(grid: Grid, chosen: Point, batch_size: float) -> float:
+    """On one core, to train what is chosen."""
     trained = chosen.share * grid.rows * grid.num_windows
-    updates = update_seconds(trained / variant.optimizer.batch_size, chosen.num_windows)
+    updates = update_seconds(trained / batch_size, chosen.num_windows)
     return (updates + trained * grid.row_seconds(grid.flops(chosen.width))) / 60
 
 
