@@ -577,8 +577,9 @@ def plan(
         from pipeline.studies import results
         from pipeline.studies.declared import read
         from pipeline.studies.evidence import Evidence
+        from pipeline.studies.iso_compute.fields import budget_of
         from pipeline.studies.iso_compute.horizon import horizon
-        from pipeline.studies.iso_compute.proposal import Ground, budget_of, propose
+        from pipeline.studies.iso_compute.proposal import Ground, propose
 
         budget_of(budget)  # refused before anything is read
         kind, asked = read(answers)
@@ -608,7 +609,7 @@ def plan(
 
 def _quarters(later: list[Quarter]) -> Table:
     """What each quarter of a year wants."""
-    from pipeline.studies.iso_compute.answer import shown_width
+    from pipeline.studies.iso_compute.valleys import shown_width
     from pipeline.studies.measures import many, percent
 
     table = Table(

@@ -13,8 +13,10 @@ from pipeline.cli import app
 from pipeline.spec.config import Variant
 from pipeline.spec.errors import BadInput
 from pipeline.spec.lineup import load_lineup
+from pipeline.studies.iso_compute.answer import answer
+from pipeline.studies.iso_compute.fields import budget_of
 from pipeline.studies.iso_compute.horizon import horizon
-from pipeline.studies.iso_compute.proposal import Ground, budget_of, propose
+from pipeline.studies.iso_compute.proposal import Ground, propose
 from pipeline.studies.operations import forward_flops
 from pipeline.studies.results import write
 from tests.studies.made import made, rows
@@ -74,6 +76,20 @@ def test_hours_of_a_core_are_a_budget_too() -> None:
     evidence = made(planned(budgets=BUDGETS, **SPAN), law, noise=2e-4)
     found = propose(Ground.of(evidence, base(), "0.01core-h"))
     assert found.minutes == pytest.approx(0.6, rel=0.02)
+
+
+def test_a_study_plans_for_the_budget_that_its_form_names(tmp_path: Path) -> None:
+    found = answer(made(planned(budgets=BUDGETS, plan_for="5e10", **SPAN), law, noise=2e-4))
+    (section,) = [each for each in found.sections if each.title == "The plan"]
+    assert section.text.startswith("For 5e10 FLOPs from")
+    (path := tmp_path / "sizes_plan_lineup.json").write_text(json.dumps(found.documents["plan_lineup"]))
+    assert load_lineup(path).variants[1].model.widths.embedding_dim == found.documents["plan"]["chosen_width"]
+    refused = answer(made(planned(budgets=BUDGETS, plan_for="1e14", **SPAN), law, noise=2e-4))
+    (section,) = [each for each in refused.sections if each.title == "The plan"]
+    assert section.text.startswith("Nothing is proposed for a budget of 1e14: a law holds near what it was fitted to")
+    assert refused.documents.keys() == {"law"}
+    with pytest.raises(BadInput, match="a budget is a number of FLOPs or of hours of a core, got 'much'"):
+        planned(plan_for="much")
 
 
 def test_a_log_that_grows_wants_the_size_that_is_best_for_its_rows() -> None:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from functools import partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.spec.errors import BadInput
+from pipeline.spec.lineup import document
 from pipeline.statistics.interval import Interval
 from pipeline.statistics.law import Fit, Law, TooWeak, fit
 from pipeline.statistics.valley import SPLIT, best_size, lowest, parabola
@@ -19,7 +22,8 @@ from pipeline.studies.evidence import Evidence
 from pipeline.studies.findings import Check, Findings, Section, Table
 from pipeline.studies.iso_compute import held_out
 from pipeline.studies.iso_compute.cells import short
-from pipeline.studies.iso_compute.valleys import Log, Valley, held_out_of, law_of, points_of, valleys_of
+from pipeline.studies.iso_compute.proposal import Ground, propose
+from pipeline.studies.iso_compute.valleys import Log, Valley, held_out_of, law_of, points_of, shown_width, valleys_of
 from pipeline.studies.measures import percent
 
 Array = NDArray[np.float64]
@@ -34,6 +38,7 @@ def answer(evidence: Evidence) -> Findings:
     valleys = valleys_of(evidence, log)
     metrics: dict[str, float] = {}
     fitted, weak = law_of(evidence, valleys)
+    documents = {} if fitted is None else {"law": fitted.document()}
     best = [None if fitted is None else _best(log, fitted, each) for each in valleys]
     for valley, size in zip(valleys, best, strict=True):
         if size is not None:
@@ -43,6 +48,7 @@ def answer(evidence: Evidence) -> Findings:
         *_path(log, valleys, fitted, best, metrics),
         *_law(log, valleys, fitted, metrics),
         *_held_out(evidence, log, fitted, metrics),
+        *_plan(log, valleys, fitted, documents),
         Section(
             "All cells",
             "What each lost against the line-up's reference on all rows, and what it cost.",
@@ -56,7 +62,7 @@ def answer(evidence: Evidence) -> Findings:
         sections=tuple(sections),
         checks=tuple(_checks(evidence, log, valleys, best)),
         notes=(measures.scope(evidence), _rates(log)),
-        documents={} if fitted is None else {"law": fitted.document()},
+        documents=documents,
     )
 
 
@@ -83,17 +89,6 @@ def _headline(log: Log, valleys: list[Valley], fitted: Fit | None, best: list[In
     rest = len(valleys) - len(inside)
     outside = f"; at {rest} more the lowest point is not surely within the sizes that were trained" if rest else ""
     return f"The loss is lowest {', '.join(parts)}{outside}."
-
-
-def shown_width(width: Interval) -> str:
-    """A width with its interval as people read it."""
-
-    def one(end: float) -> str:
-        return f"{end:.0f}" if 0 < end < math.inf else "no bound"
-
-    if math.isnan(width.low):
-        return f"{one(width.value)} (interval not known)"
-    return f"{one(width.value)} ({one(width.low)} to {one(width.high)})"
 
 
 def _valleys(
@@ -198,6 +193,27 @@ def _held_out(evidence: Evidence, log: Log, fitted: Fit | None, metrics: dict[st
     valley = held_out_of(evidence, log)
     if fitted is not None and valley is not None:
         yield held_out.section(evidence, log, fitted, valley, metrics)
+
+
+def _plan(log: Log, valleys: list[Valley], fitted: Fit | None, documents: dict[str, Any]) -> Iterator[Section]:
+    """What to train for the budget that the form asks a plan for."""
+    text = log.grid.asked.plan_for
+    if text is None:
+        return
+    try:
+        if fitted is None:
+            raise BadInput("there is no law")
+        proposal = propose(Ground.by(log, valleys, fitted, log.grid.asked.base(), text))
+    except BadInput as refused:
+        yield Section("The plan", f"Nothing is proposed for a budget of {text}: {refused}.", None, None)
+        return
+    documents["plan"] = proposal.figures()
+    documents["plan_lineup"] = document(proposal.lineup)
+    first, last = proposal.span
+    text = (
+        f"{proposal.words()} As a line-up it lies beside this page, in the file whose name ends in `plan_lineup.json`: "
+    )
+    yield Section("The plan", f"{text}`windrow train --lineup FILE --first {first} --last {last}`.", None, None)
 
 
 def _exponent(place: int, law: Law) -> float:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+import re
 from itertools import pairwise
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
 from pipeline.spec.documents import Few, Real, Whole
+from pipeline.spec.errors import BadInput, shown
 from pipeline.spec.forms.asked import StudyFields
 from pipeline.spec.forms.fields import Listed
 
@@ -42,12 +45,45 @@ APART = 1.1
 Budget = Annotated[Real, Field(gt=0)]
 
 
+UNITS: dict[str, Unit] = {"": "FLOPs", "flops": "FLOPs", "core-h": "core-hours", "core-hours": "core-hours"}
+
+
 def _apart(budgets: tuple[float, ...]) -> tuple[float, ...]:
     ordered = tuple(sorted(budgets))
     for low, high in pairwise(ordered):
         if high < APART * low:
             raise ValueError(f"budgets lie at least a tenth apart, got {low:g} and {high:g}: take one out")
     return ordered
+
+
+def budget_of(text: str) -> tuple[float, Unit]:
+    """A budget as people type it: `5e14` (FLOPs) or `2core-h`.
+
+    Raises:
+        BadInput: it is neither.
+
+    >>> budget_of("5e14")
+    (500000000000000.0, 'FLOPs')
+    >>> budget_of("2.5 core-hours")
+    (2.5, 'core-hours')
+    """
+    found = re.fullmatch(r"\s*([0-9.]+(?:e[-+]?[0-9]+)?)\s*([a-z-]*)\s*", text.lower())
+    unit = None if found is None else UNITS.get(found[2])
+    try:
+        amount = float(found[1]) if found is not None else 0.0
+    except ValueError:
+        amount = 0.0
+    if unit is None or not 0 < amount < math.inf:
+        raise BadInput(
+            f"a budget is a number of FLOPs or of hours of a core, got {shown(text)}: give it as 5e14 or 2core-h; of a GPU, the "
+            "hours times the FLOPs a second that were measured on it"
+        )
+    return amount, unit
+
+
+def _budget(text: str) -> str:
+    budget_of(text)
+    return text
 
 
 class Fields(StudyFields):
@@ -67,6 +103,8 @@ class Fields(StudyFields):
     )
     """Also trains a budget so many times the largest, e.g. `4`. The law is not fitted to it: it predicts what is lost there, and is
     held against what was. Leave empty for none."""
+    plan_for: Annotated[str, AfterValidator(_budget)] | None = Field(default=None, title="Plan for a budget")
+    """Proposes a size and its rows for this budget by the law, as a line-up: FLOPs such as `5e10`, or `2core-h`. Leave empty for none."""
     num_sizes: Annotated[Whole, Field(ge=4, le=10)] = Field(default=6, title="Sizes a budget")
     """Those in the middle of all that the budget can pay for."""
     arch: Arch = Field(default="as the line-up says", title="Architecture")

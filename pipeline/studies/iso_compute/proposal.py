@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-import re
 from dataclasses import asdict, dataclass
 from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.spec.errors import BadInput, shown
+from pipeline.spec.errors import BadInput
 from pipeline.spec.lineup import LineUp, document
 from pipeline.statistics.interval import Interval
 from pipeline.statistics.law import Fit
@@ -18,10 +17,9 @@ from pipeline.statistics.valley import best_size, lowest
 from pipeline.studies.draft import WIDTHS
 from pipeline.studies.estimate import update_seconds
 from pipeline.studies.evidence import Evidence
-from pipeline.studies.iso_compute.answer import shown_width
 from pipeline.studies.iso_compute.cells import STEP, Grid, Point, short
-from pipeline.studies.iso_compute.fields import Unit
-from pipeline.studies.iso_compute.valleys import Log, Valley, law_of, valleys_of
+from pipeline.studies.iso_compute.fields import budget_of
+from pipeline.studies.iso_compute.valleys import Log, Valley, law_of, shown_width, valleys_of
 
 Array = NDArray[np.float64]
 
@@ -29,7 +27,6 @@ BEYOND = 4.0
 """How far outside the study's budgets a proposal goes unless more is allowed."""
 WIDEST = 4.0
 """Upper end over lower end of the best width, from which a law decides nothing."""
-UNITS: dict[str, Unit] = {"": "FLOPs", "flops": "FLOPs", "core-h": "core-hours", "core-hours": "core-hours"}
 
 
 @dataclass(frozen=True)
@@ -97,16 +94,26 @@ class Ground:
     def of(cls, evidence: Evidence, base: LineUp, text: str) -> Ground:
         """The law of an iso-compute study.
 
+        Args:
+            evidence: the study's.
+            base: the line-up that the study began with.
+            text: the budget, as `budget_of` reads it.
+
         Raises:
-            BadInput: there is none, or the text is no budget.
+            BadInput: there is no law, or the text is no budget.
         """
-        amount, unit = budget_of(text)
         log = Log.of(evidence)
-        asked = log.grid.asked.model_copy(update={"unit": unit, "rows_per_window": _rows_per_window(log)})
         valleys = valleys_of(evidence, log)
         fitted, weak = law_of(evidence, valleys)
         if fitted is None:
             raise BadInput(f"no law is known for a plan: {weak}: run the study with more budgets or sizes")
+        return cls.by(log, valleys, fitted, base, text)
+
+    @classmethod
+    def by(cls, log: Log, valleys: list[Valley], fitted: Fit, base: LineUp, text: str) -> Ground:
+        """The same, where the law is known already."""
+        amount, unit = budget_of(text)
+        asked = log.grid.asked.model_copy(update={"unit": unit, "rows_per_window": _rows_per_window(log)})
         return cls(log, Grid(base, asked), valleys, fitted, amount)
 
     @property
@@ -117,31 +124,6 @@ class Ground:
     def point(self, size: float, share: float) -> dict[str, Array]:
         """Where a model of a size on a share of all rows lies on the law's axes."""
         return {"model": np.array([size]), "data": self.log.seen(np.array([share]))}
-
-
-def budget_of(text: str) -> tuple[float, Unit]:
-    """A budget as people type it: `5e14` (FLOPs) or `2core-h`.
-
-    Raises:
-        BadInput: it is neither.
-
-    >>> budget_of("5e14")
-    (500000000000000.0, 'FLOPs')
-    >>> budget_of("2.5 core-hours")
-    (2.5, 'core-hours')
-    """
-    found = re.fullmatch(r"\s*([0-9.]+(?:e[-+]?[0-9]+)?)\s*([a-z-]*)\s*", text.lower())
-    unit = None if found is None else UNITS.get(found[2])
-    try:
-        amount = float(found[1]) if found is not None else 0.0
-    except ValueError:
-        amount = 0.0
-    if unit is None or not 0 < amount < math.inf:
-        raise BadInput(
-            f"a budget is a number of FLOPs or of hours of a core, got {shown(text)}: give it as 5e14 or 2core-h; of a GPU, the "
-            "hours times the FLOPs a second that were measured on it"
-        )
-    return amount, unit
 
 
 def propose(ground: Ground, *, beyond: float | None = None, unsure: bool = False) -> Proposal:

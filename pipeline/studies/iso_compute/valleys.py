@@ -138,3 +138,14 @@ def points_of(valleys: list[Valley]) -> tuple[dict[str, Array], Array]:
         "data": np.concatenate([each.data for each in valleys]),
     }
     return points, np.concatenate([each.losses for each in valleys], axis=1)
+
+
+def shown_width(width: Interval) -> str:
+    """A width with its interval as people read it."""
+
+    def one(end: float) -> str:
+        return f"{end:.0f}" if 0 < end < math.inf else "no bound"
+
+    if math.isnan(width.low):
+        return f"{one(width.value)} (interval not known)"
+    return f"{one(width.value)} ({one(width.low)} to {one(width.high)})"
