@@ -1,4 +1,4 @@
-"""Policies of the classes that Windrow has none of yet, written as somebody outside would."""
+"""Policies as somebody outside would write them: three that hold the contract, and four that each break it in one way."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ class Disputed(FeaturePolicy):
         return np.clip(self.rate * (0.5 + apart), 0.01, 1.0), 1.0
 
 
-class LocalCaseControl(LabelPolicy):
-    """Keeps an example with |y - p| (Fithian and Hastie 2014), p of a pilot, and never with less than a floor."""
+class Surprising(LabelPolicy):
+    """Keeps an example with |y - p|, p of a pilot, and never with less than a floor."""
 
-    kind: Literal["local_case_control"] = "local_case_control"
+    kind: Literal["surprising"] = "surprising"
     pilot: Source
     floor: Rate = 0.02
 
@@ -61,3 +61,56 @@ class EveryStratum(JointPolicy):
             weight[kept] = len(of) / max(1, len(kept))
         index = np.flatnonzero(weight)
         return index, weight[index]
+
+
+class Leaking(FeaturePolicy):
+    """Takes an error, which has looked at the label, for a feature: its offset tells the model the label."""
+
+    kind: Literal["leaking"] = "leaking"
+    rate: Rate = 0.3
+
+    def reads(self) -> dict[str, Read]:
+        return {"error": Read("pilot", 0, "error")}
+
+    def keep_probabilities(self, rows: Candidates) -> tuple[NDArray[np.float64], float]:
+        return np.clip(rows.signals["error"].astype(np.float64), 0.05, 1.0), 1.0
+
+
+class Biased(JointPolicy):
+    """Keeps the examples with the largest error, each standing for itself alone."""
+
+    kind: Literal["biased"] = "biased"
+    count: int = 500
+
+    def reads(self) -> dict[str, Read]:
+        return {"error": Read("pilot", 0, "error")}
+
+    def choose(
+        self, rows: Candidates, label: NDArray[np.uint8], salt: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        index = np.sort(np.argsort(-rows.signals["error"], kind="stable")[: self.count])
+        return index, np.ones(len(index), np.float32)
+
+
+class OrderDependent(FeaturePolicy):
+    """Keeps every third row of whatever it is given."""
+
+    kind: Literal["order_dependent"] = "order_dependent"
+    rate: Rate = 1 / 3
+
+    def keep_probabilities(self, rows: Candidates) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        pi = np.where(np.arange(len(rows.example_id)) % 3 == 0, 1.0, 0.01)
+        return pi, pi
+
+
+class FromTheFuture(FeaturePolicy):
+    """Asks a model that has trained on the window already."""
+
+    kind: Literal["from_the_future"] = "from_the_future"
+    rate: Rate = 0.3
+
+    def reads(self) -> dict[str, Read]:
+        return {"pilot": Read("pilot", -1)}
+
+    def keep_probabilities(self, rows: Candidates) -> tuple[float, float]:
+        return self.rate, self.rate

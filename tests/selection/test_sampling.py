@@ -11,139 +11,177 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from pydantic import TypeAdapter
 
+from pipeline.selection.policies.density import Density
+from pipeline.selection.policies.el2n import El2n
+from pipeline.selection.policies.local_case_control import LocalCaseControl
+from pipeline.selection.policies.low_loss import LowLoss
 from pipeline.selection.policies.negatives import NegativeDownsampling
 from pipeline.selection.policies.odds import OddsProportional
-from pipeline.selection.policy import Candidates, FeaturePolicy, LabelPolicy
+from pipeline.selection.policies.product import Product
+from pipeline.selection.policies.recency import Recency
+from pipeline.selection.policies.uniform import Uniform
+from pipeline.selection.policy import Candidates
 from pipeline.selection.sampling import (
-    Selected,
     evaluation_salt,
     keep_probabilities,
     keyed_uniform,
-    select,
     selection_salt,
 )
-from pipeline.spec.config import All, Policy
-from tests.selection.examples import Disputed, EveryStratum, LocalCaseControl
+from pipeline.spec.config import All, Policy, Selection
+from pipeline.spec.window import Window
+from tests.selection import contract
+from tests.selection.contract import CONTRACT, NUM_ROWS, kept, looked_at, pilot_logits, probability, rows, seen
+from tests.selection.examples import (
+    Biased,
+    Disputed,
+    EveryStratum,
+    FromTheFuture,
+    Leaking,
+    OrderDependent,
+    Surprising,
+)
 
-POLICIES: list[Policy] = [
+CORRECTIONS: tuple[Any, ...] = ("weight", "offset")
+ALL_CLICKS: list[Policy] = [
     All(),
-    *(
-        NegativeDownsampling(rate=rate, correction=correction)  # type: ignore[arg-type]
-        for rate in (0.01, 0.1, 0.5, 1.0)
-        for correction in ("weight", "offset")
-    ),
-    *(
-        OddsProportional(rate=rate, pilot="pilot", correction=correction)  # type: ignore[arg-type]
-        for rate in (0.05, 0.3)
-        for correction in ("weight", "offset")
-    ),
+    *(NegativeDownsampling(rate=rate, correction=way) for rate in (0.01, 0.1, 0.5, 1.0) for way in CORRECTIONS),
+    *(OddsProportional(rate=rate, pilot="pilot", correction=way) for rate in (0.05, 0.3) for way in CORRECTIONS),
     OddsProportional(rate=0.3, pilot="pilot", floor=0.3),
     Disputed(rate=0.2, one="a", other="b"),
     Disputed(rate=0.2, one="a", other="b", correction="weight"),
+    Product(of=(NegativeDownsampling(rate=0.5), OddsProportional(rate=0.3, pilot="pilot"))),
 ]
-"""From features alone."""
-LABEL_POLICIES = [LocalCaseControl(pilot="pilot"), LocalCaseControl(pilot="pilot", floor=0.5)]
-"""From the label too."""
-INDEPENDENT = [*POLICIES, *LABEL_POLICIES]
-policies = pytest.mark.parametrize("policy", POLICIES, ids=repr)
-independent = pytest.mark.parametrize("policy", INDEPENDENT, ids=repr)
+"""They keep every click."""
+FEATURES = ("C1", "C2", "C3")
+POLICIES: list[Policy] = [
+    *ALL_CLICKS,
+    *(NegativeDownsampling(rate=0.02, clicks=0.3, correction=way) for way in CORRECTIONS),
+    *(Uniform(rate=0.1, correction=way) for way in CORRECTIONS),
+    *(LocalCaseControl(rate=rate, pilot="pilot", correction=way) for rate in (0.05, 0.4) for way in CORRECTIONS),
+    *(Density(rate=0.2, features=FEATURES, power=power) for power in (0.5, 1.0)),
+    Product(of=(Uniform(rate=0.5), LocalCaseControl(rate=0.4, pilot="pilot")), correction="weight"),
+    El2n(rate=0.1, pilot="pilot"),
+    El2n(rate=0.3, pilot="pilot", floor=0.3),
+    LowLoss(rate=0.1, pilot="pilot"),
+    LowLoss(rate=0.5, pilot="pilot", floor=0.01),
+    Surprising(pilot="pilot"),
+    EveryStratum(count=50),
+]
+BROKEN = {
+    contract.hides_the_label: Leaking(),
+    contract.stands_for_all_rows: Biased(),
+    contract.is_blind_to_order_and_workers: OrderDependent(),
+    contract.asks_no_later_model: FromTheFuture(),
+}
+"""By what each of them breaks."""
 seeds = st.integers(0, 2**31)
-NUM_ROWS = 20_000
 
 
-def rows(kind: str = "random", seed: int = 0, count: int = NUM_ROWS) -> tuple[NDArray[np.uint64], NDArray[np.uint8]]:
-    """Ids as users have them, and labels."""
-    random = np.random.default_rng(seed)
-    ids = {
-        "random": lambda: random.integers(0, 2**64, count, dtype=np.uint64),
-        "counted": lambda: np.arange(count, dtype=np.uint64),
-        "strided": lambda: np.arange(count, dtype=np.uint64) << np.uint64(40),
-    }[kind]()
-    return ids, (random.random(count) < 0.2).astype(np.uint8)
+@pytest.mark.parametrize("check", CONTRACT, ids=lambda check: check.__name__)
+@pytest.mark.parametrize("policy", POLICIES, ids=repr)
+def test_every_policy_holds_the_contract(policy: Policy, check: Any) -> None:
+    check(policy)
 
 
-def pilot_logits(ids: NDArray[np.uint64]) -> NDArray[np.float32]:
-    """What a pilot says of the examples: odds that spread over four orders of magnitude."""
-    return (10 * keyed_uniform(ids, salt=12345) - 7).astype(np.float32)
+@pytest.mark.parametrize("check", BROKEN, ids=lambda check: check.__name__)
+def test_a_broken_policy_fails_the_check_that_it_breaks_and_holds_the_others(check: Any) -> None:
+    with pytest.raises(AssertionError):
+        check(BROKEN[check])
+    held = [other for other in CONTRACT if other is not check and check is not contract.is_blind_to_order_and_workers]
+    for other in held:
+        if other is not contract.corrects_once or check is not contract.hides_the_label:
+            other(BROKEN[check])
 
 
-def seen(policy: Policy, ids: NDArray[np.uint64], window: NDArray[np.uint64] | None = None) -> Candidates:
-    """What a policy sees of some rows of a window: its signals are functions of the ids."""
-    rows = Candidates(ids, signals(policy, ids))
-    if isinstance(policy, FeaturePolicy):
-        tally = policy.tally(rows if window is None else Candidates(window, signals(policy, window)))
-        rows = replace(rows, summary=None if tally is None else policy.summarize(tally))
-    return rows
-
-
-def signals(policy: Policy, ids: NDArray[np.uint64]) -> dict[str, NDArray[np.float32]]:
-    found = {name: pilot_logits(ids ^ np.uint64(place << 7)) for place, name in enumerate(policy.reads())}
-    return {n: 1 / (1 + np.exp(-z)) if n == "error" else z for n, z in found.items()}
-
-
-def kept(
-    policy: Policy,
-    ids: NDArray[Any],
-    labels: NDArray[Any],
-    seed: int = 0,
-    window: NDArray[Any] | None = None,
-) -> Selected:
-    return select(policy, seen(policy, ids, window), labels, salt=selection_salt(seed))
-
-
-def probability(policy: Policy, ids: NDArray[np.uint64], labels: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """That with which each row is kept."""
-    if isinstance(policy, LabelPolicy):
-        return np.broadcast_to(policy.keep_probability(seen(policy, ids), labels), len(ids))
-    pi_0, pi_1 = keep_probabilities(policy, seen(policy, ids))
-    return np.where(labels > 0, pi_1, pi_0)
-
-
-@policies
-def test_probabilities_are_probabilities_and_never_zero(policy: Policy) -> None:
-    ids, _ = rows(count=100)
-    for pi in keep_probabilities(policy, seen(policy, ids)):
-        assert pi.shape == (100,)
-        assert ((pi > 0) & (pi <= 1)).all()
-
-
-@policies
-def test_positives_are_all_kept_and_no_row_twice(policy: Policy) -> None:
+@pytest.mark.parametrize("policy", ALL_CLICKS, ids=repr)
+def test_positives_are_all_kept(policy: Policy) -> None:
     ids, labels = rows()
-    index = kept(policy, ids, labels).index
-    assert set(np.flatnonzero(labels)) <= set(index)
-    assert (np.diff(index) > 0).all(), "ascending, so in time order and each once"
+    assert set(np.flatnonzero(labels)) <= set(kept(policy, ids, labels).index)
 
 
-@independent
-@pytest.mark.parametrize("kind", ["random", "counted", "strided"])
-def test_the_asked_share_is_kept_whatever_the_ids_look_like(policy: Policy, kind: str) -> None:
-    ids, labels = rows(kind)
+def test_each_label_has_its_own_rate() -> None:
+    ids, labels = rows(count=200_000)
+    found = labels[kept(NegativeDownsampling(rate=0.05, clicks=0.4), ids, labels).index]
+    assert (found > 0).sum() / (labels > 0).sum() == pytest.approx(0.4, rel=0.03)
+    assert (found == 0).sum() / (labels == 0).sum() == pytest.approx(0.05, rel=0.03)
+    assert NegativeDownsampling(rate=0.05, clicks=0.4).share(0.2) == pytest.approx(0.2 * 0.4 + 0.8 * 0.05)
+
+
+def test_a_sample_with_all_clicks_is_written_as_it_always_was() -> None:
+    document = NegativeDownsampling(rate=0.1).model_dump(mode="json")
+    assert document == {"kind": "negatives", "scope": "continuous", "correction": "offset", "rate": 0.1}
+    assert NegativeDownsampling(rate=0.1, clicks=0.5).model_dump(mode="json") == {**document, "clicks": 0.5}
+
+
+@pytest.mark.parametrize("rate", [0.01, 0.1, 0.6])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda rate: El2n(rate=rate, pilot="pilot"),
+        lambda rate: LowLoss(rate=rate, pilot="pilot"),
+        lambda rate: Density(rate=rate, features=FEATURES),
+    ],
+)
+def test_the_budget_is_kept(make: Any, rate: float) -> None:
+    ids, labels = rows()
+    assert probability(make(rate), ids, labels).mean() == pytest.approx(rate, rel=5e-3)
+
+
+def test_local_case_control_keeps_its_budget_where_the_pilot_is_right() -> None:
+    ids, _ = rows(count=100_000)
+    click = 1 / (1 + np.exp(-pilot_logits(ids).astype(np.float64)))
+    labels = (np.random.default_rng(1).random(len(ids)) < click).astype(np.uint8)
+    policy = LocalCaseControl(rate=0.1, pilot="pilot")
+    assert probability(policy, ids, labels).mean() == pytest.approx(0.1, rel=0.03)
     found = kept(policy, ids, labels)
+    both = np.stack(keep_probabilities(policy, seen(policy, ids, labels)))[:, found.index]
+    free = ((both > policy.least) & (both < 1)).all(axis=0)
+    assert free.mean() > 0.5
+    assert found.offset[free] == pytest.approx(-pilot_logits(ids)[found.index][free], abs=1e-4), (
+        "Fithian and Hastie 2014"
+    )
+
+
+def test_common_examples_are_kept_less_often_than_rare_ones() -> None:
+    ids, labels = rows()
+    policy = Density(rate=0.1, features=FEATURES)
+    table = looked_at(policy, ids, labels).columns
+    common = np.all([table.column(name).to_numpy() == 0 for name in FEATURES], axis=0)
     pi = probability(policy, ids, labels)
-    noise = math.sqrt((pi * (1 - pi)).sum())
-    assert abs(len(found.index) - pi.sum()) <= 4.5 * noise
+    assert pi[common].mean() < 0.7 * pi[~common].mean()
 
 
-@independent
-@settings(max_examples=20, deadline=None)
-@given(seed=seeds, order=st.randoms(use_true_random=False))
-def test_neither_the_order_of_rows_nor_their_cut_decides(policy: Policy, seed: int, order: Any) -> None:
-    ids, labels = rows(count=300)
-    permutation = np.array(order.sample(range(300), 300))
-    edges = [0, *sorted(order.sample(range(1, 300), 3)), 300]
-    whole = kept(policy, ids, labels, seed)
-    moved = kept(policy, ids[permutation], labels[permutation], seed)
-    expected = {
-        i: (w, o, p) for i, w, o, p in zip(whole.index, whole.weight, whole.offset, whole.importance, strict=True)
-    }
-    assert {
-        permutation[i]: (w, o, p)
-        for i, w, o, p in zip(moved.index, moved.weight, moved.offset, moved.importance, strict=True)
-    } == expected
-    parts = [a + kept(policy, ids[a:b], labels[a:b], seed, ids).index for a, b in zip(edges, edges[1:], strict=False)]
-    assert np.array_equal(np.concatenate(parts), whole.index), "as many workers as one likes"
+def test_recency_halves_with_each_half_life_before_its_day() -> None:
+    policy, day = Recency(until="2024-03-01", half_life=7), Window.of("2024-03-01")
+    assert policy.in_window(day, online=True) == policy.in_window(day.shift(5), online=True) == All()
+    assert policy.in_window(day.shift(-7), online=False) == Uniform(rate=0.5)
+    assert policy.in_window(day.shift(-28), online=False) == Uniform(rate=1 / 16)
+    assert policy.in_window(day.shift(-700), online=False) == Uniform(rate=0.01), "never none at all"
+
+
+def test_a_product_refuses_what_it_cannot_multiply() -> None:
+    with pytest.raises(ValueError, match="a product is of policies that look at features alone, got el2n"):
+        read({"kind": "product", "of": [{"kind": "uniform", "rate": 0.5}, {"kind": "el2n", "rate": 0.1, "pilot": "p"}]})
+    odds = {"kind": "odds", "rate": 0.5, "pilot": "p"}
+    with pytest.raises(ValueError, match="one policy of a product may look at the whole window first, got odds, odds"):
+        read({"kind": "product", "of": [odds, odds]})
+
+
+def test_a_product_is_in_each_window_what_its_parts_are() -> None:
+    recent = {"kind": "recency", "until": "2024-03-01", "half_life": 7}
+    policy = read({"kind": "product", "of": [recent, {"kind": "odds", "rate": 0.1, "pilot": "p"}]})
+    day = Window.of("2024-03-01")
+    early, late = (policy.in_window(each, online=False) for each in (day.shift(-7), day))
+    assert [part.kind for part in early.of] == ["uniform", "odds"]
+    assert [part.kind for part in late.of] == ["all", "odds"]
+    assert policy.reads().keys() == early.reads().keys() == late.reads().keys() == {"1_pilot"}
+    assert early.of[1].pilot == "pilot", "an identity has no names of variants"
+
+
+def read(document: dict[str, Any]) -> Any:
+    return TypeAdapter(Selection).validate_python(document)
 
 
 @settings(max_examples=30, deadline=None)
@@ -154,6 +192,12 @@ def test_neither_the_order_of_rows_nor_their_cut_decides(policy: Policy, seed: i
     make=st.sampled_from(
         [
             lambda rate: NegativeDownsampling(rate=rate),
+            lambda rate: NegativeDownsampling(rate=rate, clicks=rate),
+            lambda rate: Uniform(rate=rate),
+            lambda rate: El2n(rate=rate, pilot="pilot"),
+            lambda rate: LowLoss(rate=rate, pilot="pilot"),
+            lambda rate: LocalCaseControl(rate=rate, pilot="pilot"),
+            lambda rate: Density(rate=rate, features=FEATURES),
             lambda rate: OddsProportional(rate=rate, pilot="pilot"),
             lambda rate: OddsProportional(rate=rate, pilot="pilot", floor=1e-3),
         ]
@@ -166,28 +210,12 @@ def test_a_lower_rate_keeps_a_subset(seed: int, low: float, high: float, make: A
     assert set(few) <= set(many) <= set(range(2_000))
 
 
-@policies
-def test_exactly_one_correction_and_the_same_for_either_label(policy: Policy) -> None:
-    ids, labels = rows()
-    found = kept(policy, ids, labels)
-    samples = getattr(policy, "rate", 1) < 1
-    weighted, shifted = (found.weight != 1).any(), (found.offset != 0).any()
-    assert weighted + shifted == samples
-    assert isinstance(policy, All) or weighted == (samples and policy.correction == "weight")  # type: ignore[attr-defined]
-    other = kept(policy, ids, 1 - labels)
-    _, ours, theirs = np.intersect1d(found.index, other.index, return_indices=True)
-    assert np.array_equal(found.offset[ours], other.offset[theirs]), "an offset that differs by label tells the label"
-    if isinstance(policy, NegativeDownsampling):
-        assert np.unique(found.offset).size == 1
-    pi_0 = keep_probabilities(policy, seen(policy, ids))[0][found.index]
-    if getattr(policy, "correction", "") == "offset":
-        assert found.offset == pytest.approx(-np.log(pi_0), abs=1e-6)
-    negative = labels[found.index] == 0
-    assert found.importance[negative] == pytest.approx(1 / pi_0[negative])
-    assert (found.importance[~negative] == 1).all()
+def none(ids: NDArray[np.uint64]) -> NDArray[np.uint8]:
+    """Labels of examples without a click."""
+    return np.zeros(len(ids), np.uint8)
 
 
-odds = pytest.mark.parametrize("policy", [p for p in POLICIES if isinstance(p, OddsProportional)], ids=repr)
+odds = pytest.mark.parametrize("policy", [p for p in ALL_CLICKS if isinstance(p, OddsProportional)], ids=repr)
 
 
 @odds
@@ -195,7 +223,7 @@ def test_the_expected_share_of_negatives_is_the_rate(policy: OddsProportional) -
     """Weighted by the pilot's own probability that a row is a negative; and so it is kept, if the pilot is right."""
     ids, _ = rows(count=50_000)
     p = 1 / (1 + np.exp(-pilot_logits(ids).astype(np.float64)))
-    pi_0, _ = keep_probabilities(policy, seen(policy, ids))
+    pi_0, _ = keep_probabilities(policy, seen(policy, ids, none(ids)))
     assert (pi_0 @ (1 - p)) / (1 - p).sum() == pytest.approx(policy.rate, rel=2e-3)
     labels = (np.random.default_rng(1).random(len(ids)) < p).astype(np.uint8)
     found = kept(policy, ids, labels)
@@ -205,7 +233,7 @@ def test_the_expected_share_of_negatives_is_the_rate(policy: OddsProportional) -
 @odds
 def test_what_the_pilot_finds_likelier_is_likelier_kept_within_floor_and_one(policy: OddsProportional) -> None:
     ids, _ = rows()
-    rows_seen = seen(policy, ids)
+    rows_seen = seen(policy, ids, none(ids))
     logit = rows_seen.signals["pilot"]
     pi_0, pi_1 = keep_probabilities(policy, rows_seen)
     assert (np.diff(pi_0[np.argsort(logit)]) >= 0).all()
@@ -224,9 +252,9 @@ def test_the_scale_is_bit_for_bit_the_same_for_any_order_and_workers(
     ids = rows(count=500)[0]
     moved = ids[np.array(order.sample(range(500), 500))]
     edges = [0, *sorted(cuts), 500]
-    parts = [Candidates(moved[a:b], signals(policy, moved[a:b])) for a, b in zip(edges, edges[1:], strict=False)]
+    parts = [looked_at(policy, moved[a:b], none(moved[a:b])) for a, b in zip(edges, edges[1:], strict=False)]
     tally = np.sum([policy.tally(part) for part in parts], axis=0)
-    assert policy.summarize(tally) == seen(policy, ids).summary
+    assert policy.summarize(tally) == seen(policy, ids, none(ids)).summary
 
 
 @pytest.mark.parametrize("logit", [-1e30, -40.0, 0.0, 40.0, 1e30])
@@ -242,18 +270,7 @@ def test_pilots_that_are_sure_of_everything_still_give_the_rate(logit: float) ->
 
 def test_an_empty_window_has_a_scale() -> None:
     policy = OddsProportional(rate=0.2, pilot="pilot")
-    assert math.isfinite(seen(policy, np.empty(0, np.uint64)).summary)
-
-
-@pytest.mark.parametrize("policy", LABEL_POLICIES, ids=repr)
-def test_what_looks_at_the_label_has_a_weight_and_no_offset(policy: LabelPolicy) -> None:
-    """The row's own keep probability as an offset would tell the model its label."""
-    ids, labels = rows()
-    found = kept(policy, ids, labels)
-    assert not found.offset.any()
-    assert np.array_equal(found.weight, found.importance)
-    with pytest.raises(TypeError, match="no probability for the label that a row does not have"):
-        keep_probabilities(policy, seen(policy, ids))
+    assert math.isfinite(seen(policy, *rows(count=0)).summary)
 
 
 def test_a_joint_choice_is_seeded_and_its_weights_stand_for_all_rows() -> None:
@@ -266,19 +283,6 @@ def test_a_joint_choice_is_seeded_and_its_weights_stand_for_all_rows() -> None:
     assert not found.offset.any()
     assert np.array_equal(found.index, kept(policy, ids, labels, seed=1).index)
     assert not np.array_equal(found.index, kept(policy, ids, labels, seed=2).index)
-
-
-@independent
-def test_weighted_sums_are_unbiased_over_salts(policy: Policy) -> None:
-    """Horvitz and Thompson: the mean over salts of a weighted sum is the sum over all rows."""
-    ids, labels = rows(count=2_000)
-    figure = np.where(labels > 0, 3.0, 1.0) + np.sin(np.arange(2_000))
-    estimates = []
-    for seed in range(300):
-        found = kept(policy, ids, labels, seed)
-        estimates.append(float(found.importance @ figure[found.index]))
-    error = np.std(estimates) / math.sqrt(len(estimates))
-    assert abs(np.mean(estimates) - figure.sum()) < 4.5 * error + 1e-3
 
 
 def test_the_offset_is_the_shift_that_sampling_makes() -> None:

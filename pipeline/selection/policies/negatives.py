@@ -1,8 +1,10 @@
-"""Uniform negative downsampling: all positives and a fixed fraction of the negatives."""
+"""Uniform negative downsampling: a fixed fraction of the negatives, and all clicks or a fraction of them."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
+
+from pydantic import SerializerFunctionWrapHandler, model_serializer
 
 from pipeline.selection.policy import Candidates, FeaturePolicy
 from pipeline.spec.config import All, Policy, Rate
@@ -15,15 +17,23 @@ class NegativeDownsampling(FeaturePolicy):
     kind: Literal["negatives"] = "negatives"
     rate: Rate
     """Fraction of negatives kept, in (0, 1]."""
+    clicks: Rate = 1.0
+    """Fraction of positives kept: for budgets below the number of clicks."""
+
+    @model_serializer(mode="wrap")
+    def _without_its_default(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """As it was before `clicks` came, where all are kept: what is stored keeps its key."""
+        found: dict[str, Any] = write(self)
+        return found if self.clicks < 1 else {name: value for name, value in found.items() if name != "clicks"}
 
     def in_window(self, window: Window, *, online: bool) -> Policy:
-        """All rows at a rate of one."""
-        return All() if self.rate == 1 else super().in_window(window, online=online)
+        """All rows at rates of one."""
+        return All() if self.rate == self.clicks == 1 else super().in_window(window, online=online)
 
     def share(self, click_rate: float) -> float:
-        """The clicks, and the rate of the rest."""
-        return click_rate + (1 - click_rate) * self.rate
+        """The rate of each label times how often it occurs."""
+        return click_rate * self.clicks + (1 - click_rate) * self.rate
 
     def keep_probabilities(self, rows: Candidates) -> tuple[float, float]:
-        """The rate, and one."""
-        return self.rate, 1.0
+        """The rates."""
+        return self.rate, self.clicks

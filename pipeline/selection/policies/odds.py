@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from pipeline.selection.policies.negatives import NegativeDownsampling
 from pipeline.selection.policy import Candidates, FeaturePolicy
+from pipeline.selection.scale import centres, clipped, histogram, solved
 from pipeline.spec.config import Age, All, Policy, Rate, Read, Source
 from pipeline.spec.documents import Real
 from pipeline.spec.window import Window
@@ -15,10 +16,6 @@ from pipeline.spec.window import Window
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-
-LOGIT_RANGE = 32.0
-"""Pilots' logits beyond it count as if they lay on its edge when c is solved."""
-LOGIT_BINS = 1 << 16
 
 
 class OddsProportional(FeaturePolicy):
@@ -70,41 +67,23 @@ class OddsProportional(FeaturePolicy):
         return click_rate + (1 - click_rate) * self.rate
 
     def tally(self, rows: Candidates) -> NDArray[np.int64]:
-        """(LOGIT_BINS,) how many of the pilot's logits lie in each bin."""
-        import numpy as np
-
-        place = (rows.signals["pilot"].astype(np.float64) + LOGIT_RANGE) * (LOGIT_BINS / (2 * LOGIT_RANGE))
-        return np.bincount(np.clip(place, 0, LOGIT_BINS - 1).astype(np.int64), minlength=LOGIT_BINS)
+        """(BINS,) how many of the pilot's logits lie in each bin."""
+        return histogram(rows.signals["pilot"])
 
     def summarize(self, tally: NDArray[np.int64]) -> float:
         """log c such that the expected share of negatives kept is the rate.
 
         Solves sum((1 - p) * clip(c * p / (1 - p), floor, 1)) = rate * sum(1 - p) over a window's rows, where p is the
-        pilot's probability, from its logits alone: no label enters. The search is over fixed halvings, and the left side
-        grows with the rate's c, so samples of different rates nest as long as their floors grow with their rates.
+        pilot's probability, from its logits alone: no label enters. The left side grows with c, so samples of different
+        rates nest as long as their floors grow with their rates.
         """
         import numpy as np
 
         places = np.flatnonzero(tally)
-        logit = (places.astype(np.float64) + 0.5) * (2 * LOGIT_RANGE / LOGIT_BINS) - LOGIT_RANGE
+        logit = centres(places)
         negatives = tally[places] / (1 + np.exp(logit))
-        low, high = -2 * LOGIT_RANGE, 2 * LOGIT_RANGE
-        for _ in range(60):
-            middle = (low + high) / 2
-            if float((negatives * (self._odds(logit, middle) - self.rate)).sum()) < 0:
-                low = middle
-            else:
-                high = middle
-        return high
+        return solved(lambda scale: float((negatives * (clipped(logit, scale, self.least) - self.rate)).sum()))
 
     def keep_probabilities(self, rows: Candidates) -> tuple[NDArray[np.float64], float]:
         """c times the odds between floor and one, and one."""
-        return self._odds(rows.signals["pilot"], rows.summary), 1.0
-
-    def _odds(self, logit: NDArray[np.floating], log_scale: float) -> NDArray[np.float64]:
-        import numpy as np
-
-        clipped: NDArray[np.float64] = np.maximum(
-            self.least, np.exp(np.minimum(log_scale + logit.astype(np.float64), 0.0))
-        )
-        return clipped
+        return clipped(rows.signals["pilot"], rows.summary, self.least), 1.0

@@ -1,0 +1,52 @@
+"""What policies that ask a pilot have in common: a rate, the pilot, and a floor that gives every example a chance."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Self
+
+from pydantic import Field, model_validator
+
+from pipeline.selection.policy import ThinningPolicy
+from pipeline.spec.config import Age, All, Policy, Rate, Read, Source
+from pipeline.spec.documents import Real
+from pipeline.spec.window import Window
+
+
+class Piloted(ThinningPolicy):
+    """Keeps an expected share of the rows, with probabilities that follow what a pilot says of them."""
+
+    floor_of_rate: ClassVar[float] = 0.1
+    signal: ClassVar[str] = "logit"
+    """What the pilot says."""
+
+    rate: Rate
+    """Expected fraction of rows kept, in (0, 1]."""
+    pilot: Source
+    """The variant of the line-up that is asked."""
+    pilot_age: Age = 0
+    """It is asked as its checkpoint stood that many windows earlier; 0: in its own training pass over the window."""
+    floor: Real | None = Field(default=None, gt=0)
+    """Least probability with which any example is kept; a tenth of the rate when not given, half for `low_loss`."""
+
+    @property
+    def least(self) -> float:
+        """The floor, given or not."""
+        return self.floor_of_rate * self.rate if self.floor is None else self.floor
+
+    @model_validator(mode="after")
+    def _floor_below_rate(self) -> Self:
+        if self.least > self.rate:
+            raise ValueError(f"the floor cannot exceed the rate {self.rate}, got {self.floor}")
+        return self
+
+    def reads(self) -> dict[str, Read]:
+        """The pilot's signal."""
+        return {"pilot": Read(self.pilot, self.pilot_age, self.signal)}
+
+    def in_window(self, window: Window, *, online: bool) -> Policy:
+        """All rows at a rate of one."""
+        return All() if self.rate == 1 else super().in_window(window, online=online)
+
+    def share(self, click_rate: float) -> float:
+        """The rate."""
+        return self.rate

@@ -1,0 +1,101 @@
+"""Product: several policies at once, each of which must keep an example; their probabilities are multiplied."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from math import prod
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from pipeline.selection.policy import Candidates, FeaturePolicy, ThinningPolicy
+from pipeline.spec.config import All, Policy, Read, Selection
+from pipeline.spec.window import Window
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from pipeline.selection.policy import Floats
+
+
+class Product(FeaturePolicy):
+    """Keep an example with the product of what several policies keep it with, such as recency times negatives.
+
+    The probabilities of each are those of the whole window, whatever the others leave of it. The product's own correction counts.
+    """
+
+    kind: Literal["product"] = "product"
+    of: tuple[Selection, ...] = Field(min_length=2)
+    """Policies that look at features alone; at most one may ask for a look at the whole window first, as those with a pilot do."""
+
+    @model_validator(mode="after")
+    def _can_be_multiplied(self) -> Self:
+        other = [part.kind for part in self.of if not isinstance(part, FeaturePolicy | All)]
+        if other:
+            raise ValueError(
+                f"a product is of policies that look at features alone, got {', '.join(other)}: leave them out"
+            )
+        if len(looking := [part.kind for part in self.of if _looks(part)]) > 1:
+            raise ValueError(
+                f"one policy of a product may look at the whole window first, got {', '.join(looking)}: keep one"
+            )
+        return self
+
+    def reads(self) -> dict[str, Read]:
+        """The signals of all, each named by its policy's place."""
+        return {f"{place}_{name}": read for place, part in enumerate(self.of) for name, read in part.reads().items()}
+
+    def anonymous(self) -> Self:
+        """The same without the names of others."""
+        return self.model_copy(update={"of": tuple(part.anonymous() for part in self.of)})
+
+    def in_window(self, window: Window, *, online: bool) -> Policy:
+        """The product of what they are in the window; places stay, since signals are named by them."""
+        found = super().in_window(window, online=online)
+        parts = tuple(part.in_window(window, online=online) for part in self.of)
+        if isinstance(found, All) or all(isinstance(part, All) for part in parts):
+            return All()
+        return found.model_copy(update={"of": parts})
+
+    def share(self, click_rate: float) -> float:
+        """The product of their shares, as if they were independent."""
+        return prod(part.share(click_rate) for part in self.of)
+
+    def tally(self, rows: Candidates) -> NDArray[np.int64] | None:
+        """What the one that looks at the whole window counts."""
+        for place, part in enumerate(self.of):
+            if isinstance(part, FeaturePolicy) and _looks(part):
+                return part.tally(self._seen_by(place, rows))
+        return None
+
+    def summarize(self, tally: NDArray[np.int64]) -> Any:
+        """What it makes of that."""
+        (part,) = [part for part in self.of if isinstance(part, FeaturePolicy) and _looks(part)]
+        return part.summarize(tally)
+
+    @property
+    def columns(self) -> tuple[str, ...]:  # type: ignore[override]
+        """The columns of all."""
+        return tuple(dict.fromkeys(name for part in self.of for name in getattr(part, "columns", ())))
+
+    def keep_probabilities(self, rows: Candidates) -> tuple[Floats, Floats]:
+        """The products, at either label."""
+        negative: Floats = 1.0
+        positive: Floats = 1.0
+        for place, part in enumerate(self.of):
+            if isinstance(part, FeaturePolicy):
+                of_negative, of_positive = part.keep_probabilities(self._seen_by(place, rows))
+                negative, positive = negative * of_negative, positive * of_positive
+        return negative, positive
+
+    def _seen_by(self, place: int, rows: Candidates) -> Candidates:
+        mark = f"{place}_"
+        return replace(rows, signals={n.removeprefix(mark): s for n, s in rows.signals.items() if n.startswith(mark)})
+
+
+def _looks(part: Policy) -> bool:
+    """Whether a policy asks for a look at the whole window."""
+    if isinstance(part, Product):
+        return any(map(_looks, part.of))
+    return isinstance(part, ThinningPolicy) and type(part).tally is not ThinningPolicy.tally

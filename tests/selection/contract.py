@@ -1,0 +1,192 @@
+"""The contract of every selection policy, as checks that a test runs: what a policy of any package has to hold."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from pipeline.selection.policy import Candidates, FeaturePolicy, JointPolicy, LabelPolicy, ThinningPolicy
+from pipeline.selection.sampling import Selected, keep_probabilities, keyed_uniform, select, selection_salt
+from pipeline.spec.config import All, Policy
+
+Ids = NDArray[np.uint64]
+Labels = NDArray[np.uint8]
+NUM_ROWS = 20_000
+
+
+def rows(kind: str = "random", seed: int = 0, count: int = NUM_ROWS) -> tuple[Ids, Labels]:
+    """Ids as users have them, and labels."""
+    random = np.random.default_rng(seed)
+    ids = {
+        "random": lambda: random.integers(0, 2**64, count, dtype=np.uint64),
+        "counted": lambda: np.arange(count, dtype=np.uint64),
+        "strided": lambda: np.arange(count, dtype=np.uint64) << np.uint64(40),
+    }[kind]()
+    return ids, (random.random(count) < 0.2).astype(np.uint8)
+
+
+def pilot_logits(ids: Ids) -> NDArray[np.float32]:
+    """What a pilot says of the examples: odds that spread over four orders of magnitude."""
+    return (10 * keyed_uniform(ids, salt=12345) - 7).astype(np.float32)
+
+
+def signals(policy: Policy, ids: Ids, labels: Labels) -> dict[str, NDArray[np.float32]]:
+    """What a policy reads: functions of the ids, and of the label where the signal is."""
+    found = {}
+    for place, (name, read) in enumerate(policy.reads().items()):
+        logit = pilot_logits(ids ^ np.uint64(place << 7))
+        click = 1 / (1 + np.exp(-logit.astype(np.float64)))
+        known = {
+            "logit": logit,
+            "error": np.abs(labels - click),
+            "loss": -np.log(np.where(labels > 0, click, 1 - click)),
+        }
+        found[name] = known[read.signal].astype(np.float32)
+    return found
+
+
+def columns(policy: Policy, ids: Ids) -> pa.Table | None:
+    """Columns of some rows: a few values of each, the first of them common."""
+    names = getattr(policy, "columns", ())
+    drawn = {
+        name: (20 * keyed_uniform(ids, salt=1000 + place) ** 3).astype(np.int64) for place, name in enumerate(names)
+    }
+    return pa.table(drawn) if names else None
+
+
+def looked_at(policy: Policy, ids: Ids, labels: Labels) -> Candidates:
+    """Some rows, before the whole window is known."""
+    return Candidates(ids, signals(policy, ids, labels), columns(policy, ids))
+
+
+def seen(policy: Policy, ids: Ids, labels: Labels, window: tuple[Ids, Labels] | None = None) -> Candidates:
+    """What a policy sees of some rows of a window."""
+    found = looked_at(policy, ids, labels)
+    if isinstance(policy, ThinningPolicy):
+        tally = policy.tally(found if window is None else looked_at(policy, *window))
+        found = replace(found, summary=None if tally is None else policy.summarize(tally))
+    return found
+
+
+def kept(policy: Policy, ids: Ids, labels: Labels, seed: int = 0, window: tuple[Ids, Labels] | None = None) -> Selected:
+    """What a policy keeps of some rows of a window."""
+    return select(policy, seen(policy, ids, labels, window), labels, salt=selection_salt(seed))
+
+
+def probability(policy: Policy, ids: Ids, labels: Labels) -> NDArray[np.float64]:
+    """(N,) that with which each row is kept."""
+    if isinstance(policy, LabelPolicy):
+        return np.broadcast_to(policy.keep_probability(seen(policy, ids, labels), labels), len(ids))
+    pi_0, pi_1 = keep_probabilities(policy, seen(policy, ids, labels))
+    return np.where(labels > 0, pi_1, pi_0)
+
+
+def gives_every_row_a_chance(policy: Policy) -> None:
+    """A row that is never kept is stood for by no other."""
+    if isinstance(policy, JointPolicy):
+        return
+    ids, labels = rows(count=100)
+    pi = probability(policy, ids, labels)
+    assert pi.shape == (100,)
+    assert ((pi > 0) & (pi <= 1)).all()
+
+
+def keeps_the_share_that_it_says(policy: Policy) -> None:
+    """Whatever the ids look like, as many rows as the probabilities sum up to."""
+    if isinstance(policy, JointPolicy):
+        return
+    for kind in ("random", "counted", "strided"):
+        ids, labels = rows(kind)
+        pi = probability(policy, ids, labels)
+        noise = math.sqrt((pi * (1 - pi)).sum())
+        assert abs(len(kept(policy, ids, labels).index) - pi.sum()) <= 4.5 * noise + 1e-9, kind
+
+
+def is_blind_to_order_and_workers(policy: Policy) -> None:
+    """Neither the order of rows nor their cut into workers' parts decides what is kept, and with which correction."""
+    for seed in range(5):
+        ids, labels = rows(count=300, seed=seed)
+        order = np.random.default_rng(seed).permutation(300)
+        edges = [0, *sorted(np.random.default_rng(seed).choice(np.arange(1, 300), 3, replace=False)), 300]
+        whole, moved = kept(policy, ids, labels, seed), kept(policy, ids[order], labels[order], seed)
+        assert _by_row(moved, order) == _by_row(whole, np.arange(300))
+        if isinstance(policy, JointPolicy):
+            continue
+        parts = [a + kept(policy, ids[a:b], labels[a:b], seed, (ids, labels)).index for a, b in zip(edges, edges[1:], strict=False)]  # fmt: skip
+        assert np.array_equal(np.concatenate(parts), whole.index), "as many workers as one likes"
+
+
+def _by_row(found: Selected, rows_of: NDArray[Any]) -> dict[int, tuple[float, float, float]]:
+    values = zip(found.index, found.weight, found.offset, found.importance, strict=True)
+    return {int(rows_of[place]): (float(w), float(o), float(p)) for place, w, o, p in values}
+
+
+def is_seeded(policy: Policy) -> None:
+    """The same seed keeps the same rows; ascending, and none twice."""
+    ids, labels = rows()
+    one, again = kept(policy, ids, labels, seed=1), kept(policy, ids, labels, seed=1)
+    assert np.array_equal(one.index, again.index)
+    assert (np.diff(one.index) > 0).all()
+
+
+def hides_the_label(policy: Policy) -> None:
+    """What a feature policy says of a row is the same at either label: an offset that differs tells the model the label."""
+    ids, labels = rows(count=2_000)
+    if isinstance(policy, LabelPolicy | JointPolicy):
+        assert not kept(policy, ids, labels).offset.any(), "what looks at labels is corrected by weight"
+        return
+    window = (ids, labels)
+    ours, theirs = (keep_probabilities(policy, seen(policy, ids, each, window)) for each in (labels, 1 - labels))
+    assert np.array_equal(ours[0], theirs[0])
+    assert np.array_equal(ours[1], theirs[1])
+
+
+def corrects_once(policy: Policy) -> None:
+    """By weight, what a row stands for, or by offset, the log-ratio of both labels' probabilities; never both."""
+    ids, labels = rows()
+    found = kept(policy, ids, labels)
+    if isinstance(policy, FeaturePolicy) and policy.correction == "offset":
+        pi_0, pi_1 = keep_probabilities(policy, seen(policy, ids, labels))
+        assert (found.weight == 1).all()
+        assert np.allclose(found.offset, np.log(pi_1[found.index]) - np.log(pi_0[found.index]), atol=1e-6)
+    else:
+        assert not found.offset.any()
+        assert np.array_equal(found.weight, found.importance)
+    if not isinstance(policy, All | JointPolicy):
+        assert np.allclose(found.importance, 1 / probability(policy, ids, labels)[found.index])
+
+
+def stands_for_all_rows(policy: Policy) -> None:
+    """Horvitz and Thompson: the mean over salts of a weighted sum is the sum over all rows."""
+    ids, labels = rows(count=2_000)
+    figure = np.where(labels > 0, 3.0, 1.0) + np.sin(np.arange(2_000))
+    estimates = []
+    for seed in range(300):
+        found = kept(policy, ids, labels, seed)
+        estimates.append(float(found.importance @ figure[found.index]))
+    error = np.std(estimates) / math.sqrt(len(estimates))
+    assert abs(np.mean(estimates) - figure.sum()) < 4.5 * error + 1e-3
+
+
+def asks_no_later_model(policy: Policy) -> None:
+    """Signals come from a model that has seen nothing after the window, nor the window itself before it was scored."""
+    assert all(read.age >= 0 for read in policy.reads().values())
+
+
+CONTRACT: tuple[Callable[[Policy], None], ...] = (
+    gives_every_row_a_chance,
+    keeps_the_share_that_it_says,
+    is_blind_to_order_and_workers,
+    is_seeded,
+    hides_the_label,
+    corrects_once,
+    stands_for_all_rows,
+    asks_no_later_model,
+)
+"""All of it."""
