@@ -17,6 +17,8 @@ from pipeline.studies.evidence import Evidence
 from pipeline.studies.findings import Check, Table
 from pipeline.studies.operations import embedding_bytes, shape_of
 
+MIN_CHOOSING, MIN_CONFIRMING = 4, 8
+"""Seeds: nothing is recommended on fewer."""
 JUMP = 5.0
 """Percent of log-loss more than the reference, on one day under one seed, that nobody would let pass online."""
 METRICS = {"log_loss": "{:.5f}", "normalized_entropy": "{:.4f}", "auc": "{:.4f}", "calibration": "{:.3f}"}
@@ -88,6 +90,14 @@ def judged(evidence: Evidence, cell: Cell, seeds: slice = slice(None), *, labels
     if cell.variant == cell.against:
         return Interval(0.0, 0.0, 0.0)
     return evidence.series(cell.variant, cell.against, evidence.judged, seeds, labels=labels).mean().interval()
+
+
+def split_seeds(evidence: Evidence) -> tuple[slice, slice | None]:
+    """A third of the seeds choose, the others confirm; where they are too few nothing is chosen."""
+    seeds = len(evidence.study.lineup.seeds)
+    choosing = max(MIN_CHOOSING, seeds // 3)
+    enough = evidence.independent and seeds - choosing >= MIN_CONFIRMING
+    return slice(0, choosing), slice(choosing, seeds) if enough else None
 
 
 def ends(name: str, interval: Interval) -> dict[str, float]:

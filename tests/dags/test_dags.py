@@ -20,6 +20,7 @@ DAGS = [
     "iso_compute_study",
     "online_training",
     "scaling_study",
+    "selection_study",
     "tuning_study",
 ]
 
@@ -113,6 +114,7 @@ def test_every_dag_and_task_says_what_it_does(parsed: dict[str, Any], dag_id: st
         ("downsampling_study", ["plan", "ingest", "teacher", "students", "compare", "report"]),
         ("iso_compute_study", ["plan", "ingest", "teacher", "students", "compare", "report"]),
         ("scaling_study", ["plan", "ingest", "teacher", "students", "compare", "report"]),
+        ("selection_study", ["plan", "ingest", "teacher", "students", "compare", "report"]),
         ("tuning_study", ["plan", "ingest", "teacher", "students", "compare", "report"]),
     ],
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from pipeline.selection.piloted import Piloted
+from pipeline.selection.policies.piloted import Piloted
 from pipeline.selection.policy import Candidates, LabelPolicy
 from pipeline.selection.scale import centres, clipped, histogram, logs_of, solved
 

@@ -22,9 +22,6 @@ from pipeline.studies.evidence import Evidence
 from pipeline.studies.findings import Check, Findings, Section, Table
 from pipeline.studies.measures import percent
 
-MIN_CHOOSING, MIN_CONFIRMING = 4, 8
-"""Seeds: nothing is recommended on fewer."""
-
 TITLES: dict[str, tuple[str, str]] = {
     "scope": ("Sampled in history only", "Sampling kept up in the online phase, or ended with its first window."),
     "correction": ("Weight or offset", "Two corrections that leave predictions calibrated."),
@@ -51,7 +48,7 @@ def answer(evidence: Evidence) -> Findings:
     penalties = {cell.variant: measures.judged(evidence, cell) for cell in study.cells}
     for name, penalty in penalties.items():
         metrics |= measures.ends(f"{name}_percent", penalty)
-    choosing, confirming = _split(evidence)
+    choosing, confirming = measures.split_seeds(evidence)
     lowest = recommended(evidence, rates, choosing) if confirming else None
     sections = [
         _over_time(evidence, rates, metrics),
@@ -70,7 +67,7 @@ def answer(evidence: Evidence) -> Findings:
         "no rate is surely affordable" if lowest is None else f"{lowest.label} is the lowest rate surely affordable"
     )
     if confirming is None:
-        advice = f"no rate is recommended on fewer than {MIN_CHOOSING + MIN_CONFIRMING} seeds"
+        advice = f"no rate is recommended on fewer than {measures.MIN_CHOOSING + measures.MIN_CONFIRMING} seeds"
     return Findings(
         headline=(
             f"{centre.label} cost {percent(penalties[centre.variant])} % of log-loss{moves}; where {Fields.of(study).affordable:g} % "
@@ -178,14 +175,6 @@ def _kept_per_positive(evidence: Evidence, cell: Cell) -> float:
     return (cell.value or 1.0) * (1 - base_rate) / base_rate
 
 
-def _split(evidence: Evidence) -> tuple[slice, slice | None]:
-    """A third of the seeds choose the rate, the others confirm it; where they are too few nothing is chosen."""
-    seeds = len(evidence.study.lineup.seeds)
-    choosing = max(MIN_CHOOSING, seeds // 3)
-    enough = evidence.independent and seeds - choosing >= MIN_CONFIRMING
-    return slice(0, choosing), slice(choosing, seeds) if enough else None
-
-
 def recommended(evidence: Evidence, rates: Sequence[Cell], seeds: slice) -> Cell | None:
     """The lowest rate whose penalty is surely affordable by some of the seeds, testing downwards until one fails.
 
@@ -209,11 +198,11 @@ def _penalty(evidence: Evidence, cell: Cell, seeds: slice) -> Interval:
 def _recommendation(
     evidence: Evidence, rates: Sequence[Cell], lowest: Cell | None, metrics: dict[str, float]
 ) -> Section:
-    choosing, confirming = _split(evidence)
+    choosing, confirming = measures.split_seeds(evidence)
     metrics["recommended_rate"] = float("nan") if lowest is None or lowest.value is None else lowest.value
     if confirming is None:
         text = (
-            f"None: a rate is chosen by at least {MIN_CHOOSING} seeds and confirmed by at least {MIN_CONFIRMING} others, each a "
+            f"None: a rate is chosen by at least {measures.MIN_CHOOSING} seeds and confirmed by at least {measures.MIN_CONFIRMING} others, each a "
             f"world of its own; got {len(evidence.study.lineup.seeds)} seeds{'' if evidence.independent else ' of one log'}."
         )
         return Section("Recommendation", text)

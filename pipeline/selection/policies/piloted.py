@@ -6,6 +6,7 @@ from typing import ClassVar, Self
 
 from pydantic import Field, model_validator
 
+from pipeline.selection.policies.uniform import Uniform
 from pipeline.selection.policy import ThinningPolicy
 from pipeline.spec.config import Age, All, Policy, Rate, Read, Source
 from pipeline.spec.documents import Real
@@ -25,6 +26,8 @@ class Piloted(ThinningPolicy):
     """The variant of the line-up that is asked."""
     pilot_age: Age = 0
     """It is asked as its checkpoint stood that many windows earlier; 0: in its own training pass over the window."""
+    since: Window | None = None
+    """First window in which the pilot is asked; before it rows are kept uniformly at the same rate."""
     floor: Real | None = Field(default=None, gt=0)
     """Least probability with which any example is kept; a tenth of the rate when not given, half for `low_loss`."""
 
@@ -44,8 +47,15 @@ class Piloted(ThinningPolicy):
         return {"pilot": Read(self.pilot, self.pilot_age, self.signal)}
 
     def in_window(self, window: Window, *, online: bool) -> Policy:
-        """All rows at a rate of one."""
-        return All() if self.rate == 1 else super().in_window(window, online=online)
+        """All rows at a rate of one; uniform before `since`."""
+        if self.rate == 1:
+            return All()
+        found = super().in_window(window, online=online)
+        if isinstance(found, All):
+            return found
+        if self.since is not None and window < self.since:
+            return Uniform(rate=self.rate, correction="weight").in_window(window, online=online)
+        return found.model_copy(update={"since": None, "floor": self.least})
 
     def share(self, click_rate: float) -> float:
         """The rate."""

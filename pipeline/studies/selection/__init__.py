@@ -1,0 +1,1 @@
+"""The selection study: which rows of a log to train on, at equal rows and at equal compute."""

@@ -1,0 +1,161 @@
+"""The answer of a selection study: what each policy costs against all rows, and whether it beats a uniform sample of negatives."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from pipeline.spec.study import Cell
+from pipeline.statistics.interval import Interval
+from pipeline.studies import measures
+from pipeline.studies.drawing import by_number
+from pipeline.studies.evidence import Evidence
+from pipeline.studies.findings import Check, Findings, Section, Table
+from pipeline.studies.measures import percent
+from pipeline.studies.selection.cells import ALL_ROWS, BASELINE, name_of
+
+CALIBRATED = 0.02
+"""How far the mean prediction of a policy's model may lie from the click rate, relative to that of all rows' model."""
+
+
+def answer(evidence: Evidence) -> Findings:
+    """What the study says."""
+    cells = evidence.study.of("policy")
+    metrics: dict[str, float] = {}
+    for cell in cells:
+        metrics |= measures.ends(f"{cell.variant}_percent", measures.judged(evidence, cell))
+        if cell.family != BASELINE:
+            metrics |= measures.ends(f"{cell.variant}_against_{BASELINE}", _against_baseline(evidence, cell))
+    rates = sorted({float(cell.value or 0.0) for cell in cells}, reverse=True)
+    said = [words for rate in rates for words in _chosen(evidence, rate, metrics)]
+    return Findings(
+        headline=" ".join(said) or _unchosen(evidence, rates),
+        metrics=metrics,
+        sections=(
+            *(_at_rate(evidence, rate) for rate in rates),
+            *_over_rates(evidence, rates),
+            Section(
+                "What it cost",
+                "Compute is that of the model alone, then with the whole pilot that it asks, then with its part of a pilot that all share.",
+                None,
+                measures.table(evidence, [*evidence.study.of("rows"), *cells]),
+            ),
+        ),
+        checks=tuple(_checks(evidence, cells)),
+        notes=(measures.scope(evidence),),
+    )
+
+
+def _against_baseline(evidence: Evidence, cell: Cell, seeds: slice = slice(None)) -> Interval:
+    """Percent of log-loss that a policy loses more than a uniform sample of negatives of as many rows."""
+    baseline = name_of(BASELINE, float(cell.value or 0.0))
+    return evidence.series(cell.variant, baseline, evidence.judged, seeds).mean().interval()
+
+
+def _at(evidence: Evidence, rate: float) -> list[Cell]:
+    return [cell for cell in evidence.study.of("policy") if cell.value == rate]
+
+
+def _chosen(evidence: Evidence, rate: float, metrics: dict[str, float]) -> Iterator[str]:
+    """The policy that some seeds choose, and what the others say of it."""
+    choosing, confirming = measures.split_seeds(evidence)
+    if confirming is None:
+        return
+    best = min(_at(evidence, rate), key=lambda cell: measures.judged(evidence, cell, choosing).value)
+    found = measures.judged(evidence, best, confirming)
+    metrics |= measures.ends(f"chosen_at_{100 * rate:g}_percent", found)
+    words = (
+        f"At {100 * rate:g} % of the rows {best.family}, chosen on other seeds, costs {percent(found)} % of log-loss"
+    )
+    if best.family == BASELINE:
+        yield f"{words}: nothing beats a uniform sample of negatives."
+        return
+    gain = _against_baseline(evidence, best, confirming)
+    metrics |= measures.ends(f"chosen_at_{100 * rate:g}_against_{BASELINE}", gain)
+    verdict = "" if gain.high < 0 else ", which is not shown to be better"
+    yield f"{words}, {percent(gain)} % against a uniform sample of negatives{verdict}."
+
+
+def _unchosen(evidence: Evidence, rates: list[float]) -> str:
+    best = min(_at(evidence, rates[0]), key=lambda cell: measures.judged(evidence, cell).value)
+    return (
+        f"No policy is recommended on so few seeds; on these, {best.family} loses least at {100 * rates[0]:g} % of the rows: "
+        f"{percent(measures.judged(evidence, best))} % of log-loss."
+    )
+
+
+def _at_rate(evidence: Evidence, rate: float) -> Section:
+    choosing, confirming = measures.split_seeds(evidence)
+    rows = []
+    for cell in _at(evidence, rate):
+        apart = ["" if cell.family == BASELINE else percent(_against_baseline(evidence, cell))]
+        if confirming is not None:
+            apart += [percent(measures.judged(evidence, cell, seeds)) for seeds in (choosing, confirming)]
+        track = evidence.tracks[cell.variant]
+        calibration = float(np.nanmean(track.metric("calibration")[:, evidence.judged]))
+        share = track.total_examples / evidence.tracks[ALL_ROWS].total_examples
+        rows.append(
+            (str(cell.family), f"{share:.1%}", percent(measures.judged(evidence, cell)), *apart, f"{calibration:.3f}")
+        )
+    header = (
+        "policy",
+        "rows trained on",
+        "against all rows, percent (95 %)",
+        f"against `{BASELINE}`, percent (95 %)",
+        *(("on the choosing seeds (95 %)", "on the others (95 %)") if confirming is not None else ()),
+        "calibration",
+    )
+    text = "Every model takes as many updates as that on all rows, in smaller batches."
+    if confirming is not None:
+        chose = ", ".join(map(str, evidence.study.lineup.seeds[choosing]))
+        text += f" A policy is chosen on seeds {chose}; what the others say of it had no part in the choice."
+    return Section(f"At {100 * rate:g} % of the rows", text, None, Table(header, tuple(rows)))
+
+
+def _over_rates(evidence: Evidence, rates: list[float]) -> Iterator[Section]:
+    if len(rates) < 2:
+        return
+    curves = {}
+    for family in dict.fromkeys(str(cell.family) for cell in evidence.study.of("policy")):
+        cells = [cell for cell in evidence.study.of("policy") if cell.family == family]
+        losses = measures.band([measures.judged(evidence, cell) for cell in cells])
+        curves[family] = ([100 * float(cell.value or 0.0) for cell in cells], losses)
+    figure = by_number(
+        "What each policy costs by the rows that it keeps (95 %)",
+        "percent of the rows",
+        "percent of log-loss against all rows",
+        curves,
+        levels={"all rows": 0.0},
+        logarithmic=True,
+    )
+    yield Section("By the rows kept", "Below zero would be better than training on all rows.", figure, None)
+
+
+def _checks(evidence: Evidence, cells: tuple[Cell, ...]) -> Iterator[Check]:
+    whole = float(np.nanmean(evidence.tracks[ALL_ROWS].metric("calibration")[:, evidence.judged]))
+    found = {
+        cell.label: float(np.nanmean(evidence.tracks[cell.variant].metric("calibration")[:, evidence.judged])) / whole
+        - 1
+        for cell in cells
+    }
+    worst = max(found, key=lambda label: abs(found[label]))
+    yield Check(
+        "predictions that a selection shifts",
+        f"furthest from the calibration of the model on all rows: {worst}, by {found[worst]:+.1%}",
+        abs(found[worst]) <= CALIBRATED,
+    )
+    spent = {
+        cell.label: evidence.tracks[cell.variant].total_examples
+        / evidence.tracks[ALL_ROWS].total_examples
+        / float(cell.value or 1.0)
+        for cell in cells
+    }
+    worst = max(spent, key=lambda label: abs(spent[label] - 1))
+    yield Check(
+        "a policy that keeps more or fewer rows than its budget",
+        f"furthest from it: {worst}, {spent[worst]:.2f} times its budget",
+        abs(spent[worst] - 1) <= 0.1,
+    )
+    best = min(cells, key=lambda cell: measures.judged(evidence, cell).value)
+    yield measures.too_much_variance(evidence, best.variant, ALL_ROWS, measures.judged(evidence, best))

@@ -1,0 +1,105 @@
+"""The cells of a selection study: each policy at each fraction of the rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.selection.policies.el2n import El2n
+from pipeline.selection.policies.local_case_control import LocalCaseControl
+from pipeline.selection.policies.low_loss import LowLoss
+from pipeline.selection.policies.negatives import NegativeDownsampling
+from pipeline.selection.policies.odds import OddsProportional
+from pipeline.selection.policies.uniform import Uniform
+from pipeline.spec.config import ModelConfig, Policy, Selection, Variant
+from pipeline.spec.lineup import LineUp
+from pipeline.spec.study import StudyError
+from pipeline.studies.draft import Draft, plain, sampled, tuned, with_batch
+from pipeline.studies.selection.fields import Fields, Way
+
+ALL_ROWS = "all_rows"
+PILOT = "pilot"
+BASELINE: Way = "negatives"
+
+
+def draft(base: LineUp, asked: Fields) -> Draft:
+    """The model on all rows, and on the rows that each policy keeps.
+
+    Papers: Sachdeva et al. 2022, "On Sampling Collaborative Filtering Datasets"; Paul et al. 2021 (EL2N); Fithian & Hastie 2014
+    (local case-control); Wang, Zhang & Wang 2021 (odds).
+
+    Cost: a pass of the model over all rows, and for each cell its fraction of one; a pass of the pilot over all rows, and where it
+    is older than its own pass another one forward.
+
+    Args:
+        base: gives the data set, the workers, the evaluation slice, and of its reference variant all but the size. An arm whose
+            name and selection one of its variants has takes that one's optimizer.
+        asked: the form's answers.
+
+    Raises:
+        StudyError: the click rate is not known, or a policy has no meaning at so few rows.
+    """
+    plan = _Plan(base, asked)
+    found = Draft(ALL_ROWS)
+    found.add("rows", "all rows", plan.reference, 1.0)
+    ways = dict.fromkeys((BASELINE, *asked.policies))
+    if any(plan.policy(way, max(asked.rates)).reads() for way in ways):
+        found.train(plain(base, PILOT, asked.pilot_size))
+    for rate in sorted(set(asked.rates), reverse=True):
+        for way in ways:
+            if way == "odds" and rate < 2 * plan.click_rate:
+                continue  # it keeps all clicks, which are more than half of the budget
+            found.add("policy", f"{way}, {100 * rate:g} % of rows", plan.variant(way, rate), rate, family=way)
+    return found
+
+
+def name_of(way: str, rate: float) -> str:
+    """What a model on the rows that a policy keeps is called."""
+    return f"{way}_{100 * rate:g}"
+
+
+@dataclass(frozen=True)
+class _Plan:
+    base: LineUp
+    asked: Fields
+
+    @property
+    def reference(self) -> Variant:
+        """The model on all rows."""
+        return plain(self.base, ALL_ROWS, self.asked.size)
+
+    @property
+    def click_rate(self) -> float:
+        """The log's, for which the model's prior stands."""
+        prior = self.reference.model.prior
+        if prior == ModelConfig.model_fields["prior"].default:
+            raise StudyError(
+                f"how many negatives a fraction of the rows leaves is known only with the click rate; line-up {self.base.name!r} has "
+                f"the default prior {prior}: write the log's share of positives as `model: {{prior: ...}}`"
+            )
+        return prior
+
+    def policy(self, way: Way, rate: float) -> Policy:
+        """A policy that keeps a fraction of the rows."""
+        prior, age = self.click_rate, self.asked.pilot_age
+        since = self.asked.first.shift(age) if age else None  # there is no older checkpoint before it
+        asked: dict[str, Any] = {"pilot": PILOT, "pilot_age": age, "since": since}
+        # Half of the rows are clicks at most: more would stand for too few others.
+        clicks = min(1.0, rate / (2 * prior))
+        negatives = (rate - clicks * prior) / (1 - prior)
+        made: dict[Way, Policy] = {
+            "negatives": NegativeDownsampling(rate=negatives, clicks=clicks),
+            "uniform": Uniform(rate=rate),
+            "odds": OddsProportional(rate=negatives, **asked),
+            "local_case_control": LocalCaseControl(rate=rate, **asked),
+            "el2n": El2n(rate=rate, **asked),
+            "low_loss": LowLoss(rate=rate, **asked),
+        }
+        return made[way]
+
+    def variant(self, way: Way, rate: float) -> Variant:
+        """The model on what a policy keeps; its batch shrinks with its rows, so that updates stay as many."""
+        policy: Selection = self.policy(way, rate)
+        workers = self.base.workers.num_workers
+        batch = workers * max(1, round(self.reference.optimizer.batch_size * rate / workers))
+        return tuned(self.base, with_batch(sampled(self.reference, name_of(way, rate), policy), batch))

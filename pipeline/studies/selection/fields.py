@@ -1,0 +1,55 @@
+"""The form of a selection study: its question, its page and its fields."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from pipeline.spec.config import Age, Size
+from pipeline.spec.documents import Few, Real
+from pipeline.spec.forms.asked import StudyFields
+from pipeline.spec.forms.fields import Listed
+
+QUESTION = "Which rows of the log are worth training on?"
+PAGE = """
+### Which rows are worth training on?
+
+A log has more rows than you want to train on. This study trains the same model on a few of them, chosen in different ways, and
+compares what each loses against training on all rows, and against the simplest choice: all clicks and a uniform sample of the rest.
+
+| policy | keeps an example |
+|---|---|
+| `negatives` | always if it is a click, else with a fixed probability; where the budget is below twice the clicks, clicks are sampled as well |
+| `uniform` | with a fixed probability, clicks and others alike |
+| `odds` | always if it is a click, else in proportion to the pilot's odds of a click |
+| `local_case_control` | in proportion to how much its label surprises the pilot, known at either label: corrected by an offset |
+| `el2n` | in proportion to the pilot's error, corrected by a weight |
+| `low_loss` | always if the pilot's loss is high, else seldom, corrected by a weight |
+
+The **pilot** is a model of the size that you choose. It trains on all rows, and says of each what it predicted before it learned from
+it, or what its checkpoint of some windows earlier says. Its compute stands beside the student's.
+
+Batches shrink with the rows, so that all policies take as many updates. Fill in the form and trigger. **Triggering the same study again
+finishes only what is missing.** For a first look choose the preset `selection_first_look`: a page in minutes, which says what it cannot
+tell.
+"""
+
+Way = Literal["negatives", "uniform", "odds", "local_case_control", "el2n", "low_loss"]
+WAYS: tuple[Way, ...] = ("negatives", "uniform", "odds", "local_case_control", "el2n", "low_loss")
+Part = Annotated[Real, Field(gt=0, lt=1)]
+
+
+class Fields(StudyFields):
+    """The fields of a selection study."""
+
+    size: Size = Field(default="tiny", title="Size of the model")
+    """Each size is about four times the compute of the one before."""
+    policies: Annotated[tuple[Way, ...], Few, Listed()] = Field(default=WAYS, title="Policies")
+    """The page above explains them. `negatives` is always among them: the others are compared with it."""
+    rates: Annotated[tuple[Part, ...], Few, Listed()] = Field(default=(0.1,), title="Fractions of the rows")
+    """Of all rows, clicks and others, e.g. `0.01, 0.1`."""
+    pilot_size: Size = Field(default="tiny", title="Size of the pilot")
+    """Of the model that policies ask. Each size is about four times the compute of the one before."""
+    pilot_age: Age = Field(default=0, title="Age of the pilot, windows")
+    """0: what it predicted in its own training pass; more: what its checkpoint of so many windows earlier predicts."""
