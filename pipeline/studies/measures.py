@@ -123,8 +123,8 @@ def table(evidence: Evidence, cells: Sequence[Cell]) -> Table:
         track, own = evidence.tracks[cell.variant], cell.variant == cell.against
         against = ["reference" if own else percent(judged(evidence, cell, labels=way)) for way in (False, True)]
         means = [form.format(np.nanmean(track.metric(name)[:, evidence.judged])) for name, form in METRICS.items()]
-        own_flops, *whole = (f"{flops / 1e12:,.2f}" for flops in compute(evidence, cell.variant))
-        moved = f"{traffic(evidence, cell.variant) / 1e9:,.2f}"
+        own_flops, *whole = (f"{flops / 1e12:.3g}" for flops in compute(evidence, cell.variant))
+        moved = f"{traffic(evidence, cell.variant) / 1e9:.3g}"
         counted = (f"{track.total_examples:,.0f}", own_flops, moved, *whole)
         rows.append((cell.label, *against[: 1 + len(sampled)], *means, *counted))
     return Table(header, tuple(rows))

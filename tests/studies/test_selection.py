@@ -61,7 +61,10 @@ def test_an_old_pilot_is_asked_once_it_is_there() -> None:
 
 
 def test_without_a_click_rate_no_budget_is_known() -> None:
-    models = (v.model_copy(update={"model": v.model.model_copy(update={"prior": ModelConfig().prior})}) for v in base().variants)
+    models = (
+        v.model_copy(update={"model": v.model.model_copy(update={"prior": ModelConfig().prior})})
+        for v in base().variants
+    )
     with pytest.raises(StudyError, match="is known only with the click rate"):
         planned(base().model_copy(update={"variants": tuple(models)}))
 

@@ -20,7 +20,7 @@ from pipeline.studies.draft import rates_by_width
 from pipeline.studies.drawing import by_number
 from pipeline.studies.evidence import Evidence
 from pipeline.studies.findings import Check, Findings, Section, Table
-from pipeline.studies.iso_compute import held_out
+from pipeline.studies.iso_compute import early, held_out
 from pipeline.studies.iso_compute.cells import short
 from pipeline.studies.iso_compute.proposal import Ground, propose
 from pipeline.studies.iso_compute.valleys import Log, Valley, held_out_of, law_of, points_of, shown_width, valleys_of
@@ -49,6 +49,7 @@ def answer(evidence: Evidence) -> Findings:
         *_law(log, valleys, fitted, metrics),
         *_held_out(evidence, log, fitted, metrics),
         *_plan(log, valleys, fitted, documents),
+        *early.section(evidence, [*valleys, *filter(None, [held_out_of(evidence, log)])], metrics),
         Section(
             "All cells",
             "What each lost against the line-up's reference on all rows, and what it cost.",
@@ -124,7 +125,7 @@ def _valleys(
     text = (
         "Every cell of a curve spends the same budget. Left of the lowest point the model is too small for what the log says, "
         "right of it it has seen too little of it. Rows are counted to the middle of the judged windows. "
-        + (weak or "The law is fitted to all budgets together; see below.")
+        + (f"No law is fitted: {weak}." if weak else "The law is fitted to all budgets together; see below.")
     )
     return Section("Valleys", text, figure, Table(header, tuple(rows)))
 
