@@ -41,6 +41,7 @@ from pipeline.spec.window import Window
 from pipeline.studies.kinds import kind_of, kinds
 
 if TYPE_CHECKING:
+    from pipeline.selection.inspection import Inspected
     from pipeline.studies.iso_compute.horizon import Quarter
 
 
@@ -730,6 +731,56 @@ def status(lineup: LineUpFile = None, as_json: AsJson = False) -> None:
         for s in services:
             line = f"{s.name:24} {'up' if s.healthy else 'down':5} {s.address}"
             out.print(line if s.healthy else f"{line}  {s.detail}", markup=False, soft_wrap=True)
+
+
+@app.command()
+def inspect(
+    date: Annotated[str, typer.Argument(metavar="WINDOW", help="The day to look at, e.g. 2024-01-31.")],
+    lineup: LineUpFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say what the stored selections of a window kept, and what they left out.
+
+    Selections are made when a variant with a policy trains on the window. Rare ids have at most ten rows of it.
+    """
+    with _errors_as_messages():
+        from pipeline.selection.inspection import inspect as look
+        from pipeline.storage.lake import Lake
+
+        with asked("the options"):
+            window = Window.of(date)
+        chosen, lake = _lineup(lineup), Lake(Settings().lake)
+        found = [look(lake, name, window) for name in chosen.dataset.names(chosen.seeds)]
+    if as_json:
+        _answer({"windows": [asdict(each) for each in found]}, as_json=True)
+        return
+    for each in found:
+        out.print(_selections(each))
+
+
+def _selections(found: Inspected) -> Table:
+    """What was kept of a window."""
+    table = Table(
+        Column("policy", overflow="fold"),
+        *("seed", "rows", "of all", "clicks kept", "click rate", "weighted", "effective rows", "rare ids kept"),
+        title=f"{found.dataset}, {found.window}: {found.num_rows:,} rows, click rate {found.click_rate:.4f}",
+        title_justify="left",
+        caption=None if found.kept else "no selection of this window is stored: train a variant that has a policy",
+    )
+    for each in found.kept:
+        rare = list(each.rare_ids_kept.values())
+        table.add_row(
+            each.policy,
+            str(each.seed),
+            f"{each.num_rows:,}",
+            f"{each.share:.1%}",
+            f"{each.clicks_kept:.1%}",
+            f"{each.click_rate:.4f}",
+            f"{each.weighted_click_rate:.4f}",
+            f"{each.effective_rows:,.0f}",
+            f"{sum(rare) / len(rare):.0%}" if rare else "",
+        )
+    return table
 
 
 @app.command()
