@@ -88,6 +88,7 @@ def benchmark(
                 table_rows=sum(feature.hash_size for feature in examples.features.categorical),
                 load=load,
                 versions={} if process is None else process.versions(),
+                bfloat16=contestants.computes_bfloat16(),
             )
     page = contest_page.page(run, measured)
     typer.echo(page)
@@ -111,6 +112,8 @@ def _measure(
         (contestants.FromMemory(examples, widths, ours, kept), ours, contest_page.MEMORY_GOAL),
         (contestants.StockFromMemory(examples, widths, ours, kept), ours, None),
     ]
+    if contestants.computes_bfloat16():
+        entries.append((contestants.FromParquet(examples, widths, ours, "bfloat16"), ours, None))
     if process is not None:
         goal = contest_page.RIVAL_GOAL if shape == next(iter(SHAPES)) else None
         for model in rival.MODELS:

@@ -56,6 +56,8 @@ class Run:
     """Processes that wanted a core before the run, averaged over a minute."""
     versions: Mapping[str, str]
     """Of the rival's environment; empty without it."""
+    bfloat16: bool
+    """Whether the processor computes it, so that it was measured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +93,7 @@ def _facts(run: Run) -> str:
 - Here: {ours}. DeepCTR-Torch's environment: {theirs}.
 - {run.rounds} rounds over a simulated window of {run.rows:,} rows, losses on {run.held_out_rows:,} rows of the next.
   Tables of {run.table_rows:,} rows in all ({run.num_ids:,} ids alive in the largest field).
+- bfloat16: {"a contestant of its own" if run.bfloat16 else "skipped, this processor has no avx512_bf16"}.
 """
 
 

@@ -14,7 +14,7 @@ from torchrec.models.dlrm import DLRMTrain, InteractionArch
 
 from benchmarks.contest import Rates
 from benchmarks.contest_data import BATCH_SIZE, NUM_CATEGORICAL, Examples
-from pipeline.spec.config import All, EvaluationConfig, ModelConfig, OptimizerConfig, StepConfig, Widths
+from pipeline.spec.config import All, EvaluationConfig, ModelConfig, OptimizerConfig, Precision, StepConfig, Widths
 from pipeline.training.batch import ClickBatch
 from pipeline.training.evaluate import evaluate
 from pipeline.training.loader import agree, batches, whole_rows
@@ -44,15 +44,17 @@ class FromParquet:
 
     name = "Windrow, from parquet"
 
-    def __init__(self, examples: Examples, widths: Widths, rates: Rates) -> None:
+    def __init__(self, examples: Examples, widths: Widths, rates: Rates, precision: Precision = "float32") -> None:
+        if precision != "float32":
+            self.name = f"{self.name}, {precision}"
         self._examples = examples
         self._config = StepConfig(
-            model=ModelConfig(size=widths),
+            model=ModelConfig(size=widths, precision=precision),
             optimizer=_optimizer(rates),
             selection=All(),
             seed=SEED,
         )
-        self.trainer = _trainer(examples, widths, rates)
+        self.trainer = _trainer(examples, widths, rates, precision)
 
     def train(self, window: str) -> float:
         """One pass; the clock runs from before the first read."""
@@ -130,5 +132,11 @@ def _optimizer(rates: Rates) -> OptimizerConfig:
     return OptimizerConfig(batch_size=BATCH_SIZE, embedding_lr=rates.embedding, dense_lr=rates.dense)
 
 
-def _trainer(examples: Examples, widths: Widths, rates: Rates) -> Trainer:
-    return Trainer(examples.features, ModelConfig(size=widths), _optimizer(rates), seed=SEED, device=DEVICE)
+def _trainer(examples: Examples, widths: Widths, rates: Rates, precision: Precision = "float32") -> Trainer:
+    model = ModelConfig(size=widths, precision=precision)
+    return Trainer(examples.features, model, _optimizer(rates), seed=SEED, device=DEVICE)
+
+
+def computes_bfloat16() -> bool:
+    """Whether this processor multiplies bfloat16 by itself; elsewhere it is emulated, and slower than float32."""
+    return torch.cpu._is_avx512_bf16_supported()

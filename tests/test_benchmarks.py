@@ -45,6 +45,9 @@ def test_quick_run_prints_windrow_s_rows(root: Path) -> None:
     for name in (contestants.FromParquet.name, contestants.FromMemory.name, contestants.StockFromMemory.name):
         assert f"| {name} |" in done.stdout
     assert "met" not in done.stdout.split("## The run")[1]
+    measured = "Windrow, from parquet, bfloat16" in done.stdout
+    assert measured == contestants.computes_bfloat16()
+    assert ("skipped, this processor has no avx512_bf16" in done.stdout) != measured
 
 
 def test_the_rival_trains_on_the_rows_of_the_window(examples: Examples, tmp_path: Path) -> None:
@@ -56,6 +59,17 @@ def test_the_rival_trains_on_the_rows_of_the_window(examples: Examples, tmp_path
         assert np.array_equal(x[:, :13], torch.cat([batch.dense for batch in batches]).numpy())
         ids = torch.cat([batch.sparse.values().view(26, -1) for batch in batches], dim=1)
         assert np.array_equal(x[:, 13:].T, ids.numpy())
+
+
+def test_bfloat16_is_a_contestant_that_learns_nearly_the_same(examples: Examples, alone: None) -> None:
+    widths = Widths(embedding_dim=4, bottom=(8,), over=(8,))
+    whole, half = (contestants.FromParquet(examples, widths, RATES, way) for way in ("float32", "bfloat16"))
+    for each in (whole, half):
+        each.train("train")
+    assert half.name == "Windrow, from parquet, bfloat16"
+    losses = [each.log_loss("train") for each in (whole, half)]
+    assert losses[0] != losses[1]
+    assert losses[1] == pytest.approx(losses[0], rel=5e-3)
 
 
 def test_memory_and_parquet_give_the_same_weights(examples: Examples, alone: None) -> None:
@@ -108,6 +122,7 @@ def test_an_unmet_goal_is_shown(slower: float, loss: float, unmet: int) -> None:
         rounds=1,
         num_ids=1,
         table_rows=1,
+        bfloat16=False,
         load=0.0,
         versions={"torch": "2"},
     )

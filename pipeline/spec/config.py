@@ -82,6 +82,10 @@ MODELS = "windrow.models"
 """Entry points of models, by architecture."""
 
 
+Precision = Literal["float32", "bfloat16"]
+"""In which dense layers compute; weights and embeddings are float32."""
+
+
 class ModelConfig(Frozen):
     """A click model."""
 
@@ -97,7 +101,7 @@ class ModelConfig(Frozen):
     """Rows of each embedding table, as a share of its hash size: with fewer, more ids share a row."""
     prior: Real = Field(default=0.5, gt=0, lt=1)
     """Probability that an untrained model predicts: the first bias of the logit."""
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Precision = "float32"
     """In what the dense layers multiply. Under `bfloat16` weights, optimizer, embeddings, sums and the loss stay in float32; it is
     faster on GPUs and on CPUs that multiply it (avx512_bf16, amx), slower on others."""
     distillation_head: Literal["serving", "auxiliary"] = "serving"
