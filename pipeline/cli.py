@@ -739,7 +739,7 @@ def inspect(
     lineup: LineUpFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say what the stored selections of a window kept, and what they left out.
+    """Say what the policies of a line-up kept of a window, and what they left out.
 
     Selections are made when a variant with a policy trains on the window. Rare ids have at most ten rows of it.
     """
@@ -750,7 +750,13 @@ def inspect(
         with asked("the options"):
             window = Window.of(date)
         chosen, lake = _lineup(lineup), Lake(Settings().lake)
-        found = [look(lake, name, window) for name in chosen.dataset.names(chosen.seeds)]
+        policies = [
+            variant.selection.in_window(window, online=window >= chosen.online_start) for variant in chosen.variants
+        ]
+        found = [
+            look(lake, name, window, seeds=chosen.seeds, policies=policies)
+            for name in chosen.dataset.names(chosen.seeds)
+        ]
     if as_json:
         _answer({"windows": [asdict(each) for each in found]}, as_json=True)
         return

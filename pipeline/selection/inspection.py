@@ -6,11 +6,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipeline.data.dataset import WindowManifest, read_row_group, read_schema, require_manifest
 from pipeline.selection.stored import IMPORTANCE, SelectionManifest
+from pipeline.spec.config import Policy
 from pipeline.spec.window import Window
 from pipeline.storage import parquet
 from pipeline.storage.lake import Lake
@@ -57,26 +57,35 @@ class Inspected:
     kept: tuple[Kept, ...]
 
 
-def inspect(lake: Lake, dataset: str, window: Window, seeds: Sequence[int] = ()) -> Inspected:
+def inspect(
+    lake: Lake,
+    dataset: str,
+    window: Window,
+    *,
+    seeds: Sequence[int] = (),
+    policies: Sequence[Policy] | None = None,
+) -> Inspected:
     """What the stored selections of a window kept.
+
+    Memory is that of the embedding tables' row numbers, whatever the window's size.
 
     Args:
         lake: where they lie.
         dataset: the data set, one world of it.
         window: which.
         seeds: under which selections were made; all when empty.
+        policies: as they are in the window; all when not given.
 
     Raises:
         MissingWindow: the window is not published.
     """
     manifest = require_manifest(lake, dataset, window)
     schema = read_schema(lake, dataset, manifest.schema_key)
-    features = [feature.name for feature in schema.categorical]
-    counts = _counts(lake, manifest, features)
+    counts = _counts(lake, manifest, {feature.name: feature.hash_size for feature in schema.categorical})
     kept = tuple(
         _kept(lake, manifest, selection, counts)
         for selection in _stored(lake, manifest)
-        if not seeds or selection.seed in seeds
+        if (not seeds or selection.seed in seeds) and (policies is None or selection.policy in policies)
     )
     return Inspected(dataset, window.name, manifest.num_rows, manifest.num_positives / manifest.num_rows, kept)
 
@@ -91,65 +100,70 @@ def _stored(lake: Lake, manifest: WindowManifest) -> Iterator[SelectionManifest]
             yield found
 
 
-def _counts(lake: Lake, manifest: WindowManifest, features: list[str]) -> dict[str, dict[int, int]]:
-    """How many rows of the window each id has, by feature."""
-    found: dict[str, dict[int, int]] = {name: {} for name in features}
-    for group in range(manifest.num_row_groups if features else 0):
-        table = read_row_group(lake, manifest, group, features)
-        for name in features:
-            for each, count in _times(table, name):
-                found[name][each] = found[name].get(each, 0) + count
+def _counts(lake: Lake, manifest: WindowManifest, sizes: dict[str, int]) -> dict[str, NDArray[np.int64]]:
+    """(H,) rows of the window that each id has, by feature."""
+    found = {name: np.zeros(size, np.int64) for name, size in sizes.items()}
+    for group in range(manifest.num_row_groups if sizes else 0):
+        table = read_row_group(lake, manifest, group, list(sizes))
+        for name, size in sizes.items():
+            found[name] += np.bincount(table.column(name).to_numpy(), minlength=size)
     return found
 
 
-def _times(table: pa.Table, name: str) -> Iterator[tuple[int, int]]:
-    ids, counts = np.unique(table.column(name).to_numpy(), return_counts=True)
-    yield from zip(ids.tolist(), counts.tolist(), strict=True)
-
-
 def _kept(
-    lake: Lake, manifest: WindowManifest, selection: SelectionManifest, counts: dict[str, dict[int, int]]
+    lake: Lake, manifest: WindowManifest, selection: SelectionManifest, counts: dict[str, NDArray[np.int64]]
 ) -> Kept:
-    importance, label = np.zeros(0), np.zeros(0)
-    seen: dict[str, set[int]] = {name: set() for name in counts}
+    seen = {name: np.zeros(len(of), np.bool_) for name, of in counts.items()}
+    clicks = weight = square = weighted_clicks = greatest = 0.0
     for place in selection.places:
         if place is None:
             continue
         file, group = place
         table = parquet.read_row_group(lake, selection.files[file], group, ["label", IMPORTANCE, *counts])
-        importance = np.concatenate([importance, table.column(IMPORTANCE).to_numpy()])
-        label = np.concatenate([label, table.column("label").to_numpy()])
+        importance = table.column(IMPORTANCE).to_numpy().astype(np.float64)
+        label = table.column("label").to_numpy()
+        clicks += float(label.sum())
+        weight += float(importance.sum())
+        square += float(np.square(importance).sum())
+        weighted_clicks += float(importance @ label)
+        greatest = max(greatest, float(importance.max()))
         for name, ids in seen.items():
-            ids.update(np.unique(table.column(name).to_numpy()).tolist())
+            ids[table.column(name).to_numpy()] = True
     return Kept(
         key=selection.key[:12],
-        policy=_words(selection),
+        policy=_words(selection.policy),
         seed=selection.seed,
         num_rows=selection.num_rows,
         share=selection.num_rows / manifest.num_rows,
-        clicks_kept=_ratio(label.sum(), manifest.num_positives),
-        click_rate=_ratio(label.sum(), len(label)),
-        weighted_click_rate=_ratio(importance @ label, importance.sum()),
-        effective_rows=_ratio(importance.sum() ** 2, np.square(importance).sum()),
-        greatest_importance=float(importance.max(initial=0.0)),
+        clicks_kept=_ratio(clicks, manifest.num_positives),
+        click_rate=_ratio(clicks, selection.num_rows),
+        weighted_click_rate=_ratio(weighted_clicks, weight),
+        effective_rows=_ratio(weight**2, square),
+        greatest_importance=greatest,
         rare_ids_kept=dict(_rare(counts, seen)),
     )
 
 
-def _rare(counts: dict[str, dict[int, int]], seen: dict[str, set[int]]) -> Iterator[tuple[str, float]]:
+def _rare(counts: dict[str, NDArray[np.int64]], seen: dict[str, NDArray[np.bool_]]) -> Iterator[tuple[str, float]]:
     """Of each feature that has rare ids, the share that was seen."""
     for name, of in counts.items():
-        rare = {each for each, count in of.items() if count <= RARE}
-        if rare:
-            yield name, len(rare & seen[name]) / len(rare)
+        rare = (of > 0) & (of <= RARE)
+        if rare.any():
+            yield name, float(seen[name][rare].mean())
 
 
-def _ratio(part: float | NDArray[np.floating], whole: float | NDArray[np.floating]) -> float:
-    return float(part) / float(whole) if whole else float("nan")
+def _ratio(part: float, whole: float) -> float:
+    return part / whole if whole else float("nan")
 
 
-def _words(selection: SelectionManifest) -> str:
-    """A policy and its settings."""
-    document = selection.policy.model_dump(mode="json", exclude={"kind", "scope"}, exclude_defaults=True)
-    given = ", ".join(f"{name} {value}" for name, value in document.items())
-    return f"{selection.policy.kind}({given})"
+def _words(policy: Policy) -> str:
+    """A policy and its settings, those of its parts too."""
+    given = []
+    for name in policy.model_fields_set - {"kind", "scope"}:
+        value = getattr(policy, name)
+        if value == type(policy).model_fields[name].default:
+            continue
+        parts = value if isinstance(value, tuple) else ()
+        shown = " x ".join(map(_words, parts)) if parts and all(isinstance(each, Policy) for each in parts) else value
+        given.append(f"{name} {shown}")
+    return f"{policy.kind}({', '.join(sorted(given))})"

@@ -47,6 +47,11 @@ class ThinningPolicy(Policy):
             return All()
         return self.anonymous().model_copy(update={"scope": "continuous"})
 
+    @property
+    def looks_at_all(self) -> bool:
+        """Whether it asks for a tally of the whole window before the first example is kept."""
+        return type(self).tally is not ThinningPolicy.tally
+
     def tally(self, rows: Candidates) -> NDArray[np.int64] | None:
         """Whole numbers that are summed over the window's rows before the first is kept; None where none are needed.
 

@@ -23,6 +23,7 @@ from pipeline.selection.policy import Candidates, JointPolicy, ThinningPolicy
 from pipeline.selection.sampling import Selected, select, selection_salt
 from pipeline.spec.config import Policy, Selection
 from pipeline.spec.documents import Digest, Frozen, Seed, content_key
+from pipeline.spec.errors import BadInput
 from pipeline.spec.schema import Schema
 from pipeline.spec.window import Window
 from pipeline.storage.damage import Damaged
@@ -147,6 +148,11 @@ class SelectionStore:
             seed: gives the salt.
             signals: what the policy reads: each one's digest, and its column.
         """
+        columns = physical_schema(schema).names
+        if missing := [name for name in getattr(policy, "columns", ()) if name not in columns]:
+            raise BadInput(
+                f"policy {policy.kind!r} looks at columns of the window, got {missing}: name some of {columns}"
+            )
         digests = {name: digest for name, (digest, _) in signals.items()}
         key = selection_key(policy, share.manifest, seed, digests)
         generation, before = on_first(lambda: (new_generation(), self.lake.sound(self.path(key))))
@@ -231,7 +237,7 @@ class _Choice:
     def _tally(self) -> NDArray[np.int64] | None:
         total: NDArray[np.int64] | None = None
         policy = self._policy
-        if not isinstance(policy, ThinningPolicy) or type(policy).tally is ThinningPolicy.tally:
+        if not isinstance(policy, ThinningPolicy) or not policy.looks_at_all:
             return None
         for group in self._share.row_groups:
             table = self._share.read(group, ["example_id", *self._columns])

@@ -63,7 +63,9 @@ def replay(losses: Array, costs: Array, judged: slice) -> Race:
     saved = _saved(costs, stopped)
     chosen = int(racing[np.argmin(final[racing])])
     regret = float(final[chosen] - final.min())
-    return Race(stopped, chosen, saved, regret, float(final[_by_loss_so_far(losses, costs, saved)] - final.min()))
+    return Race(
+        stopped, chosen, saved, regret, float(final[_by_loss_so_far(losses, costs, saved, final)] - final.min())
+    )
 
 
 def _surely_worse(seen: Array, num_windows: int, judged: slice) -> NDArray[np.bool_]:
@@ -88,10 +90,12 @@ def _saved(costs: Array, stopped: NDArray[np.int64]) -> float:
     return 1 - spent / float(costs.sum())
 
 
-def _by_loss_so_far(losses: Array, costs: Array, saved: float) -> int:
+def _by_loss_so_far(losses: Array, costs: Array, saved: float, final: Array) -> int:
     """The cell with the least mean loss up to the last window at which stopping all others saves as much."""
     num_cells, num_windows = costs.shape
-    for seen in range(num_windows, 1, -1):
+    if saved <= 0:
+        return int(final.argmin())  # nothing needs to be stopped
+    for seen in range(num_windows - 1, 1, -1):
         leader = int(losses[:, :, 1:seen].mean(axis=(0, 2)).argmin())
         stopped = np.full(num_cells, seen)
         stopped[leader] = num_windows

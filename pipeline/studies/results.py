@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -122,17 +123,23 @@ SCHEMA = pa.schema(
 )
 
 
+KNOWN_BY_THEIR_FIELDS = ("all", "negatives", "odds")
+"""Policies of the first published rows, whose recipes do not name them; the fields of all others may be alike."""
+
+
 def recipe_of(lineup: LineUp, variant: Variant, window: Window, seed: int) -> str:
     """What decides a row besides the code: the config in the window, the data, and the evaluation slice.
 
     Defaults are left out, as in a step's key: a new field of a config leaves old rows as they are.
     """
-    parts = {
-        "config": lineup.resolved(variant, window, seed),
-        "source": lineup.dataset.source,
-        "slice": lineup.evaluation,
+    config = lineup.resolved(variant, window, seed)
+    parts = {"config": config, "source": lineup.dataset.source, "slice": lineup.evaluation}
+    documents: dict[str, Any] = {
+        name: part.model_dump(mode="json", exclude_defaults=True) for name, part in parts.items()
     }
-    return content_key({name: part.model_dump(mode="json", exclude_defaults=True) for name, part in parts.items()})[:16]
+    if config.selection.kind not in KNOWN_BY_THEIR_FIELDS:
+        documents["policy"] = config.selection.model_dump(mode="json")
+    return content_key(documents)[:16]
 
 
 def in_lake(
@@ -223,13 +230,15 @@ def _of_chain(
 
 def kappa_of(policy: Selection, true_logits: NDArray[np.float64]) -> float | None:
     """What theory predicts for a policy of independent draws whose pilot, if it has one, is as good as the truth (N,)."""
-    if not isinstance(policy, FeaturePolicy):
+    if not isinstance(policy, FeaturePolicy) or policy.columns:
         return None
     signals = dict.fromkeys(policy.reads(), true_logits.astype(np.float32))
     rows = Candidates(np.arange(len(true_logits), dtype=np.uint64), signals)
     if (tally := policy.tally(rows)) is not None:
         rows = replace(rows, summary=policy.summarize(tally))
-    keep, _ = keep_probabilities(policy, rows)
+    keep, clicks = keep_probabilities(policy, rows)
+    if (clicks < 1).any():  # the formulas are of policies that keep every click
+        return None
     return (kappa_weight_of if policy.correction == "weight" else kappa_offset_of)(true_logits, keep)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -14,10 +15,14 @@ from numpy.typing import NDArray
 from pipeline.selection.policy import Candidates, FeaturePolicy, JointPolicy, LabelPolicy, ThinningPolicy
 from pipeline.selection.sampling import Selected, keep_probabilities, keyed_uniform, select, selection_salt
 from pipeline.spec.config import All, Policy
+from pipeline.spec.window import Window
 
 Ids = NDArray[np.uint64]
 Labels = NDArray[np.uint8]
 NUM_ROWS = 20_000
+DAY = Window.of("2024-01-01")
+VARIANTS = {"my_pilot", "one_of_mine", "other_of_mine"}
+"""What the tests call the variants that a policy reads from; a policy's own fields have other names."""
 
 
 def rows(kind: str = "random", seed: int = 0, count: int = NUM_ROWS) -> tuple[Ids, Labels]:
@@ -68,9 +73,12 @@ def looked_at(policy: Policy, ids: Ids, labels: Labels) -> Candidates:
 def seen(policy: Policy, ids: Ids, labels: Labels, window: tuple[Ids, Labels] | None = None) -> Candidates:
     """What a policy sees of some rows of a window."""
     found = looked_at(policy, ids, labels)
-    if isinstance(policy, ThinningPolicy):
-        tally = policy.tally(found if window is None else looked_at(policy, *window))
-        found = replace(found, summary=None if tally is None else policy.summarize(tally))
+    if isinstance(policy, ThinningPolicy) and policy.looks_at_all:
+        # As workers do: row group by row group, and then the sum.
+        whole_ids, whole_labels = window or (ids, labels)
+        cuts = np.array_split(np.arange(len(whole_ids)), 3)
+        tallies = [policy.tally(looked_at(policy, whole_ids[cut], whole_labels[cut])) for cut in cuts]
+        found = replace(found, summary=policy.summarize(np.sum(tallies, axis=0)))
     return found
 
 
@@ -128,11 +136,12 @@ def _by_row(found: Selected, rows_of: NDArray[Any]) -> dict[int, tuple[float, fl
 
 
 def is_seeded(policy: Policy) -> None:
-    """The same seed keeps the same rows; ascending, and none twice."""
+    """The same seed keeps the same rows, ascending and none twice; another seed others, unless all are kept."""
     ids, labels = rows()
-    one, again = kept(policy, ids, labels, seed=1), kept(policy, ids, labels, seed=1)
+    one, again, other = (kept(policy, ids, labels, seed) for seed in (1, 1, 2))
     assert np.array_equal(one.index, again.index)
     assert (np.diff(one.index) > 0).all()
+    assert len(one.index) == len(ids) or not np.array_equal(one.index, other.index)
 
 
 def hides_the_label(policy: Policy) -> None:
@@ -179,6 +188,16 @@ def asks_no_later_model(policy: Policy) -> None:
     assert all(read.age >= 0 for read in policy.reads().values())
 
 
+def is_what_it_is_in_each_window(policy: Policy) -> None:
+    """In a window it is what it is there for good: no names of variants, the same signals, and so from JSON and back."""
+    for days, online in product((0, 400), (False, True)):
+        here = policy.in_window(DAY.shift(days), online=online)
+        assert here.in_window(DAY.shift(days), online=online) == here
+        assert here.reads().keys() <= policy.reads().keys()
+        assert not {read.source for read in here.reads().values()} & VARIANTS
+        assert type(here).model_validate_json(here.model_dump_json()) == here
+
+
 CONTRACT: tuple[Callable[[Policy], None], ...] = (
     gives_every_row_a_chance,
     keeps_the_share_that_it_says,
@@ -188,5 +207,6 @@ CONTRACT: tuple[Callable[[Policy], None], ...] = (
     corrects_once,
     stands_for_all_rows,
     asks_no_later_model,
+    is_what_it_is_in_each_window,
 )
 """All of it."""

@@ -1,4 +1,4 @@
-"""Policies as somebody outside would write them: three that hold the contract, and four that each break it in one way."""
+"""Policies as somebody outside would write them: three that hold the contract, and seven that each break it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from pipeline.selection.policy import Candidates, FeaturePolicy, JointPolicy, LabelPolicy
 from pipeline.selection.sampling import keyed_uniform
-from pipeline.spec.config import Rate, Read, Source
+from pipeline.spec.config import Policy, Rate, Read, Source
+from pipeline.spec.window import Window
 
 
 class Disputed(FeaturePolicy):
@@ -111,6 +112,42 @@ class FromTheFuture(FeaturePolicy):
 
     def reads(self) -> dict[str, Read]:
         return {"pilot": Read("pilot", -1)}
+
+    def keep_probabilities(self, rows: Candidates) -> tuple[float, float]:
+        return self.rate, self.rate
+
+
+class NoChance(FeaturePolicy):
+    """Never keeps half of the rows, so that nothing stands for them."""
+
+    kind: Literal["no_chance"] = "no_chance"
+    correction: Literal["weight", "offset"] = "weight"
+
+    def keep_probabilities(self, rows: Candidates) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        pi = np.where(rows.example_id % np.uint64(2) == 0, 0.5, 0.0)
+        return pi, pi
+
+
+class Unseeded(JointPolicy):
+    """Draws with a seed of its own, the same for all."""
+
+    kind: Literal["unseeded"] = "unseeded"
+
+    def choose(
+        self, rows: Candidates, label: NDArray[np.uint8], salt: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        index = np.flatnonzero(keyed_uniform(rows.example_id, 7) < 0.5)
+        return index, np.full(len(index), 2.0, np.float32)
+
+
+class NeverTheSame(FeaturePolicy):
+    """Keeps fewer each time that it is asked what it is in a window."""
+
+    kind: Literal["never_the_same"] = "never_the_same"
+    rate: Rate = 0.5
+
+    def in_window(self, window: Window, *, online: bool) -> Policy:
+        return self.model_copy(update={"rate": self.rate / 2})
 
     def keep_probabilities(self, rows: Candidates) -> tuple[float, float]:
         return self.rate, self.rate

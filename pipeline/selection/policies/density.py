@@ -10,6 +10,7 @@ from pipeline.selection.policy import Candidates, FeaturePolicy
 from pipeline.selection.scale import clipped, solved
 from pipeline.spec.config import All, Policy, Rate
 from pipeline.spec.documents import Real, Whole
+from pipeline.spec.errors import BadInput
 from pipeline.spec.window import Window
 
 if TYPE_CHECKING:
@@ -92,10 +93,13 @@ class Density(FeaturePolicy):
     def _buckets(self, rows: Candidates) -> list[NDArray[np.int64]]:
         """(N,) each: the bucket of every row, in each sketch."""
         import numpy as np
+        import pyarrow as pa
 
         from pipeline.storage.hashing import bucket_of, key_of, splitmix64
 
         table = cast("pa.Table", rows.columns)
+        if other := [name for name in self.features if not pa.types.is_integer(table.column(name).type)]:
+            raise BadInput(f"density is of categorical columns, got {', '.join(other)}: leave them out")
         hashed = [splitmix64(table.column(name).to_numpy().astype(np.uint64)) for name in self.features]
         num_hashed = max(1, len(hashed) // 2)
         found = []

@@ -21,7 +21,7 @@ class LowLoss(Piloted, LabelPolicy):
     """
 
     kind: Literal["low_loss"] = "low_loss"
-    floor_of_rate: ClassVar[float] = 0.5
+    rate_over_floor: ClassVar[int] = 2
     signal: ClassVar[str] = "loss"
 
     def tally(self, rows: Candidates) -> NDArray[np.int64]:

@@ -16,7 +16,7 @@ from pipeline.spec.window import Window
 class Piloted(ThinningPolicy):
     """Keeps an expected share of the rows, with probabilities that follow what a pilot says of them."""
 
-    floor_of_rate: ClassVar[float] = 0.1
+    rate_over_floor: ClassVar[int] = 10
     signal: ClassVar[str] = "logit"
     """What the pilot says."""
 
@@ -34,7 +34,7 @@ class Piloted(ThinningPolicy):
     @property
     def least(self) -> float:
         """The floor, given or not."""
-        return self.floor_of_rate * self.rate if self.floor is None else self.floor
+        return self.rate / self.rate_over_floor if self.floor is None else self.floor
 
     @model_validator(mode="after")
     def _floor_below_rate(self) -> Self:
@@ -54,7 +54,8 @@ class Piloted(ThinningPolicy):
         if isinstance(found, All):
             return found
         if self.since is not None and window < self.since:
-            return Uniform(rate=self.rate, correction="weight").in_window(window, online=online)
+            correction = getattr(self, "correction", "weight")
+            return Uniform(rate=self.rate, correction=correction).in_window(window, online=online)
         return found.model_copy(update={"since": None, "floor": self.least})
 
     def share(self, click_rate: float) -> float:

@@ -36,7 +36,8 @@ class Product(FeaturePolicy):
             raise ValueError(
                 f"a product is of policies that look at features alone, got {', '.join(other)}: leave them out"
             )
-        if len(looking := [part.kind for part in self.of if _looks(part)]) > 1:
+        looking = [part.kind for part in self.of if isinstance(part, ThinningPolicy) and part.looks_at_all]
+        if len(looking) > 1:
             raise ValueError(
                 f"one policy of a product may look at the whole window first, got {', '.join(looking)}: keep one"
             )
@@ -53,7 +54,7 @@ class Product(FeaturePolicy):
     def in_window(self, window: Window, *, online: bool) -> Policy:
         """The product of what they are in the window; places stay, since signals are named by them."""
         found = super().in_window(window, online=online)
-        parts = tuple(part.in_window(window, online=online) for part in self.of)
+        parts = tuple(_uncorrected(part.in_window(window, online=online)) for part in self.of)
         if isinstance(found, All) or all(isinstance(part, All) for part in parts):
             return All()
         return found.model_copy(update={"of": parts})
@@ -62,16 +63,21 @@ class Product(FeaturePolicy):
         """The product of their shares, as if they were independent."""
         return prod(part.share(click_rate) for part in self.of)
 
+    @property
+    def looks_at_all(self) -> bool:
+        """Whether one of them does."""
+        return any(isinstance(part, ThinningPolicy) and part.looks_at_all for part in self.of)
+
     def tally(self, rows: Candidates) -> NDArray[np.int64] | None:
         """What the one that looks at the whole window counts."""
         for place, part in enumerate(self.of):
-            if isinstance(part, FeaturePolicy) and _looks(part):
+            if isinstance(part, FeaturePolicy) and part.looks_at_all:
                 return part.tally(self._seen_by(place, rows))
         return None
 
     def summarize(self, tally: NDArray[np.int64]) -> Any:
         """What it makes of that."""
-        (part,) = [part for part in self.of if isinstance(part, FeaturePolicy) and _looks(part)]
+        (part,) = [part for part in self.of if isinstance(part, FeaturePolicy) and part.looks_at_all]
         return part.summarize(tally)
 
     @property
@@ -94,8 +100,6 @@ class Product(FeaturePolicy):
         return replace(rows, signals={n.removeprefix(mark): s for n, s in rows.signals.items() if n.startswith(mark)})
 
 
-def _looks(part: Policy) -> bool:
-    """Whether a policy asks for a look at the whole window."""
-    if isinstance(part, Product):
-        return any(map(_looks, part.of))
-    return isinstance(part, ThinningPolicy) and type(part).tally is not ThinningPolicy.tally
+def _uncorrected(part: Policy) -> Policy:
+    """A part with the correction that all parts have, since the product's counts."""
+    return part.model_copy(update={"correction": "offset"}) if isinstance(part, FeaturePolicy) else part

@@ -70,15 +70,15 @@ class Listed:
         return found | {"type": ["string", "array"], "pattern": rf"^\s*{number}(\s*,\s*{number})*\s*$"}
 
 
-def _unless_empty(given: Any) -> Any:
+def unless_empty(given: Any) -> Any:
     """What a form leaves empty is not given."""
     return None if given == "" else given
 
 
 SeedList = Annotated[tuple[Seed, ...], Field(min_length=1, max_length=1000), Listed()]
 Day = Annotated[Window, WithJsonSchema({"type": "string", "format": "date"})]
-OptionalDay = Annotated[Day | None, BeforeValidator(_unless_empty)]
-OptionalSeeds = Annotated[SeedList | None, BeforeValidator(_unless_empty)]
+OptionalDay = Annotated[Day | None, BeforeValidator(unless_empty)]
+OptionalSeeds = Annotated[SeedList | None, BeforeValidator(unless_empty)]
 Percent = Annotated[Real, Field(gt=0, le=100)]
 SoftWeight = Annotated[Real, Field(gt=0, le=100)]
 Minutes = Annotated[Whole, Field(ge=1, le=60 * 24 * 14)]

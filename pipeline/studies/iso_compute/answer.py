@@ -192,8 +192,15 @@ def _law(log: Log, valleys: list[Valley], fitted: Fit | None, metrics: dict[str,
 
 def _held_out(evidence: Evidence, log: Log, fitted: Fit | None, metrics: dict[str, float]) -> Iterator[Section]:
     valley = held_out_of(evidence, log)
-    if fitted is not None and valley is not None:
-        yield held_out.section(evidence, log, fitted, valley, metrics)
+    if valley is None:
+        return
+    if fitted is None:
+        yield Section(
+            "The budget held out",
+            f"{valley.words} were trained too; without a law nothing predicts what is lost there.",
+        )
+        return
+    yield held_out.section(evidence, log, fitted, valley, metrics)
 
 
 def _plan(log: Log, valleys: list[Valley], fitted: Fit | None, documents: dict[str, Any]) -> Iterator[Section]:
@@ -245,7 +252,8 @@ def _checks(evidence: Evidence, log: Log, valleys: list[Valley], best: list[Inte
     ends = [each.words for each in valleys if int(each.losses.mean(axis=0).argmin()) in (0, len(each.cells) - 1)]
     yield Check("a best cell at the edge of the sizes", f"at an edge: {', '.join(ends) or 'none'}", not ends)
     if log.grid.asked.unit == "FLOPs":
-        off = max(float(np.abs(each.flops / each.budget - 1).max()) for each in valleys)
+        all_valleys = [*valleys, *filter(None, [held_out_of(evidence, log)])]
+        off = max(float(np.abs(each.flops / each.budget - 1).max()) for each in all_valleys)
         # A cell that gives up windows spends whole ones.
         allowed = UNSPENT if log.grid.asked.gives_up == "negatives" else 0.5 / (2 * log.grid.num_judged) + UNSPENT
         yield Check("cells that did not spend their budget", f"furthest from it: {off:.1%}", off < allowed)

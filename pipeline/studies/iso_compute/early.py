@@ -20,7 +20,8 @@ def section(evidence: Evidence, valleys: Sequence[Valley], metrics: dict[str, fl
     if not evidence.independent or len(evidence.study.lineup.seeds) < MIN_WORLDS or any(map(evidence.since, cells)):
         return
     races = [_race(evidence, valley) for valley in valleys]
-    metrics["early_saved"] = float(np.mean([race.saved for race in races]))
+    spent = [float(valley.flops.sum()) for valley in valleys]
+    metrics["early_saved"] = float(np.average([race.saved for race in races], weights=spent))
     metrics["early_regret_percent"] = float(np.mean([race.regret for race in races]))
     metrics["early_regret_by_loss_so_far_percent"] = float(np.mean([race.regret_so_far for race in races]))
     num_windows = len(evidence.windows)
@@ -43,7 +44,7 @@ def section(evidence: Evidence, valleys: Sequence[Valley], metrics: dict[str, fl
         "the same by least loss so far, at least the same saving, percent",
     )
     text = (
-        f"All sizes were trained to the end; this replays them. A size is stopped once its forecast final loss is surely above that of the "
+        f"All sizes were trained to the end; this replays them, and judges by the same losses. A size is stopped once its forecast final loss is surely above that of the "
         f"leader (t-interval over the seeds of a line a + b / windows). That would have saved {metrics['early_saved']:.0%} of the "
         f"compute, and the size chosen would have lost {metrics['early_regret_percent']:.3f} % more than the best on average; stopping all "
         f"but the one with the least loss so far, {metrics['early_regret_by_loss_so_far_percent']:.3f} %."

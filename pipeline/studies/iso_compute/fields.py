@@ -7,12 +7,12 @@ import re
 from itertools import pairwise
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from pipeline.spec.documents import Few, Real, Whole
 from pipeline.spec.errors import BadInput, shown
 from pipeline.spec.forms.asked import StudyFields
-from pipeline.spec.forms.fields import Listed
+from pipeline.spec.forms.fields import Listed, unless_empty
 
 QUESTION = "For a budget of compute, how large a model on how many rows loses least?"
 PAGE = """
@@ -81,8 +81,9 @@ def budget_of(text: str) -> tuple[float, Unit]:
     return amount, unit
 
 
-def _budget(text: str) -> str:
-    budget_of(text)
+def _budget(text: str | None) -> str | None:
+    if text is not None:
+        budget_of(text)
     return text
 
 
@@ -103,7 +104,9 @@ class Fields(StudyFields):
     )
     """Also trains a budget so many times the largest, e.g. `4`. The law is not fitted to it: it predicts what is lost there, and is
     held against what was. Leave empty for none."""
-    plan_for: Annotated[str, AfterValidator(_budget)] | None = Field(default=None, title="Plan for a budget")
+    plan_for: Annotated[str | None, BeforeValidator(unless_empty), AfterValidator(_budget)] = Field(
+        default=None, title="Plan for a budget"
+    )
     """Proposes a size and its rows for this budget by the law, as a line-up: FLOPs such as `5e10`, or `2core-h`. Leave empty for none."""
     num_sizes: Annotated[Whole, Field(ge=4, le=10)] = Field(default=6, title="Sizes a budget")
     """Those in the middle of all that the budget can pay for."""

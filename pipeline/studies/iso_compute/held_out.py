@@ -32,8 +32,8 @@ def section(evidence: Evidence, log: Log, fitted: Fit, valley: Valley, metrics: 
     errors = fitted.errors(points, valley.losses)
     predicted = [fitted.interval(partial(_at, points, place)) for place in range(len(valley.cells))]
     lost = [measures.judged(evidence, cell) for cell in valley.cells]
-    inside = [one.low <= mean.value <= one.high for one, mean in zip(predicted, lost, strict=True)]
-    known = all(math.isfinite(one.low) for one in predicted)
+    inside = [error.low <= 0 <= error.high for error in errors]
+    known = all(math.isfinite(error.low) for error in errors)
     metrics["held_out_error_percent"] = float(np.mean([abs(each.value) for each in errors]))
     if known:
         metrics["held_out_share_inside"] = float(np.mean(inside))
@@ -56,7 +56,7 @@ def section(evidence: Evidence, log: Log, fitted: Fit, valley: Valley, metrics: 
         "lost, percent (95 %)",
         "predicted, percent (95 %)",
         "predicted less lost (95 %)",
-        "lost within what was predicted?",
+        "does that hold zero?",
     )
     widths = [float(cell.value or 0.0) for cell in valley.cells]
     figure = by_number(
@@ -66,7 +66,7 @@ def section(evidence: Evidence, log: Log, fitted: Fit, valley: Valley, metrics: 
         {"predicted": (widths, measures.band(predicted)), "lost": (widths, measures.band(lost))},
         logarithmic=True,
     )
-    held = f", and what was lost lies within its interval at {sum(inside)} of {len(inside)} cells" if known else ""
+    held = f", and the interval of its error holds zero at {sum(inside)} of {len(inside)} cells" if known else ""
     text = (
         f"The law is fitted to the other budgets alone. At {valley.words}, {valley.budget / max(log.grid.asked.budgets):g} times the "
         f"largest of them, it misses by {metrics['held_out_error_percent']:.3f} % of loss on average{held}. "
@@ -84,9 +84,12 @@ def _proposal(evidence: Evidence, log: Log, fitted: Fit, valley: Valley, metrics
     size: Interval = best_size(fitted, valley.sizes, partial(log.spend, valley.budget))
     if not 0 < size.value < math.inf:
         return "It has no lowest point there."
+    width = f"{log.widths(size).value:.0f}"
+    if not valley.sizes.min() <= size.value <= valley.sizes.max():
+        return f"The width that it proposes, {width}, lies outside those trained there."
     near = int(np.argmin(np.abs(np.log(valley.sizes / size.value))))
     best = int(valley.losses.mean(axis=0).argmin())
-    name = f"Of what was trained, width {valley.cells[near].value:g} is nearest to the width that it proposes"
+    name = f"Of what was trained, width {valley.cells[near].value:g} is nearest to the width that it proposes, {width}"
     metrics["held_out_steps_from_best"] = float(abs(near - best))
     if near == best:
         metrics["held_out_regret_percent"] = 0.0

@@ -13,8 +13,8 @@ from pipeline.spec.errors import BadInput
 from pipeline.statistics.interval import Interval
 from pipeline.statistics.law import Law
 from pipeline.statistics.valley import BESIDE, lowest
-from pipeline.studies.draft import WIDTHS
-from pipeline.studies.iso_compute.proposal import BEYOND, Ground, Proposal, minutes
+from pipeline.studies.estimate import update_seconds
+from pipeline.studies.iso_compute.proposal import BEYOND, Ground, Proposal
 
 
 @dataclass(frozen=True)
@@ -53,40 +53,43 @@ def horizon(
         beyond: how far outside the sizes and rows that were trained, as a factor; four times when not given.
 
     Raises:
-        BadInput: a quarter lies further outside, or no size is best for it.
+        BadInput: a quarter lies further outside, no size is best for it, or larger models gave up windows, whose rows count otherwise.
     """
-    batch, spend = (
-        proposal.lineup.variants[-1].optimizer.batch_size,
-        partial(ground.log.spend, ground.amount, grid=ground.grid),
+    if ground.grid.asked.gives_up == "windows":
+        raise BadInput(
+            "planning ahead is for studies whose larger models give up negatives, got one that gives up windows"
+        )
+    today, best = (
+        ground.grid,
+        lowest(ground.fitted.law, ground.sizes, partial(ground.log.spend, ground.amount, grid=ground.grid))[0],
     )
-    # Of the best size itself, and not of the nearest that tables can have.
-    share = ground.grid.share(ground.amount, lowest(ground.fitted.law, ground.sizes, spend)[0])
+    share = min(1.0, today.share(ground.amount, best))
+    updates = proposal.chosen.share * today.rows * today.num_windows / proposal.lineup.variants[-1].optimizer.batch_size
     allowed, found = BEYOND if beyond is None else beyond, list[Quarter]()
     for place in range(num_quarters + 1):
-        grown = (1 + growth) ** (place / 4)
-        grid = replace(ground.grid, grown=grown)
-        rows = grown * float(ground.log.seen(np.array([share]))[0])
+        grid = replace(today, grown=(1 + growth) ** (place / 4))
+        rows = grid.grown * float(ground.log.seen(np.array([share]))[0])
         size = _best(ground, ground.fitted.law, rows)
         point = {"model": np.array([size]), "data": np.array([rows])}
-        if math.isnan(size) or ground.fitted.law.beyond(point) > allowed:
-            far = (
-                "no size is best"
-                if math.isnan(size)
-                else f"the law is asked {ground.fitted.law.beyond(point):.1f} times outside"
-            )
-            raise BadInput(
-                f"in {place} quarters, at {grid.rows:,.0f} rows a window, {far} of the sizes and rows that were trained, and at most "
-                f"{allowed:g} times is allowed: ask for fewer --quarters, allow it with --beyond, or run the study on more rows"
-            )
         logs = ground.fitted.interval(partial(_log_of_best, ground, rows))
         width = ground.log.widths(Interval(*(math.exp(end) for end in (logs.value, logs.low, logs.high))))
-        chosen = replace(proposal.chosen, width=min(WIDTHS, key=partial(_apart, width.value)))
-        taken = minutes(grid, chosen, grown * batch)  # updates stay as many
+        where = f"in {place} quarters, at {grid.rows:,.0f} rows a window,"
+        if not 0 < width.value < math.inf:
+            raise BadInput(f"{where} the law finds no size best that a model can have: ask for fewer --quarters")
+        if (far := ground.fitted.law.beyond(point)) > allowed:
+            raise BadInput(
+                f"{where} the law is asked {far:.1f} times outside the sizes and rows that were trained, and at most {allowed:g} times is "
+                f"allowed: ask for fewer --quarters, allow it with --beyond {math.ceil(far)}, or run the study on more rows"
+            )
+        trained = share * grid.rows * grid.num_windows
+        taken = (
+            update_seconds(updates, grid.num_windows) + trained * grid.row_seconds(size)
+        ) / 60  # updates stay as many
         found.append(
             Quarter(
                 ahead=place,
                 rows_per_window=grid.rows,
-                flops=3 * size * share * grid.rows * chosen.num_windows,
+                flops=3 * size * trained,
                 width=width,
                 core_minutes=taken,
                 cores=taken / found[0].core_minutes if found else 1.0,
@@ -120,7 +123,3 @@ def _log_of_best(ground: Ground, rows: float, law: Law) -> float:
 
 def _loss(point: dict[str, np.ndarray], law: Law) -> float:
     return float(law.at(point)[0])
-
-
-def _apart(width: float, other: int) -> float:
-    return abs(math.log(other / width))

@@ -14,6 +14,7 @@ from pipeline.studies.evidence import Evidence
 from pipeline.studies.findings import Check, Findings, Section, Table
 from pipeline.studies.measures import percent
 from pipeline.studies.selection.cells import ALL_ROWS, BASELINE, name_of
+from pipeline.studies.selection.fields import Fields
 
 CALIBRATED = 0.02
 """How far the mean prediction of a policy's model may lie from the click rate, relative to that of all rows' model."""
@@ -43,8 +44,17 @@ def answer(evidence: Evidence) -> Findings:
             ),
         ),
         checks=tuple(_checks(evidence, cells)),
-        notes=(measures.scope(evidence),),
+        notes=(measures.scope(evidence), *_left_out(evidence, rates)),
     )
+
+
+def _left_out(evidence: Evidence, rates: list[float]) -> Iterator[str]:
+    """Policies that have no cell at a rate."""
+    asked = Fields.of(evidence.study).policies
+    for rate in rates:
+        gone = sorted({*asked} - {str(cell.family) for cell in _at(evidence, rate)})
+        if gone:
+            yield f"At {100 * rate:g} % of the rows {', '.join(gone)} is left out: all clicks, which it keeps, are more than half of them."
 
 
 def _against_baseline(evidence: Evidence, cell: Cell, seeds: slice = slice(None)) -> Interval:
@@ -69,7 +79,7 @@ def _chosen(evidence: Evidence, rate: float, metrics: dict[str, float]) -> Itera
         f"At {100 * rate:g} % of the rows {best.family}, chosen on other seeds, costs {percent(found)} % of log-loss"
     )
     if best.family == BASELINE:
-        yield f"{words}: nothing beats a uniform sample of negatives."
+        yield f"{words}; no other policy lost less on the seeds that chose."
         return
     gain = _against_baseline(evidence, best, confirming)
     metrics |= measures.ends(f"chosen_at_{100 * rate:g}_against_{BASELINE}", gain)
@@ -79,8 +89,9 @@ def _chosen(evidence: Evidence, rate: float, metrics: dict[str, float]) -> Itera
 
 def _unchosen(evidence: Evidence, rates: list[float]) -> str:
     best = min(_at(evidence, rates[0]), key=lambda cell: measures.judged(evidence, cell).value)
+    why = "so few seeds" if evidence.independent else "a single log"
     return (
-        f"No policy is recommended on so few seeds; on these, {best.family} loses least at {100 * rates[0]:g} % of the rows: "
+        f"No policy is recommended on {why}; there {best.family} loses least at {100 * rates[0]:g} % of the rows: "
         f"{percent(measures.judged(evidence, best))} % of log-loss."
     )
 
@@ -91,7 +102,8 @@ def _at_rate(evidence: Evidence, rate: float) -> Section:
     for cell in _at(evidence, rate):
         apart = ["" if cell.family == BASELINE else percent(_against_baseline(evidence, cell))]
         if confirming is not None:
-            apart += [percent(measures.judged(evidence, cell, seeds)) for seeds in (choosing, confirming)]
+            chose = f"{measures.judged(evidence, cell, choosing).value:+.2f}"  # of too few seeds for an interval
+            apart += [chose, percent(measures.judged(evidence, cell, confirming))]
         track = evidence.tracks[cell.variant]
         calibration = float(np.nanmean(track.metric("calibration")[:, evidence.judged]))
         share = track.total_examples / evidence.tracks[ALL_ROWS].total_examples
@@ -103,7 +115,7 @@ def _at_rate(evidence: Evidence, rate: float) -> Section:
         "rows trained on",
         "against all rows, percent (95 %)",
         f"against `{BASELINE}`, percent (95 %)",
-        *(("on the choosing seeds (95 %)", "on the others (95 %)") if confirming is not None else ()),
+        *(("on the choosing seeds", "on the others (95 %)") if confirming is not None else ()),
         "calibration",
     )
     text = "Every model takes as many updates as that on all rows, in smaller batches."

@@ -14,7 +14,7 @@ from pipeline.selection.policies.uniform import Uniform
 from pipeline.spec.config import ModelConfig, Policy, Selection, Variant
 from pipeline.spec.lineup import LineUp
 from pipeline.spec.study import StudyError
-from pipeline.studies.draft import Draft, plain, sampled, tuned, with_batch
+from pipeline.studies.draft import Draft, at_width, plain, sampled, tuned, with_batch
 from pipeline.studies.selection.fields import Fields, Way
 
 ALL_ROWS = "all_rows"
@@ -42,14 +42,11 @@ def draft(base: LineUp, asked: Fields) -> Draft:
     plan = _Plan(base, asked)
     found = Draft(ALL_ROWS)
     found.add("rows", "all rows", plan.reference, 1.0)
-    ways = dict.fromkeys((BASELINE, *asked.policies))
-    if any(plan.policy(way, max(asked.rates)).reads() for way in ways):
-        found.train(plain(base, PILOT, asked.pilot_size))
-    for rate in sorted(set(asked.rates), reverse=True):
-        for way in ways:
-            if way == "odds" and rate < 2 * plan.click_rate:
-                continue  # it keeps all clicks, which are more than half of the budget
-            found.add("policy", f"{way}, {100 * rate:g} % of rows", plan.variant(way, rate), rate, family=way)
+    shown = [(way, rate) for rate in sorted(set(asked.rates), reverse=True) for way in plan.ways(rate)]
+    if any(plan.policy(way, rate).reads() for way, rate in shown):
+        found.train(at_width(base, plain(base, PILOT, asked.pilot_size)))
+    for way, rate in shown:
+        found.add("policy", f"{way}, {100 * rate:g} % of rows", plan.variant(way, rate), rate, family=way)
     return found
 
 
@@ -66,7 +63,12 @@ class _Plan:
     @property
     def reference(self) -> Variant:
         """The model on all rows."""
-        return plain(self.base, ALL_ROWS, self.asked.size)
+        return at_width(self.base, plain(self.base, ALL_ROWS, self.asked.size))
+
+    def ways(self, rate: float) -> list[Way]:
+        """The policies that are shown at a fraction of the rows: all but `odds` where its clicks were more than half of them."""
+        ways = dict.fromkeys((BASELINE, *self.asked.policies))
+        return [way for way in ways if way != "odds" or rate >= 2 * self.click_rate]
 
     @property
     def click_rate(self) -> float:
@@ -83,6 +85,11 @@ class _Plan:
         """A policy that keeps a fraction of the rows."""
         prior, age = self.click_rate, self.asked.pilot_age
         since = self.asked.first.shift(age) if age else None  # there is no older checkpoint before it
+        if since is not None and since > (self.asked.judged or self.asked.online_start):
+            raise StudyError(
+                f"a pilot {age} windows old is first asked on {since}, got the first judged window before it: judge later, or take a "
+                "younger pilot"
+            )
         asked: dict[str, Any] = {"pilot": PILOT, "pilot_age": age, "since": since}
         # Half of the rows are clicks at most: more would stand for too few others.
         clicks = min(1.0, rate / (2 * prior))
