@@ -38,6 +38,7 @@ STARTS = 3
 """Best points of the grid from which it goes downhill."""
 MIN_VALUES = 3
 """Different values of an axis that show how a power bends."""
+INVERSE = "1/"
 SPARE_POINTS = 2
 """Points beyond the number of parameters that a fit needs."""
 APART = 0.05
@@ -54,12 +55,12 @@ class Form:
 
     name: str
     terms: tuple[tuple[str, ...], ...]
-    """The axes of each term; each axis of a term has an exponent of its own."""
+    """The axes of each term; each axis of a term has an exponent of its own. `1/model` is a term that rises with the model."""
 
     @property
     def axes(self) -> tuple[str, ...]:
         """All axes, each once."""
-        return tuple(dict.fromkeys(axis for term in self.terms for axis in term))
+        return tuple(dict.fromkeys(axis.removeprefix(INVERSE) for term in self.terms for axis in term))
 
     @property
     def num_exponents(self) -> int:
@@ -241,8 +242,13 @@ def _scaled(points: Points, units: Mapping[str, float]) -> Points:
 def _terms(form: Form, exponents: tuple[float, ...] | Array, scaled: Points) -> Array:
     """(K, T) each term at each point, its factor left out."""
     left = iter(exponents)
-    columns = [np.prod([scaled[axis] ** -next(left) for axis in term], axis=0) for term in form.terms]
+    columns = [np.prod([_power(scaled, axis, next(left)) for axis in term], axis=0) for term in form.terms]
     return np.stack(columns, axis=1)
+
+
+def _power(scaled: Points, axis: str, exponent: float) -> Array:
+    found: Array = scaled[axis.removeprefix(INVERSE)] ** (exponent if axis.startswith(INVERSE) else -exponent)
+    return found
 
 
 def _projected(form: Form, exponents: tuple[float, ...] | Array, scaled: Points, mean: Array) -> tuple[float, Array]:

@@ -19,6 +19,11 @@ Spend = Callable[[Array], Array]
 
 SPLIT = Form("model and data", (("model",), ("data",)))
 """loss = E + A model^-alpha + B data^-beta (Hoffmann et al. 2022, approach 3)."""
+ROWS_ALONE = Form("rows alone", (("data",),))
+"""A simpler form: the size of a model does not matter, but for the rows that it leaves."""
+HUNGRY = Form("larger models need more rows", (("model",), ("data", "1/model")))
+"""A richer form: loss = E + A model^-alpha + B model^gamma data^-beta; what too few rows cost rises with the model."""
+FORMS = (ROWS_ALONE, SPLIT, HUNGRY)
 BESIDE = 8.0
 """How far beside the trained sizes a minimum is looked for."""
 TRIED = 400

@@ -112,3 +112,13 @@ def test_how_far_a_question_lies_outside_what_was_fitted() -> None:
     inside = {axis: values[:1] for axis, values in points.items()}
     assert law.beyond(inside) == 1.0
     assert law.beyond({"model": inside["model"], "data": np.array([4 * points["data"].max()])}) == pytest.approx(4.0)
+
+
+def test_what_too_few_rows_cost_may_rise_with_the_model() -> None:
+    form = Form("hungry", (("model",), ("data", "1/model")))
+    size, rows = (axis.ravel() for axis in np.meshgrid(np.geomspace(1, 64, 5), np.geomspace(1, 64, 5)))
+    losses = 10 + 5 * size**-0.5 + 20 * size**0.3 * rows**-0.8
+    found = fit(form, {"model": size, "data": rows}, losses[None], independent=False).law
+    assert found.exponents == pytest.approx((0.5, 0.8, 0.3), abs=0.02)
+    assert form.axes == ("model", "data")
+    assert form.num_parameters == 6

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from pipeline.spec.errors import BadInput
 from pipeline.spec.lineup import document
 from pipeline.statistics.interval import Interval
-from pipeline.statistics.law import Fit, Law, TooWeak, fit
-from pipeline.statistics.valley import SPLIT, best_size, lowest, parabola
+from pipeline.statistics.law import Fit, Form, Law, TooWeak, fit
+from pipeline.statistics.valley import FORMS, HUNGRY, ROWS_ALONE, SPLIT, best_size, lowest, parabola
 from pipeline.studies import measures
 from pipeline.studies.draft import rates_by_width
 from pipeline.studies.drawing import by_number
@@ -47,6 +47,7 @@ def answer(evidence: Evidence) -> Findings:
         _valleys(evidence, log, valleys, fitted, best, weak),
         *_path(log, valleys, fitted, best, metrics),
         *_law(log, valleys, fitted, metrics),
+        *_forms(evidence, log, valleys, metrics),
         *_held_out(evidence, log, fitted, metrics),
         *_plan(log, valleys, fitted, documents),
         *early.section(evidence, [*valleys, *filter(None, [held_out_of(evidence, log)])], metrics),
@@ -179,10 +180,6 @@ def _law(log: Log, valleys: list[Valley], fitted: Fit | None, metrics: dict[str,
         rows.append((words, "not determined" if math.isnan(found.value) else percent(found)))
     metrics["residual_percent"] = float(np.sqrt(np.square(fitted.residuals).mean()))
     rows.append(("root of the mean squared residual, percent of log-loss", f"{metrics['residual_percent']:.3f}"))
-    for place, valley in enumerate(valleys):
-        error = _left_out(valleys, place)
-        if error is not None:
-            rows.append((f"error where {valley.words} is left out of the fit, mean absolute, percent", f"{error:.3f}"))
     text = (
         "loss = E + A size^-alpha + B rows^-beta, in percent of the reference's loss, fitted to the means over seeds by variable "
         "projection; intervals by the jackknife over seeds. It holds for the sizes, rows and windows of this study."
@@ -228,15 +225,46 @@ def _exponent(place: int, law: Law) -> float:
     return law.exponent(place)
 
 
-def _left_out(valleys: list[Valley], place: int) -> float | None:
-    rest = [each for number, each in enumerate(valleys) if number != place]
-    if len(rest) < 2:
-        return None
+def _forms(evidence: Evidence, log: Log, valleys: list[Valley], metrics: dict[str, float]) -> Iterator[Section]:
+    """How near laws of a simpler and a richer form come to budgets that they were not fitted to."""
+    if len(valleys) < 3:
+        return
+    beyond = held_out_of(evidence, log)
+    rows = []
+    for form in FORMS:
+        left_out = [_error(form, [each for each in valleys if each is not out], out) for out in valleys]
+        ahead = None if beyond is None else _error(form, valleys, beyond)
+        if any(error is None for error in left_out):
+            continue
+        mean = float(np.mean([error for error in left_out if error is not None]))
+        name = form.name.replace(" ", "_")
+        metrics[f"left_out_error_{name}_percent"] = mean
+        each = ", ".join(f"{error:.2f}" for error in left_out if error is not None)
+        rows.append(
+            (form.name, str(form.num_parameters), f"{mean:.3f} ({each})", "" if ahead is None else f"{ahead:.3f}")
+        )
+    if not rows:
+        return
+    header = (
+        "form",
+        "parameters",
+        "error where a budget is left out (each), mean absolute, percent",
+        "at the budget held out",
+    )
+    text = (
+        f"Everything else on this page is by *{SPLIT.name}*, chosen before anything was trained. Beside it stand a simpler form and a "
+        f"richer one, each fitted to the other budgets: *{ROWS_ALONE.name}*, and *{HUNGRY.name}*, by which few rows cost a large model more."
+    )
+    yield Section("Other forms of the law", text, None, Table(header, tuple(rows)))
+
+
+def _error(form: Form, fitted: list[Valley], unseen: Valley) -> float | None:
+    """Mean absolute error at one budget's cells of a law that was fitted to others, percent; None where it cannot be fitted."""
     try:
-        found = fit(SPLIT, *points_of(rest), independent=False)
+        found = fit(form, *points_of(fitted), independent=False)
     except TooWeak:
         return None
-    points, losses = points_of([valleys[place]])
+    points, losses = points_of([unseen])
     return float(np.abs(found.law.at(points) - losses.mean(axis=0)).mean())
 
 
