@@ -4,63 +4,29 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import Field, model_validator
-
 from pipeline.selection.policies.negatives import NegativeDownsampling
+from pipeline.selection.policies.piloted import Piloted
 from pipeline.selection.policy import Candidates, FeaturePolicy
 from pipeline.selection.scale import centres, clipped, histogram, solved
-from pipeline.spec.config import Age, All, Policy, Rate, Read, Source
-from pipeline.spec.documents import Real
-from pipeline.spec.window import Window
+from pipeline.spec.config import Policy
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
 
-class OddsProportional(FeaturePolicy):
+class OddsProportional(Piloted, FeaturePolicy):
     """Keep all positives, and negatives in proportion to a pilot's odds of a click (Wang, Zhang & Wang 2021).
 
-    A negative is kept with pi_0(x) = clip(c * odds(x), floor, 1), c such that the expected share of negatives kept is
-    `rate`. Hard negatives are likelier to stay, and the correction undoes exactly that.
+    A negative is kept with pi_0(x) = clip(c * odds(x), floor, 1), c such that the expected share of negatives kept, and not of
+    rows, is `rate`. Hard negatives are likelier to stay, and the correction undoes exactly that.
     """
 
     kind: Literal["odds"] = "odds"
-    rate: Rate
-    """Expected fraction of negatives kept, in (0, 1]."""
-    pilot: Source
-    """The variant of the line-up whose logits give the odds."""
-    pilot_age: Age = 0
-    """Logits of the checkpoint that closed the window that many windows earlier; 0: from the pilot's own training pass."""
-    since: Window | None = None
-    """First window in which the pilot is read; before it negatives are kept uniformly at the same rate."""
-    floor: Real | None = Field(default=None, gt=0)
-    """Least probability with which any negative is kept; a tenth of the rate when not given."""
 
-    @property
-    def least(self) -> float:
-        """The floor, given or not."""
-        return self.rate / 10 if self.floor is None else self.floor
-
-    @model_validator(mode="after")
-    def _floor_below_rate(self) -> OddsProportional:
-        if self.least > self.rate:
-            raise ValueError(f"the floor cannot exceed the rate {self.rate}, got {self.floor}")
-        return self
-
-    def reads(self) -> dict[str, Read]:
-        """The pilot's logits."""
-        return {"pilot": Read(self.pilot, self.pilot_age)}
-
-    def in_window(self, window: Window, *, online: bool) -> Policy:
-        """All rows at a rate of one; uniform before `since`."""
-        if self.rate == 1:
-            return All()
-        if self.since is not None and window < self.since:
-            uniform = NegativeDownsampling(rate=self.rate, correction=self.correction, scope=self.scope)
-            return uniform.in_window(window, online=online)
-        found = super().in_window(window, online=online)
-        return found if isinstance(found, All) else found.model_copy(update={"since": None, "floor": self.least})
+    def without_pilot(self) -> Policy:
+        """As many negatives, kept uniformly."""
+        return NegativeDownsampling(rate=self.rate, correction=self.correction)
 
     def share(self, click_rate: float) -> float:
         """The clicks, and the rate of the rest."""

@@ -54,9 +54,12 @@ class Piloted(ThinningPolicy):
         if isinstance(found, All):
             return found
         if self.since is not None and window < self.since:
-            correction = getattr(self, "correction", "weight")
-            return Uniform(rate=self.rate, correction=correction).in_window(window, online=online)
+            return self.without_pilot().in_window(window, online=online)
         return found.model_copy(update={"since": None, "floor": self.least})
+
+    def without_pilot(self) -> Policy:
+        """What stands for it before `since`."""
+        return Uniform(rate=self.rate, correction=getattr(self, "correction", "weight"))
 
     def share(self, click_rate: float) -> float:
         """The rate."""
