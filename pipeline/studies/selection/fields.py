@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from pipeline.spec.config import Age, Size
-from pipeline.spec.documents import Few, Real
+from pipeline.spec.config import Age, Rate, Size
+from pipeline.spec.documents import Few
 from pipeline.spec.forms.asked import StudyFields
 from pipeline.spec.forms.fields import Listed
 
@@ -37,7 +37,6 @@ tell.
 
 Way = Literal["negatives", "uniform", "odds", "local_case_control", "el2n", "low_loss"]
 WAYS: tuple[Way, ...] = ("negatives", "uniform", "odds", "local_case_control", "el2n", "low_loss")
-Part = Annotated[Real, Field(gt=0, lt=1)]
 
 
 class Fields(StudyFields):
@@ -47,7 +46,7 @@ class Fields(StudyFields):
     """Each size is about four times the compute of the one before."""
     policies: Annotated[tuple[Way, ...], Few, Listed()] = Field(default=WAYS, title="Policies")
     """The page above explains them. `negatives` is always among them: the others are compared with it."""
-    rates: Annotated[tuple[Part, ...], Few, Listed()] = Field(default=(0.1,), title="Fractions of the rows")
+    rates: Annotated[tuple[Rate, ...], Few, Listed()] = Field(default=(0.1,), title="Fractions of the rows")
     """Of all rows, clicks and others, e.g. `0.01, 0.1`."""
     pilot_size: Size = Field(default="tiny", title="Size of the pilot")
     """Of the model that policies ask. Each size is about four times the compute of the one before."""
