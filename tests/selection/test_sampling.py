@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -31,6 +32,7 @@ from pipeline.selection.sampling import (
 )
 from pipeline.spec.config import All, Policy, Selection
 from pipeline.spec.window import Window
+from pipeline.studies.results import kappa_of
 from tests.selection import contract
 from tests.selection.contract import CONTRACT, NUM_ROWS, kept, looked_at, pilot_logits, probability, rows, seen
 from tests.selection.examples import (
@@ -166,6 +168,35 @@ def test_recency_halves_with_each_half_life_before_its_day() -> None:
     assert policy.in_window(day.shift(-7), online=False) == Uniform(rate=0.5)
     assert policy.in_window(day.shift(-28), online=False) == Uniform(rate=1 / 16)
     assert policy.in_window(day.shift(-700), online=False) == Uniform(rate=0.01), "never none at all"
+
+
+def test_before_its_pilot_is_there_a_policy_is_corrected_as_after_it() -> None:
+    day = Window.of("2024-03-01")
+    for way in CORRECTIONS:
+        control = LocalCaseControl(rate=0.1, pilot="my_pilot", since=day, correction=way)
+        assert control.in_window(day.shift(-1), online=False) == Uniform(rate=0.1, correction=way)
+        odds = OddsProportional(rate=0.1, pilot="my_pilot", since=day, correction=way)
+        assert odds.in_window(day.shift(-1), online=False) == NegativeDownsampling(rate=0.1, correction=way)
+    assert El2n(rate=0.1, pilot="my_pilot", since=day).in_window(day.shift(-1), online=False) == Uniform(rate=0.1, correction="weight")  # fmt: skip
+    assert El2n(rate=0.1, pilot="my_pilot", since=day).in_window(day, online=False).kind == "el2n"
+
+
+def test_theory_is_silent_where_clicks_are_left_out_or_columns_are_looked_at() -> None:
+    logits = np.linspace(-6, -1, 500)
+    assert kappa_of(NegativeDownsampling(rate=0.1), logits) == pytest.approx(2, abs=1)
+    for policy in (
+        Uniform(rate=0.1),
+        LocalCaseControl(rate=0.1, pilot="my_pilot"),
+        Density(rate=0.1, features=FEATURES),
+    ):
+        assert kappa_of(policy, logits) is None
+
+
+def test_density_of_what_is_no_category_is_refused() -> None:
+    table = pa.table({"I1": [0.5, 1.5], "C1": [1, 2]})
+    rows_seen = Candidates(np.arange(2, dtype=np.uint64), {}, table)
+    with pytest.raises(ValueError, match="density is of categorical columns, got I1: leave them out"):
+        Density(rate=0.1, features=("I1", "C1")).tally(rows_seen)
 
 
 def test_a_product_refuses_what_it_cannot_multiply() -> None:

@@ -43,6 +43,12 @@ def test_the_best_is_seldom_stopped() -> None:
     assert np.mean(lost) < 0.1
 
 
+def test_where_nothing_is_stopped_the_ranking_so_far_has_seen_all() -> None:
+    found = replay(sweep([1 + 0.5 / WINDOWS, 0.9 + 1.2 / WINDOWS], 0.5), np.ones((2, 10)), slice(9, 10))
+    assert found.saved == 0
+    assert found.regret == found.regret_so_far == 0
+
+
 def test_few_seeds_are_no_race() -> None:
     with pytest.raises(ValueError, match="a race needs 8 seeds, two cells and finite losses"):
         replay(np.zeros((7, 3, 10)), np.ones((3, 10)), JUDGED)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -105,6 +106,13 @@ def test_a_log_that_grows_wants_the_size_that_is_best_for_its_rows() -> None:
     losses = [each.loss.value for each in quarters]
     assert losses == sorted(losses, reverse=True)
     assert all(each.width.low < each.width.value < each.width.high for each in quarters)
+
+
+def test_a_study_that_gave_up_windows_plans_no_quarters() -> None:
+    ground = Ground.of(made(planned(budgets=BUDGETS, **SPAN), law, noise=2e-4), base(), "5e10")
+    asked = ground.grid.asked.model_copy(update={"gives_up": "windows"})
+    with pytest.raises(BadInput, match="larger models give up negatives, got one that gives up windows"):
+        horizon(replace(ground, grid=replace(ground.grid, asked=asked)), propose(ground), 0.5, 1)
 
 
 def test_a_quarter_far_outside_what_was_trained_is_refused() -> None:

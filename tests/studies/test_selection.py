@@ -18,7 +18,7 @@ from pipeline.storage.lake import Lake
 from pipeline.studies.evidence import Evidence
 from pipeline.studies.jobs import study_jobs
 from pipeline.studies.kinds import kind_of
-from pipeline.studies.results import of_study
+from pipeline.studies.results import of_study, recipe_of
 from pipeline.studies.selection.answer import answer
 from pipeline.studies.selection.cells import name_of
 from pipeline.studies.selection.fields import WAYS, Fields
@@ -67,6 +67,18 @@ def test_without_a_click_rate_no_budget_is_known() -> None:
     )
     with pytest.raises(StudyError, match="is known only with the click rate"):
         planned(base().model_copy(update={"variants": tuple(models)}))
+
+
+def test_a_pilot_that_is_older_than_the_history_is_refused() -> None:
+    with pytest.raises(StudyError, match="a pilot 30 windows old is first asked on 2024-01-31"):
+        planned(pilot_age=30)
+
+
+def test_rows_of_another_policy_are_another_recipe() -> None:
+    study = planned(policies=["uniform", "el2n", "local_case_control"])
+    window = study.first
+    recipes = [recipe_of(study.lineup, variant, window, 1) for variant in study.lineup.variants]
+    assert len(set(recipes)) == len(recipes) - 1, "but of the pilot and all rows, which are alike here"
 
 
 def loss(best: str) -> Any:
