@@ -122,8 +122,10 @@ def test_the_readmes_example_works_as_written(stack: Stack, tmp_path: Path) -> N
     text = (ROOT / "README.md").read_text()
     block = text.split("**From a shell.**")[1].split("```bash\n")[1].split("```")[0]
     lines = [line.split("#")[0].strip() for line in block.splitlines()]
-    commands = [line for line in lines if line.startswith("windrow ") and line.split()[1] not in {"up", "study"}]
-    assert [line.split()[1] for line in commands] == ["ingest", "train", "compare", "status", "verify", "gc"]
+    commands = [
+        line for line in lines if line.startswith("windrow ") and line.split()[1] not in {"up", "study", "plan"}
+    ]
+    assert [line.split()[1] for line in commands] == ["ingest", "train", "compare", "inspect", "status", "verify", "gc"]
     shutil.copytree(ROOT / "dags", tmp_path / "dags")
     for command in commands:
         done = subprocess.run(command, shell=True, cwd=tmp_path, env=stack.environ, capture_output=True, text=True)
