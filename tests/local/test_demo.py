@@ -125,7 +125,7 @@ def test_the_readmes_example_works_as_written(stack: Stack, tmp_path: Path) -> N
     commands = [
         line for line in lines if line.startswith("windrow ") and line.split()[1] not in {"up", "study", "plan"}
     ]
-    assert [line.split()[1] for line in commands] == ["ingest", "train", "compare", "inspect", "status", "verify", "gc"]
+    assert [line.split()[1] for line in commands] == ["ingest", "train", "compare", "status", "verify", "gc"]
     shutil.copytree(ROOT / "dags", tmp_path / "dags")
     for command in commands:
         done = subprocess.run(command, shell=True, cwd=tmp_path, env=stack.environ, capture_output=True, text=True)
