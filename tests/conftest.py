@@ -9,12 +9,16 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from pipeline.local.services import Addresses, environment, running, services_status
 from pipeline.spec.settings import Settings
 from tests.processes import processes_of
 from tests.tracking_server import Wire, serving
+
+hypothesis.settings.register_profile("windrow", deadline=None)  # machines are busy: no example is timed
+hypothesis.settings.load_profile("windrow")
 
 ROOT = Path(__file__).resolve().parent.parent
 
