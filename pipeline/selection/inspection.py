@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.data.dataset import WindowManifest, read_row_group, read_schema, require_manifest
-from pipeline.selection.stored import IMPORTANCE, SelectionManifest
+from pipeline.selection.stored import IMPORTANCE, SelectionManifest, SelectionStore
 from pipeline.spec.config import Policy
 from pipeline.spec.window import Window
 from pipeline.storage import parquet
@@ -84,20 +84,10 @@ def inspect(
     counts = _counts(lake, manifest, {feature.name: feature.hash_size for feature in schema.categorical})
     kept = tuple(
         _kept(lake, manifest, selection, counts)
-        for selection in _stored(lake, manifest)
+        for selection in SelectionStore(lake, dataset).of_window(manifest)
         if (not seeds or selection.seed in seeds) and (policies is None or selection.policy in policies)
     )
     return Inspected(dataset, window.name, manifest.num_rows, manifest.num_positives / manifest.num_rows, kept)
-
-
-def _stored(lake: Lake, manifest: WindowManifest) -> Iterator[SelectionManifest]:
-    """The selections of a window as it is published now."""
-    for file in sorted(lake.files_below(f"selections/{manifest.dataset}"), key=lambda file: file.path):
-        if not file.path.endswith("/manifest.json"):
-            continue
-        found = lake.load(file.path, SelectionManifest)
-        if found is not None and found.window == manifest.window and found.window_digest == manifest.digest:
-            yield found
 
 
 def _counts(lake: Lake, manifest: WindowManifest, sizes: dict[str, int]) -> dict[str, NDArray[np.int64]]:

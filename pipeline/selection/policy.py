@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
-from pipeline.spec.config import All, Policy
+from pipeline.spec.config import All, Policy, Rate
 from pipeline.spec.window import Window
 
 if TYPE_CHECKING:
@@ -62,6 +62,21 @@ class ThinningPolicy(Policy):
     def summarize(self, tally: NDArray[np.int64]) -> Any:
         """What the probabilities take from the whole window's tally."""
         return tally
+
+
+class AtRate(ThinningPolicy):
+    """Keeps a fraction of all rows, clicks and others together."""
+
+    rate: Rate
+    """Expected fraction of rows kept, in (0, 1]."""
+
+    def in_window(self, window: Window, *, online: bool) -> Policy:
+        """All rows at a rate of one."""
+        return All() if self.rate == 1 else super().in_window(window, online=online)
+
+    def share(self, click_rate: float) -> float:
+        """The rate."""
+        return self.rate
 
 
 class FeaturePolicy(ThinningPolicy):

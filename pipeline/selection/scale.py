@@ -51,8 +51,17 @@ def clipped(log_score: NDArray[np.floating], log_scale: float, least: float) -> 
     return found
 
 
+def scale_for(
+    rate: float, log_score: NDArray[np.float64], weight: NDArray[np.floating] | NDArray[np.int64], least: float
+) -> float:
+    """The logarithm of the scale at which scores (N,) of weights (N,), clipped, are `rate` on average."""
+    return solved(lambda scale: float((weight * (clipped(log_score, scale, least) - rate)).sum()))
+
+
 def solved(excess: Callable[[float], float]) -> float:
-    """The logarithm of a scale at which a share that grows with it reaches the wanted one, by a fixed number of halvings.
+    """The logarithm of a scale at which a share that grows with it reaches the wanted one.
+
+    By a fixed number of halvings, and no library's root finder: a selection must be the same to the bit under any version of one.
 
     Args:
         excess: of a logarithm, what is kept more than is asked for.

@@ -7,7 +7,7 @@ dealt to workers as the window is, whoever made it.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -129,6 +129,13 @@ class SelectionStore:
             return None
         infos = self.lake.files.get_file_info([part.path for part in found.files])
         return found if all(info.type == fs.FileType.File for info in infos) else None
+
+    def of_window(self, window: WindowManifest) -> Iterator[SelectionManifest]:
+        """All that are stored of a window as it is published now."""
+        for path in sorted(file.path for file in self.lake.files_below(f"selections/{checked_name(self.dataset)}")):
+            found = self.lake.load(path, SelectionManifest) if path.endswith("/manifest.json") else None
+            if found is not None and found.window == window.window and found.window_digest == window.digest:
+                yield found
 
     def of(
         self, policy: Policy, window: WindowManifest, seed: int, signals: Mapping[str, str]

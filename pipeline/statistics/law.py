@@ -142,6 +142,11 @@ class Fit:
         """
         return _jackknife(of(self.law), np.array([of(law) for law in self.without]))
 
+    def predicted(self, points: Points) -> list[Interval]:
+        """The loss at each of K points, with its interval."""
+        value, left_out = self.law.at(points), [law.at(points) for law in self.without]
+        return [_jackknife(float(each), np.array([row[place] for row in left_out])) for place, each in enumerate(value)]
+
     def errors(self, points: Points, losses: Array) -> list[Interval]:
         """By how much the law misses losses (S, K) of the seeds that it was fitted to, at K points that it was not.
 

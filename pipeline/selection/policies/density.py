@@ -6,12 +6,10 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 from pydantic import Field
 
-from pipeline.selection.policy import Candidates, FeaturePolicy
-from pipeline.selection.scale import clipped, solved
-from pipeline.spec.config import All, Policy, Rate
+from pipeline.selection.policy import AtRate, Candidates, FeaturePolicy
+from pipeline.selection.scale import clipped, scale_for
 from pipeline.spec.documents import Real, Whole
 from pipeline.spec.errors import BadInput
-from pipeline.spec.window import Window
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,7 +20,7 @@ NUM_SKETCHES = 8
 BUCKETS = 1 << 14
 
 
-class Density(FeaturePolicy):
+class Density(AtRate, FeaturePolicy):
     """Keep examples in inverse proportion to how many of the window are alike (Sachdeva et al. 2024, density sampling).
 
     Alike are examples that a hash of some features puts into one bucket. There are eight sketches, each of half of the features,
@@ -31,8 +29,6 @@ class Density(FeaturePolicy):
     """
 
     kind: Literal["density"] = "density"
-    rate: Rate
-    """Expected fraction of rows kept, in (0, 1]."""
     features: tuple[str, ...] = Field(min_length=2)
     """Categorical columns of the window that say how alike two examples are."""
     power: Real = Field(default=0.5, gt=0, le=1)
@@ -50,14 +46,6 @@ class Density(FeaturePolicy):
         """Least probability in a sketch."""
         return self.rate / 10
 
-    def in_window(self, window: Window, *, online: bool) -> Policy:
-        """All rows at a rate of one."""
-        return All() if self.rate == 1 else super().in_window(window, online=online)
-
-    def share(self, click_rate: float) -> float:
-        """The rate."""
-        return self.rate
-
     def tally(self, rows: Candidates) -> NDArray[np.int64]:
         """(NUM_SKETCHES, BUCKETS) how many rows each bucket has."""
         import numpy as np
@@ -72,13 +60,8 @@ class Density(FeaturePolicy):
         for sketch, counts in zip(found, tally, strict=True):
             places = np.flatnonzero(counts)
             logs = -self.power * np.log(counts[places])
-
-            def excess(
-                scale: float, counts: NDArray[np.int64] = counts[places], logs: NDArray[np.float64] = logs
-            ) -> float:
-                return float((counts * (clipped(logs, scale, self.least) - self.rate)).sum())
-
-            sketch[places] = clipped(logs, solved(excess), self.least)
+            scale = scale_for(self.rate, logs, counts[places], self.least)
+            sketch[places] = clipped(logs, scale, self.least)
         return found
 
     def keep_probabilities(self, rows: Candidates) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

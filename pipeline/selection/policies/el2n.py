@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pipeline.selection.policies.piloted import Piloted
 from pipeline.selection.policy import Candidates, LabelPolicy
-from pipeline.selection.scale import centres, clipped, histogram, logs_of, solved
+from pipeline.selection.scale import centres, clipped, histogram, logs_of, scale_for
 
 if TYPE_CHECKING:
     import numpy as np
@@ -32,8 +32,7 @@ class El2n(Piloted, LabelPolicy):
         import numpy as np
 
         places = np.flatnonzero(tally)
-        logs, count = centres(places), tally[places]
-        return solved(lambda scale: float((count * (clipped(logs, scale, self.least) - self.rate)).sum()))
+        return scale_for(self.rate, centres(places), tally[places], self.least)
 
     def keep_probability(self, rows: Candidates, label: NDArray[np.uint8]) -> NDArray[np.float64]:
         """c times the error between floor and one; the error has looked at the label already."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 from pipeline.selection.policies.negatives import NegativeDownsampling
 from pipeline.selection.policies.piloted import Piloted
 from pipeline.selection.policy import Candidates, FeaturePolicy
-from pipeline.selection.scale import centres, clipped, histogram, solved
+from pipeline.selection.scale import centres, clipped, histogram, scale_for
 from pipeline.spec.config import Policy
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class OddsProportional(Piloted, FeaturePolicy):
         places = np.flatnonzero(tally)
         logit = centres(places)
         negatives = tally[places] / (1 + np.exp(logit))
-        return solved(lambda scale: float((negatives * (clipped(logit, scale, self.least) - self.rate)).sum()))
+        return scale_for(self.rate, logit, negatives, self.least)
 
     def keep_probabilities(self, rows: Candidates) -> tuple[NDArray[np.float64], float]:
         """c times the odds between floor and one, and one."""

@@ -7,21 +7,19 @@ from typing import ClassVar, Self
 from pydantic import Field, model_validator
 
 from pipeline.selection.policies.uniform import Uniform
-from pipeline.selection.policy import ThinningPolicy
-from pipeline.spec.config import Age, All, Policy, Rate, Read, Source
+from pipeline.selection.policy import AtRate
+from pipeline.spec.config import Age, All, Policy, Read, Source
 from pipeline.spec.documents import Real
 from pipeline.spec.window import Window
 
 
-class Piloted(ThinningPolicy):
+class Piloted(AtRate):
     """Keeps an expected share of the rows, with probabilities that follow what a pilot says of them."""
 
     rate_over_floor: ClassVar[int] = 10
     signal: ClassVar[str] = "logit"
     """What the pilot says."""
 
-    rate: Rate
-    """Expected fraction of rows kept, in (0, 1]."""
     pilot: Source
     """The variant of the line-up that is asked."""
     pilot_age: Age = 0
@@ -47,9 +45,7 @@ class Piloted(ThinningPolicy):
         return {"pilot": Read(self.pilot, self.pilot_age, self.signal)}
 
     def in_window(self, window: Window, *, online: bool) -> Policy:
-        """All rows at a rate of one; uniform before `since`."""
-        if self.rate == 1:
-            return All()
+        """All rows at a rate of one; without the pilot before `since`."""
         found = super().in_window(window, online=online)
         if isinstance(found, All):
             return found
@@ -60,7 +56,3 @@ class Piloted(ThinningPolicy):
     def without_pilot(self) -> Policy:
         """What stands for it before `since`."""
         return Uniform(rate=self.rate, correction=getattr(self, "correction", "weight"))
-
-    def share(self, click_rate: float) -> float:
-        """The rate."""
-        return self.rate

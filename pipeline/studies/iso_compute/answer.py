@@ -35,7 +35,8 @@ UNSPENT = 0.05
 def answer(evidence: Evidence) -> Findings:
     """What the study says."""
     log = Log.of(evidence)
-    valleys = valleys_of(evidence, log)
+    valleys, beyond = valleys_of(evidence, log), held_out_of(evidence, log)
+    trained = valleys if beyond is None else [*valleys, beyond]
     metrics: dict[str, float] = {}
     fitted, weak = law_of(evidence, valleys)
     documents = {} if fitted is None else {"law": fitted.document()}
@@ -47,10 +48,10 @@ def answer(evidence: Evidence) -> Findings:
         _valleys(evidence, log, valleys, fitted, best, weak),
         *_path(log, valleys, fitted, best, metrics),
         *_law(log, valleys, fitted, metrics),
-        *_forms(evidence, log, valleys, metrics),
-        *_held_out(evidence, log, fitted, metrics),
+        *_forms(valleys, beyond, metrics),
+        *_held_out(evidence, log, fitted, beyond, metrics),
         *_plan(log, valleys, fitted, documents),
-        *early.section(evidence, [*valleys, *filter(None, [held_out_of(evidence, log)])], metrics),
+        *early.section(evidence, trained, metrics),
         Section(
             "All cells",
             "What each lost against the line-up's reference on all rows, and what it cost.",
@@ -62,7 +63,7 @@ def answer(evidence: Evidence) -> Findings:
         headline=_headline(log, valleys, fitted, best, weak),
         metrics=metrics,
         sections=tuple(sections),
-        checks=tuple(_checks(evidence, log, valleys, best)),
+        checks=tuple(_checks(evidence, log, valleys, trained, best)),
         notes=(measures.scope(evidence), _rates(log)),
         documents=documents,
     )
@@ -187,8 +188,9 @@ def _law(log: Log, valleys: list[Valley], fitted: Fit | None, metrics: dict[str,
     yield Section("The law", text, None, Table(("", "found (95 %)"), tuple(rows)))
 
 
-def _held_out(evidence: Evidence, log: Log, fitted: Fit | None, metrics: dict[str, float]) -> Iterator[Section]:
-    valley = held_out_of(evidence, log)
+def _held_out(
+    evidence: Evidence, log: Log, fitted: Fit | None, valley: Valley | None, metrics: dict[str, float]
+) -> Iterator[Section]:
     if valley is None:
         return
     if fitted is None:
@@ -225,11 +227,10 @@ def _exponent(place: int, law: Law) -> float:
     return law.exponent(place)
 
 
-def _forms(evidence: Evidence, log: Log, valleys: list[Valley], metrics: dict[str, float]) -> Iterator[Section]:
+def _forms(valleys: list[Valley], beyond: Valley | None, metrics: dict[str, float]) -> Iterator[Section]:
     """How near laws of a simpler and a richer form come to budgets that they were not fitted to."""
     if len(valleys) < 3:
         return
-    beyond = held_out_of(evidence, log)
     rows = []
     for form in FORMS:
         left_out = [_error(form, [each for each in valleys if each is not out], out) for out in valleys]
@@ -268,7 +269,9 @@ def _error(form: Form, fitted: list[Valley], unseen: Valley) -> float | None:
     return float(np.abs(found.law.at(points) - losses.mean(axis=0)).mean())
 
 
-def _checks(evidence: Evidence, log: Log, valleys: list[Valley], best: list[Interval | None]) -> Iterator[Check]:
+def _checks(
+    evidence: Evidence, log: Log, valleys: list[Valley], trained: list[Valley], best: list[Interval | None]
+) -> Iterator[Check]:
     inside = [None if size is None else valley.holds(size) for valley, size in zip(valleys, best, strict=True)]
     known = all(each is not None for each in inside)
     yield Check(
@@ -280,8 +283,7 @@ def _checks(evidence: Evidence, log: Log, valleys: list[Valley], best: list[Inte
     ends = [each.words for each in valleys if int(each.losses.mean(axis=0).argmin()) in (0, len(each.cells) - 1)]
     yield Check("a best cell at the edge of the sizes", f"at an edge: {', '.join(ends) or 'none'}", not ends)
     if log.grid.asked.unit == "FLOPs":
-        all_valleys = [*valleys, *filter(None, [held_out_of(evidence, log)])]
-        off = max(float(np.abs(each.flops / each.budget - 1).max()) for each in all_valleys)
+        off = max(float(np.abs(each.flops / each.budget - 1).max()) for each in trained)
         # A cell that gives up windows spends whole ones.
         allowed = UNSPENT if log.grid.asked.gives_up == "negatives" else 0.5 / (2 * log.grid.num_judged) + UNSPENT
         yield Check("cells that did not spend their budget", f"furthest from it: {off:.1%}", off < allowed)

@@ -44,8 +44,8 @@ def section(evidence: Evidence, valleys: Sequence[Valley], metrics: dict[str, fl
         "the same by least loss so far, at least the same saving, percent",
     )
     text = (
-        f"All sizes were trained to the end; this replays them, and judges by the same losses. A size is stopped once its forecast final loss is surely above that of the "
-        f"leader (t-interval over the seeds of a line a + b / windows). That would have saved {metrics['early_saved']:.0%} of the "
+        "All sizes were trained to the end; this replays them, and judges by the same losses. A size is stopped once its forecast final loss "
+        f"is surely above that of the leader (t-interval over the seeds of a line a + b / windows). That would have saved {metrics['early_saved']:.0%} of the "
         f"compute, and the size chosen would have lost {metrics['early_regret_percent']:.3f} % more than the best on average; stopping all "
         f"but the one with the least loss so far, {metrics['early_regret_by_loss_so_far_percent']:.3f} %."
     )

@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 
 from pipeline.statistics.interval import Interval
-from pipeline.statistics.law import Fit, Law
+from pipeline.statistics.law import Fit
 from pipeline.statistics.valley import best_size
 from pipeline.studies import measures
 from pipeline.studies.drawing import by_number
@@ -30,7 +30,7 @@ def section(evidence: Evidence, log: Log, fitted: Fit, valley: Valley, metrics: 
     """
     points = {"model": valley.sizes, "data": valley.data}
     errors = fitted.errors(points, valley.losses)
-    predicted = [fitted.interval(partial(_at, points, place)) for place in range(len(valley.cells))]
+    predicted = fitted.predicted(points)
     lost = [measures.judged(evidence, cell) for cell in valley.cells]
     inside = [error.low <= 0 <= error.high for error in errors]
     known = all(math.isfinite(error.low) for error in errors)
@@ -73,10 +73,6 @@ def section(evidence: Evidence, log: Log, fitted: Fit, valley: Valley, metrics: 
         + _proposal(evidence, log, fitted, valley, metrics)
     )
     return Section("The budget held out", text, figure, Table(header, tuple(rows)))
-
-
-def _at(points: dict[str, np.ndarray], place: int, law: Law) -> float:
-    return float(law.at(points)[place])
 
 
 def _proposal(evidence: Evidence, log: Log, fitted: Fit, valley: Valley, metrics: dict[str, float]) -> str:

@@ -59,10 +59,8 @@ def horizon(
         raise BadInput(
             "planning ahead is for studies whose larger models give up negatives, got one that gives up windows"
         )
-    today, best = (
-        ground.grid,
-        lowest(ground.fitted.law, ground.sizes, partial(ground.log.spend, ground.amount, grid=ground.grid))[0],
-    )
+    today, spend = ground.grid, partial(ground.log.spend, ground.amount, grid=ground.grid)
+    best, _ = lowest(ground.fitted.law, ground.sizes, spend)
     share = min(1.0, today.share(ground.amount, best))
     updates = proposal.chosen.share * today.rows * today.num_windows / proposal.lineup.variants[-1].optimizer.batch_size
     allowed, found = BEYOND if beyond is None else beyond, list[Quarter]()
@@ -82,9 +80,8 @@ def horizon(
                 f"allowed: ask for fewer --quarters, allow it with --beyond {math.ceil(far)}, or run the study on more rows"
             )
         trained = share * grid.rows * grid.num_windows
-        taken = (
-            update_seconds(updates, grid.num_windows) + trained * grid.row_seconds(size)
-        ) / 60  # updates stay as many
+        # Updates stay as many, since batches grow with the rows.
+        taken = (update_seconds(updates, grid.num_windows) + trained * grid.row_seconds(size)) / 60
         found.append(
             Quarter(
                 ahead=place,
@@ -93,7 +90,7 @@ def horizon(
                 width=width,
                 core_minutes=taken,
                 cores=taken / found[0].core_minutes if found else 1.0,
-                loss=ground.fitted.interval(partial(_loss, point)),
+                loss=ground.fitted.predicted(point)[0],
             )
         )
     return found
@@ -119,7 +116,3 @@ def _best(ground: Ground, law: Law, rows: float) -> float:
 
 def _log_of_best(ground: Ground, rows: float, law: Law) -> float:
     return math.log(_best(ground, law, rows))
-
-
-def _loss(point: dict[str, np.ndarray], law: Law) -> float:
-    return float(law.at(point)[0])

@@ -166,7 +166,7 @@ def propose(ground: Ground, *, beyond: float | None = None, unsure: bool = False
         budget=words,
         width=width,
         chosen=chosen,
-        loss=fitted.interval(lambda law: float(law.at(point)[0])),
+        loss=fitted.predicted(point)[0],
         doubling=fitted.interval(lambda law: lowest(law, sizes, once)[1] - lowest(law, sizes, twice)[1]),
         minutes=minutes(grid, chosen, variant.optimizer.batch_size),
         fitted=(valleys[0].words, valleys[-1].words),
