@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from jinja2 import Environment, StrictUndefined, select_autoescape
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
+from pipeline.spec.lineup import document
 from pipeline.spec.study import Study
 from pipeline.studies.findings import Findings, Table
 
@@ -36,7 +38,8 @@ def render(study: Study, findings: Findings, *, facts: Mapping[str, str], times:
         for section in findings.sections
         if section.figure is not None
     }
-    return template.render(study=study, findings=findings, figures=figures, facts=facts, times=times)
+    settings = json.dumps(document(study.lineup), indent=1)
+    return template.render(study=study, findings=findings, figures=figures, facts=facts, times=times, settings=settings)
 
 
 def _inline(figure: Figure, title: str) -> Markup:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from pipeline.reporting.dispatch import run_ingest
+from pipeline.reporting.study_page import render
 from pipeline.spec.config import ModelConfig, Variant
 from pipeline.spec.job import IngestJob
 from pipeline.spec.lineup import LineUp, load_lineup
@@ -16,6 +18,7 @@ from pipeline.spec.lineups import lineup_path
 from pipeline.spec.study import Study, StudyError
 from pipeline.storage.lake import Lake
 from pipeline.studies.evidence import Evidence
+from pipeline.studies.findings import Table
 from pipeline.studies.jobs import study_jobs
 from pipeline.studies.kinds import kind_of
 from pipeline.studies.results import of_study, recipe_of
@@ -98,6 +101,11 @@ def test_the_best_policy_is_chosen_on_some_seeds_and_judged_by_the_others() -> N
     low, high = (found.metrics[f"chosen_at_10_percent_{end}"] for end in ("low", "high"))
     assert low < 0.2 < high
     assert "not shown" not in found.headline
+    study = planned(seeds="1-12")
+    page = render(study, found, facts={}, times=Table(("part", "seconds"), ()))
+    assert page.count("<img") == 1, "one fraction of the rows, one picture"
+    kinds = re.findall(r"&#34;kind&#34;: &#34;(\w+)&#34;", page.split("The study as it was run")[1])
+    assert {*WAYS} <= {*kinds}, "what the page says was run names each policy"
     noisy = answer(made(planned(seeds="1-12"), loss("none"), noise=2e-2))
     assert "which is not shown to be better" in noisy.headline or "nothing beats" in noisy.headline
     assert "No policy is recommended on so few seeds" in answer(made(planned(seeds="1-3"), loss("el2n"))).headline

@@ -9,7 +9,7 @@ import numpy as np
 from pipeline.spec.study import Cell
 from pipeline.statistics.interval import Interval
 from pipeline.studies import measures
-from pipeline.studies.drawing import by_number
+from pipeline.studies.drawing import by_number, by_window
 from pipeline.studies.evidence import Evidence
 from pipeline.studies.findings import Check, Findings, Section, Table
 from pipeline.studies.measures import percent
@@ -114,7 +114,7 @@ def _at_rate(evidence: Evidence, rate: float) -> Section:
         "policy",
         "rows trained on",
         "against all rows, percent (95 %)",
-        f"against `{BASELINE}`, percent (95 %)",
+        f"against {BASELINE}, percent (95 %)",
         *(("on the choosing seeds", "on the others (95 %)") if confirming is not None else ()),
         "calibration",
     )
@@ -122,7 +122,13 @@ def _at_rate(evidence: Evidence, rate: float) -> Section:
     if confirming is not None:
         chose = ", ".join(map(str, evidence.study.lineup.seeds[choosing]))
         text += f" A policy is chosen on seeds {chose}; what the others say of it had no part in the choice."
-    return Section(f"At {100 * rate:g} % of the rows", text, None, Table(header, tuple(rows)))
+    figure = by_window(
+        f"What each policy costs by window, at {100 * rate:g} % of the rows (95 %)",
+        "percent of log-loss against all rows; above zero is worse",
+        measures.curves(evidence, _at(evidence, rate)),
+        {"online phase": evidence.study.lineup.online_start, "judged from here": evidence.study.judged},
+    )
+    return Section(f"At {100 * rate:g} % of the rows", text, figure, Table(header, tuple(rows)))
 
 
 def _over_rates(evidence: Evidence, rates: list[float]) -> Iterator[Section]:
