@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable
-from typing import Annotated
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any
 
 import numpy as np
 import pyarrow as pa
@@ -24,13 +25,63 @@ from pipeline.training.metrics import log_losses
 
 Floats = NDArray[np.float32]
 
-SIGNALS: dict[str, Callable[[Floats, NDArray[np.uint8]], NDArray[np.floating]]] = {
-    "logit": lambda logit, label: logit,
-    "loss": log_losses,
-    "error": lambda logit, label: np.abs(expit(logit) - label),
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """What a model's pass gave of this worker's rows. N rows, in any order."""
+
+    positions: NDArray[np.int64]
+    """(N,) places in the window's order."""
+    logits: Floats
+    """(N,) raw logits."""
+    readings: Mapping[str, Floats] = field(default_factory=dict)
+    """(N, K) each: what signals need beside the logits, by name."""
+
+    @classmethod
+    def of(cls, batches: Iterable[Scored]) -> Scored:
+        """Those of all batches, one after the other."""
+        parts = list(batches)
+        if not parts:
+            return cls(np.empty(0, np.int64), np.empty(0, np.float32))
+        return cls(
+            np.concatenate([part.positions for part in parts]),
+            np.concatenate([part.logits for part in parts]),
+            {name: np.concatenate([part.readings[name] for part in parts]) for name in parts[0].readings},
+        )
+
+    def at(self, places: Any) -> Scored:
+        """Those of some rows."""
+        return Scored(
+            self.positions[places], self.logits[places], {name: read[places] for name, read in self.readings.items()}
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """One signal that models make."""
+
+    value: Callable[[Scored, NDArray[np.uint8]], NDArray[np.floating]]
+    """(N,) what a pass over N rows and their labels give."""
+    reading: str | None = None
+    """What it needs of the last layer's inputs, by its name in `last_layer.READINGS`; nothing else is computed."""
+
+
+def _error(scored: Scored, label: NDArray[np.uint8]) -> NDArray[np.floating]:
+    found: NDArray[np.floating] = expit(scored.logits) - label
+    return found
+
+
+SIGNALS: dict[str, Kind] = {
+    "logit": Kind(lambda scored, label: scored.logits),
+    "loss": Kind(lambda scored, label: log_losses(scored.logits, label)),
+    "error": Kind(lambda scored, label: np.abs(_error(scored, label))),
+    "gradient_norm": Kind(
+        lambda scored, label: np.abs(_error(scored, label)) * scored.readings["norm"][:, 0], reading="norm"
+    ),
 }
-"""(N,) what a model's raw logits and the labels give: the logit itself, the log-loss in nats, and the error |p - y| (EL2N,
-Paul et al. 2021)."""
+"""What a model's raw logits and the labels give: the logit itself, the log-loss in nats, the error |p - y| (EL2N, Paul et al. 2021),
+and the length of the loss's gradient in the last layer, |p - y| sqrt(1 + |h|^2) with h the layer's inputs (GraNd, Paul et al. 2021,
+definition 2.1, of that layer alone: for a click's loss that is exact, the bias's part included)."""
 
 
 class MissingSignal(BadInput):
@@ -71,14 +122,18 @@ def require_signal(name: str) -> None:
         raise BadInput(f"models make the signals {', '.join(SIGNALS)}, got {name!r}: {nearest(name, SIGNALS)}")
 
 
+def readings_of(names: Iterable[str]) -> frozenset[str]:
+    """What signals need of the last layer's inputs, by its name in `last_layer.READINGS`."""
+    return frozenset(reading for name in names if (reading := SIGNALS[name].reading) is not None)
+
+
 def write_signals(
     share: Share,
     folder: str,
     producer: str,
     age: int,
     names: Iterable[str],
-    positions: NDArray[np.int64],
-    logits: Floats,
+    scored: Scored,
 ) -> tuple[Signal, ...]:
     """Store signals of every row of this worker's share; every worker calls this, and all get the same answer.
 
@@ -88,25 +143,19 @@ def write_signals(
         producer: key of the step whose model it is.
         age: windows between the checkpoint and the window; -1 for the one that closed it.
         names: which of `SIGNALS`.
-        positions: (N,) places in the window's order, in any order, of all of the share's rows.
-        logits: (N,) the model's raw logits of those rows.
+        scored: what the model's pass gave of all of the share's rows.
 
     Raises:
         RuntimeError: some row has no logit, or has two.
     """
-    order = np.argsort(positions, kind="stable")
-    positions, logits = positions[order], logits[order].astype(np.float32)
+    ordered = scored.at(np.argsort(scored.positions, kind="stable"))
     return tuple(
-        _write(
-            share, f"{folder}/{name}-{'hindsight' if age < 0 else f'age-{age}'}", name, age, producer, positions, logits
-        )
+        _write(share, f"{folder}/{name}-{'hindsight' if age < 0 else f'age-{age}'}", name, age, producer, ordered)
         for name in sorted(names)
     )
 
 
-def _write(
-    share: Share, folder: str, name: str, age: int, producer: str, positions: NDArray[np.int64], logits: Floats
-) -> Signal:
+def _write(share: Share, folder: str, name: str, age: int, producer: str, scored: Scored) -> Signal:
     starts = share.starts()
     schema = pa.schema([("example_id", pa.uint64()), ("value", pa.float32())])
 
@@ -116,18 +165,18 @@ def _write(
         taken = 0
         for group in share.row_groups:
             first, last = int(starts[group]), int(starts[group + 1])
-            stop = taken + last - first
-            if not np.array_equal(positions[taken:stop], np.arange(first, last)):
+            here = scored.at(slice(taken, taken + last - first))
+            if not np.array_equal(here.positions, np.arange(first, last)):
                 raise RuntimeError(
                     f"{share.manifest.window}: rows {first} to {last} do not have exactly one logit each"
                 )
             table = share.read(group, ["example_id", "label"])
             label = table.column("label").to_numpy()
-            values = np.asarray(SIGNALS[name](logits[taken:stop], label), np.float32)
+            values = np.asarray(SIGNALS[name].value(here, label), np.float32)
             ids = table.column("example_id").combine_chunks()
             writer.write(pa.table([ids, values], schema=schema), last - first)
             groups.append((len(values), row_group_digest(ids.to_numpy(), values)))
-            taken = stop
+            taken += last - first
         return writer.finish(), groups
 
     files, places, _, digest = aligned(on_all(write), share)

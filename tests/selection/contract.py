@@ -50,6 +50,7 @@ def signals(policy: Policy, ids: Ids, labels: Labels) -> dict[str, NDArray[np.fl
         known = {
             "logit": logit,
             "error": np.abs(labels - click),
+            "gradient_norm": np.abs(labels - click) * (1 + keyed_uniform(ids, salt=321 + place)),
             "loss": -np.log(np.where(labels > 0, click, 1 - click)),
         }
         found[name] = known[read.signal].astype(np.float32)

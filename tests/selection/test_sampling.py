@@ -16,6 +16,7 @@ from pydantic import TypeAdapter
 
 from pipeline.selection.policies.density import Density
 from pipeline.selection.policies.el2n import El2n
+from pipeline.selection.policies.grand import Grand
 from pipeline.selection.policies.local_case_control import LocalCaseControl
 from pipeline.selection.policies.low_loss import LowLoss
 from pipeline.selection.policies.negatives import NegativeDownsampling
@@ -69,6 +70,8 @@ POLICIES: list[Policy] = [
     Product(of=(Uniform(rate=0.5), LocalCaseControl(rate=0.4, pilot="my_pilot")), correction="weight"),
     El2n(rate=0.1, pilot="my_pilot"),
     El2n(rate=0.3, pilot="my_pilot", floor=0.3),
+    Grand(rate=0.1, pilot="my_pilot"),
+    Grand(rate=0.3, pilot="my_pilot", floor=0.01),
     LowLoss(rate=0.1, pilot="my_pilot"),
     LowLoss(rate=0.5, pilot="my_pilot", floor=0.01),
     Surprising(pilot="my_pilot"),
@@ -129,6 +132,7 @@ def test_a_sample_with_all_clicks_is_written_as_it_always_was() -> None:
     "make",
     [
         lambda rate: El2n(rate=rate, pilot="my_pilot"),
+        lambda rate: Grand(rate=rate, pilot="my_pilot"),
         lambda rate: LowLoss(rate=rate, pilot="my_pilot"),
         lambda rate: Density(rate=rate, features=FEATURES),
     ],
@@ -233,6 +237,7 @@ def read(document: dict[str, Any]) -> Any:
             lambda rate: NegativeDownsampling(rate=rate, clicks=rate),
             lambda rate: Uniform(rate=rate),
             lambda rate: El2n(rate=rate, pilot="my_pilot"),
+            lambda rate: Grand(rate=rate, pilot="my_pilot"),
             lambda rate: LowLoss(rate=rate, pilot="my_pilot"),
             lambda rate: LocalCaseControl(rate=rate, pilot="my_pilot"),
             lambda rate: Density(rate=rate, features=FEATURES),

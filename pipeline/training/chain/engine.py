@@ -33,7 +33,7 @@ from pipeline.training.chain.retention import keeps_checkpoint
 from pipeline.training.chain.steps import Flops, StepManifest
 from pipeline.training.checkpoint import not_finite, save_checkpoint
 from pipeline.training.evaluate import Predicted, evaluate
-from pipeline.training.signals import Signal, write_signals
+from pipeline.training.signals import Signal, readings_of, write_signals
 from pipeline.training.train import Trained, Trainer
 
 log = logging.getLogger(__name__)
@@ -144,12 +144,10 @@ class Engine:
             self._check_finite(plan, variant.name, predicted, trained, trainer)
             if plan.hindsight:
                 with _timed(seconds, "score"):
-                    folder, scored = f"{attempt.folder}/signals", trainer.score(share)
-                    signals += write_signals(share, folder, plan.key, HINDSIGHT, plan.hindsight, *scored)
+                    folder, scored = f"{attempt.folder}/signals", trainer.score(share, readings_of(plan.hindsight))
+                    signals += write_signals(share, folder, plan.key, HINDSIGHT, plan.hindsight, scored)
             with _timed(seconds, "save"):
-                signals += write_signals(
-                    share, f"{attempt.folder}/signals", plan.key, 0, plan.asked, trained.positions, trained.logits
-                )
+                signals += write_signals(share, f"{attempt.folder}/signals", plan.key, 0, plan.asked, trained.scored)
                 checkpoint, files = None, {}
                 if keeps_checkpoint(self.job, variant, plan.window.window):
                     checkpoint = f"{attempt.folder}/checkpoint"
@@ -246,7 +244,8 @@ class Engine:
         found: tuple[Signal, ...] = ()
         for age, (elder, names) in plan.elders.items():
             model = trainer if age == 1 else self._models.older(elder, plan.window)
-            found += write_signals(share, f"{folder}/signals", plan.key, age, names, *model.score(share))
+            scored = model.score(share, readings_of(names))
+            found += write_signals(share, f"{folder}/signals", plan.key, age, names, scored)
         return found
 
     def _manifest(
@@ -261,9 +260,11 @@ class Engine:
     ) -> StepManifest:
         """What makes a step known; `kept` is its checkpoint's folder, if it keeps one, with the digests of its files."""
         forward = trainer.forward_flops * (len(plan.elders) + bool(plan.hindsight)) * plan.window.num_rows
+        asked = (plan.asked, plan.hindsight, *(names for _, names in plan.elders.values()))
+        read = plan.window.num_rows * sum(trainer.watch(readings_of(names)).flops() for names in asked)
         flops = Flops(
             training=trainer.training_flops * trained.num_rows,
-            scoring=trainer.training_flops * trained.num_scored + forward,
+            scoring=trainer.training_flops * trained.num_scored + forward + read,
         )
         parent = plan.parent
         return StepManifest(

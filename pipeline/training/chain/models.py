@@ -19,7 +19,7 @@ from pipeline.training.chain.plan import Plan, Planner
 from pipeline.training.chain.steps import StepManifest
 from pipeline.training.checkpoint import load_checkpoint
 from pipeline.training.models.features import Features
-from pipeline.training.signals import Signal, SignalReader
+from pipeline.training.signals import Signal, SignalReader, readings_of
 from pipeline.training.train import Progress, Trained, Trainer
 
 log = logging.getLogger(__name__)
@@ -71,6 +71,7 @@ def train(
         synthetic=plan.synthetic,
         soft=None if plan.soft is None else SignalReader(lake, plan.soft, plan.window.digest),
         score_all=bool(plan.asked),
+        readings=readings_of(plan.asked),
         progress=progress,
     )
 
