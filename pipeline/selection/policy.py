@@ -111,6 +111,10 @@ class JointPolicy(Policy):
         """Itself, without the names of others."""
         return self.anonymous()
 
+    def flops(self, num_rows: int) -> float:
+        """About how many floating-point operations a choice among so many rows takes; nothing unless a policy says so."""
+        return 0.0
+
     @abstractmethod
     def choose(
         self, rows: Candidates, label: NDArray[np.uint8], salt: int

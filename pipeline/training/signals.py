@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Annotated, Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
-from scipy.special import expit
+from scipy.special import expit, logit
 
 from pipeline.data.share import Share, Written, aligned, check_places, digest_of
 from pipeline.spec.documents import Digest, Frozen
@@ -60,10 +61,17 @@ class Scored:
 class Kind:
     """One signal that models make."""
 
-    value: Callable[[Scored, NDArray[np.uint8]], NDArray[np.floating]]
-    """(N,) what a pass over N rows and their labels give."""
+    value: Callable[[Scored, NDArray[np.uint8], float], NDArray[np.floating]]
+    """(N,) what a pass over N rows, their labels and the window's click rate give."""
     reading: str | None = None
     """What it needs of the last layer's inputs, by its name in `last_layer.READINGS`; nothing else is computed."""
+    passes: int = 1
+    """Over the window: all but the first are by a copy of the model, which is thrown away."""
+
+
+PASSES = "passes"
+"""Among the readings, (N, P - 1) the logits of P passes but the first, each before the update on the row's batch."""
+MOST_PASSES = 16
 
 
 def _error(scored: Scored, label: NDArray[np.uint8]) -> NDArray[np.floating]:
@@ -71,17 +79,32 @@ def _error(scored: Scored, label: NDArray[np.uint8]) -> NDArray[np.floating]:
     return found
 
 
+def _forgotten(passes: int, scored: Scored, label: NDArray[np.uint8], click_rate: float) -> NDArray[np.floating]:
+    logits = np.column_stack([scored.logits, scored.readings[PASSES][:, : passes - 1]])
+    base = logit(click_rate)
+    right = np.where(label[:, None] > 0, logits > base, logits < base)
+    events = (right[:, :-1] & ~right[:, 1:]).sum(axis=1)
+    return np.where(right.any(axis=1), events, passes - 1).astype(np.float32)
+
+
 SIGNALS: dict[str, Kind] = {
-    "logit": Kind(lambda scored, label: scored.logits),
-    "loss": Kind(lambda scored, label: log_losses(scored.logits, label)),
-    "error": Kind(lambda scored, label: np.abs(_error(scored, label))),
+    "logit": Kind(lambda scored, label, _: scored.logits),
+    "loss": Kind(lambda scored, label, _: log_losses(scored.logits, label)),
+    "error": Kind(lambda scored, label, _: np.abs(_error(scored, label))),
     "gradient_norm": Kind(
-        lambda scored, label: np.abs(_error(scored, label)) * scored.readings["norm"][:, 0], reading="norm"
+        lambda scored, label, _: np.abs(_error(scored, label)) * scored.readings["norm"][:, 0], reading="norm"
     ),
+    **{f"forgetting_{num}": Kind(partial(_forgotten, num), passes=num) for num in range(2, MOST_PASSES + 1)},
 }
-"""What a model's raw logits and the labels give: the logit itself, the log-loss in nats, the error |p - y| (EL2N, Paul et al. 2021),
-and the length of the loss's gradient in the last layer, |p - y| sqrt(1 + |h|^2) with h the layer's inputs (GraNd, Paul et al. 2021,
-definition 2.1, of that layer alone: for a click's loss that is exact, the bias's part included)."""
+"""What a model's passes and the labels give.
+
+- The raw `logit`, the log-`loss` in nats, the `error` |p - y| (EL2N, Paul et al. 2021).
+- `gradient_norm`: the length of the loss's gradient in the last layer, |p - y| sqrt(1 + |h|^2) with h the layer's inputs (GraNd, Paul et
+  al. 2021, definition 2.1, of that layer alone: for a click's loss that is exact, the bias's part included).
+- `forgetting_P`: in how many of P - 1 passes an example was predicted wrong that was predicted right in the pass before (Toneva et al.
+  2019; Sachdeva et al. 2022, SVP-CF). Right is a loss below that of the window's click rate said of every row: since clicks are rare, a
+  cut at one half would call every negative right. What no pass predicted right counts as forgotten in all P - 1.
+"""
 
 
 class MissingSignal(BadInput):
@@ -112,14 +135,24 @@ class Signal(Frozen):
         return self
 
 
-def require_signal(name: str) -> None:
-    """Refuse a signal that no model makes.
+def require_signal(name: str, age: int = 0) -> None:
+    """Refuse a signal that no model makes, or none of an age.
 
     Raises:
-        BadInput: there is none of that name.
+        BadInput: there is none of that name, or an older checkpoint was to make several passes.
     """
     if name not in SIGNALS:
-        raise BadInput(f"models make the signals {', '.join(SIGNALS)}, got {name!r}: {nearest(name, SIGNALS)}")
+        raise BadInput(f"models make no signal {name!r}: {nearest(name, SIGNALS)}")
+    if age and SIGNALS[name].passes > 1:
+        raise BadInput(
+            f"the signal {name} takes several passes over a window, which only the model that trains on it makes, got an age of {age}: "
+            "read it at age 0"
+        )
+
+
+def passes_of(names: Iterable[str]) -> int:
+    """The most passes over the window that any of some signals takes."""
+    return max((SIGNALS[name].passes for name in names), default=1)
 
 
 def readings_of(names: Iterable[str]) -> frozenset[str]:
@@ -156,7 +189,7 @@ def write_signals(
 
 
 def _write(share: Share, folder: str, name: str, age: int, producer: str, scored: Scored) -> Signal:
-    starts = share.starts()
+    starts, click_rate = share.starts(), share.manifest.num_positives / share.manifest.num_rows
     schema = pa.schema([("example_id", pa.uint64()), ("value", pa.float32())])
 
     def write() -> Written:
@@ -172,7 +205,7 @@ def _write(share: Share, folder: str, name: str, age: int, producer: str, scored
                 )
             table = share.read(group, ["example_id", "label"])
             label = table.column("label").to_numpy()
-            values = np.asarray(SIGNALS[name].value(here, label), np.float32)
+            values = np.asarray(SIGNALS[name].value(here, label, click_rate), np.float32)
             ids = table.column("example_id").combine_chunks()
             writer.write(pa.table([ids, values], schema=schema), last - first)
             groups.append((len(values), row_group_digest(ids.to_numpy(), values)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import cast
 
@@ -179,11 +180,21 @@ class Trainer:
         """Multiply every accumulator of Adagrad by `factor`: the embeddings' fused ones and the dense layers'."""
         for state in self.optimizer.state_dict()["state"].values():
             for name, value in state.items():
-                if isinstance(value, ShardedTensor):
-                    for piece in value.local_shards():
-                        piece.tensor.mul_(factor)
-                elif name != "step":  # Adagrad's count of its calls
-                    value.mul_(factor)
+                if name != "step":  # Adagrad's count of its calls
+                    for tensor in _own(value):
+                        tensor.mul_(factor)
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """What is trained within is thrown away: weights and optimizer state come back bit for bit. Memory holds both."""
+        states = [self.model.state_dict(), *self.optimizer.state_dict()["state"].values()]
+        kept = [(tensor, tensor.clone()) for state in states for value in state.values() for tensor in _own(value)]
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for tensor, before in kept:
+                    tensor.copy_(before)
 
     def watch(self, readings: Collection[str]) -> Watch:
         """What sees the inputs of the model's last layer.
@@ -250,6 +261,13 @@ class Trainer:
 
 
 Logits = NDArray[np.float32]
+
+
+def _own(value: object) -> list[torch.Tensor]:
+    """The tensors in which this worker holds its part of a weight or of the optimizer's state."""
+    if isinstance(value, ShardedTensor):
+        return [piece.tensor for piece in value.local_shards()]
+    return [value] if isinstance(value, torch.Tensor) else []
 
 
 def interleave(

@@ -53,6 +53,9 @@ def signals(policy: Policy, ids: Ids, labels: Labels) -> dict[str, NDArray[np.fl
             "gradient_norm": np.abs(labels - click) * (1 + keyed_uniform(ids, salt=321 + place)),
             "loss": -np.log(np.where(labels > 0, click, 1 - click)),
         }
+        if read.signal.startswith("forgetting_"):
+            passes = int(read.signal.removeprefix("forgetting_"))
+            known[read.signal] = np.floor(passes * keyed_uniform(ids, salt=654 + place) ** 3)
         found[name] = known[read.signal].astype(np.float32)
     return found
 

@@ -16,6 +16,7 @@ from pydantic import TypeAdapter
 
 from pipeline.selection.policies.density import Density
 from pipeline.selection.policies.el2n import El2n
+from pipeline.selection.policies.forgetting import Forgetting
 from pipeline.selection.policies.grand import Grand
 from pipeline.selection.policies.local_case_control import LocalCaseControl
 from pipeline.selection.policies.low_loss import LowLoss
@@ -70,6 +71,8 @@ POLICIES: list[Policy] = [
     Product(of=(Uniform(rate=0.5), LocalCaseControl(rate=0.4, pilot="my_pilot")), correction="weight"),
     El2n(rate=0.1, pilot="my_pilot"),
     El2n(rate=0.3, pilot="my_pilot", floor=0.3),
+    Forgetting(rate=0.1, pilot="my_pilot"),
+    Forgetting(rate=0.4, pilot="my_pilot", passes=8, propensity="C1", floor=0.01),
     Grand(rate=0.1, pilot="my_pilot"),
     Grand(rate=0.3, pilot="my_pilot", floor=0.01),
     LowLoss(rate=0.1, pilot="my_pilot"),
@@ -133,6 +136,8 @@ def test_a_sample_with_all_clicks_is_written_as_it_always_was() -> None:
     [
         lambda rate: El2n(rate=rate, pilot="my_pilot"),
         lambda rate: Grand(rate=rate, pilot="my_pilot"),
+        lambda rate: Forgetting(rate=rate, pilot="my_pilot"),
+        lambda rate: Forgetting(rate=rate, pilot="my_pilot", propensity="C1"),
         lambda rate: LowLoss(rate=rate, pilot="my_pilot"),
         lambda rate: Density(rate=rate, features=FEATURES),
     ],
@@ -164,6 +169,34 @@ def test_common_examples_are_kept_less_often_than_rare_ones() -> None:
     common = np.all([table.column(name).to_numpy() == 0 for name in FEATURES], axis=0)
     pi = probability(policy, ids, labels)
     assert pi[common].mean() < 0.7 * pi[~common].mean()
+
+
+def test_what_is_forgotten_more_often_and_what_is_seldom_shown_is_likelier_kept() -> None:
+    ids, labels = rows()
+    plain = Forgetting(rate=0.1, pilot="my_pilot", floor=1e-3)
+    pi, counts = probability(plain, ids, labels), looked_at(plain, ids, labels).signals["pilot"]
+    assert [pi[counts == count].mean() / pi[counts == 0].mean() for count in range(4)] == pytest.approx([1, 2, 3, 4])
+    tail = plain.model_copy(update={"propensity": "C1"})
+    found = looked_at(tail, ids, labels)
+    assert found.columns is not None
+    item = found.columns.column("C1").to_numpy()
+    f = np.bincount(item)[item]
+    scarce = (math.log(NUM_ROWS) - 1) * 2.5**0.55
+    score = (counts + 1) * (1 + scarce * (f + 1.5) ** -0.55)
+    assert probability(tail, ids, labels) == pytest.approx(0.1 * score / score.mean(), rel=1e-6), "Jain et al. 2016"
+
+
+def test_forgetting_takes_a_pilot_in_training_and_a_column_of_ids() -> None:
+    with pytest.raises(
+        ValueError, match="only a pilot that trains on a window forgets .*, got a pilot_age of 2: leave it out"
+    ):
+        Forgetting(rate=0.1, pilot="my_pilot", pilot_age=2)
+    policy = Forgetting(rate=0.1, pilot="my_pilot", propensity="I1")
+    seen_rows = Candidates(
+        np.arange(2, dtype=np.uint64), {"pilot": np.zeros(2, np.float32)}, pa.table({"I1": [0.5, 1.5]})
+    )
+    with pytest.raises(ValueError, match="ids of a categorical column, got I1, which is double: name another, or none"):
+        policy.tally(seen_rows)
 
 
 def test_recency_halves_with_each_half_life_before_its_day() -> None:
@@ -238,6 +271,7 @@ def read(document: dict[str, Any]) -> Any:
             lambda rate: Uniform(rate=rate),
             lambda rate: El2n(rate=rate, pilot="my_pilot"),
             lambda rate: Grand(rate=rate, pilot="my_pilot"),
+            lambda rate: Forgetting(rate=rate, pilot="my_pilot", propensity="C1"),
             lambda rate: LowLoss(rate=rate, pilot="my_pilot"),
             lambda rate: LocalCaseControl(rate=rate, pilot="my_pilot"),
             lambda rate: Density(rate=rate, features=FEATURES),

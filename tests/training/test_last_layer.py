@@ -55,7 +55,7 @@ def test_the_gradient_norm_is_that_of_the_last_layers_weights_and_bias(share: Sh
     trainer = trainer_of(share, model)
     scored = trainer.score(share, ["norm", "sketch"])
     rows = next(whole_rows(share, trainer.features)).slice(0, FEW)
-    found = SIGNALS["gradient_norm"].value(scored.at(slice(0, FEW)), rows.label.astype(np.uint8))
+    found = SIGNALS["gradient_norm"].value(scored.at(slice(0, FEW)), rows.label.astype(np.uint8), 0.2)
     network: Any = trainer.model.module.network
     expected = []
     for place in range(FEW):
