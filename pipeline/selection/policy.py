@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pipeline.spec.config import All, Policy, Rate
 from pipeline.spec.window import Window
@@ -30,6 +30,12 @@ class Candidates:
     """Its `columns` of the window; None where it asks for none."""
     summary: Any = None
     """What `summarize` made of the whole window's tally."""
+
+    def part(self, here: slice) -> Candidates:
+        """Some of the rows, one after the other."""
+        columns = None if self.columns is None else self.columns.take(range(*here.indices(len(self.example_id))))
+        signals = {name: signal[here] for name, signal in self.signals.items()}
+        return Candidates(self.example_id[here], signals, columns, self.summary)
 
 
 class ThinningPolicy(Policy):
@@ -106,8 +112,12 @@ class JointPolicy(Policy):
 
     columns: ClassVar[tuple[str, ...]] = ()
     """Columns of the window that the choice looks at."""
+    rows_at_once: ClassVar[int | None] = None
+    """Among how many rows it chooses at a time, parts of the window in its order; None: among all, which then must fit into memory."""
+    bias: ClassVar[float] = 0.0
+    """How far the mean over salts of a weighted sum may lie from the sum over all rows, relative to it."""
 
-    def in_window(self, window: Window, *, online: bool) -> Self:
+    def in_window(self, window: Window, *, online: bool) -> Policy:
         """Itself, without the names of others."""
         return self.anonymous()
 
@@ -119,10 +129,10 @@ class JointPolicy(Policy):
     def choose(
         self, rows: Candidates, label: NDArray[np.uint8], salt: int
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """(K,) places among the N rows of the whole window, ascending, and (K,) their weights.
+        """(K,) places among N rows, ascending, and (K,) their weights.
 
         Args:
-            rows: all of the window.
+            rows: all of the window, or a part of `rows_at_once`; their order decides nothing.
             label: (N,)
             salt: the only source of chance.
         """

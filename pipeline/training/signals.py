@@ -79,6 +79,10 @@ def _error(scored: Scored, label: NDArray[np.uint8]) -> NDArray[np.floating]:
     return found
 
 
+def _gradient(place: int, scored: Scored, label: NDArray[np.uint8], click_rate: float) -> NDArray[np.floating]:
+    return _error(scored, label) * scored.readings["sketch"][:, place]
+
+
 def _forgotten(passes: int, scored: Scored, label: NDArray[np.uint8], click_rate: float) -> NDArray[np.floating]:
     logits = np.column_stack([scored.logits, scored.readings[PASSES][:, : passes - 1]])
     base = logit(click_rate)
@@ -94,6 +98,7 @@ SIGNALS: dict[str, Kind] = {
     "gradient_norm": Kind(
         lambda scored, label, _: np.abs(_error(scored, label)) * scored.readings["norm"][:, 0], reading="norm"
     ),
+    **{f"gradient_{place}": Kind(partial(_gradient, place), reading="sketch") for place in range(8)},
     **{f"forgetting_{num}": Kind(partial(_forgotten, num), passes=num) for num in range(2, MOST_PASSES + 1)},
 }
 """What a model's passes and the labels give.
@@ -101,6 +106,7 @@ SIGNALS: dict[str, Kind] = {
 - The raw `logit`, the log-`loss` in nats, the `error` |p - y| (EL2N, Paul et al. 2021).
 - `gradient_norm`: the length of the loss's gradient in the last layer, |p - y| sqrt(1 + |h|^2) with h the layer's inputs (GraNd, Paul et
   al. 2021, definition 2.1, of that layer alone: for a click's loss that is exact, the bias's part included).
+- `gradient_0` to `gradient_7`: that gradient itself, sketched: its bias's part p - y, and seven random sums of its weights'.
 - `forgetting_P`: in how many of P - 1 passes an example was predicted wrong that was predicted right in the pass before (Toneva et al.
   2019; Sachdeva et al. 2022, SVP-CF). Right is a loss below that of the window's click rate said of every row: since clicks are rare, a
   cut at one half would call every negative right. What no pass predicted right counts as forgotten in all P - 1.

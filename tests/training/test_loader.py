@@ -17,10 +17,10 @@ from pipeline.data.simulator import Simulator
 from pipeline.selection import stored as stored_module
 from pipeline.selection.policies.negatives import NegativeDownsampling
 from pipeline.selection.policies.odds import OddsProportional
-from pipeline.selection.sampling import keyed_uniform
 from pipeline.selection.stored import SelectionStore
 from pipeline.spec.config import All, Policy
 from pipeline.spec.simulated import SimulatorConfig
+from pipeline.storage.hashing import keyed_uniform
 from pipeline.storage.lake import Lake
 from pipeline.training.batch import Bags, Rows
 from pipeline.training.loader import (
