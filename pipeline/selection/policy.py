@@ -30,12 +30,15 @@ class Candidates:
     """Its `columns` of the window; None where it asks for none."""
     summary: Any = None
     """What `summarize` made of the whole window's tally."""
+    salt: int = 0
+    """Key of the draws: for a policy that must know what an earlier one kept."""
 
-    def part(self, here: slice) -> Candidates:
-        """Some of the rows, one after the other."""
-        columns = None if self.columns is None else self.columns.take(range(*here.indices(len(self.example_id))))
-        signals = {name: signal[here] for name, signal in self.signals.items()}
-        return Candidates(self.example_id[here], signals, columns, self.summary)
+    def at(self, places: slice | NDArray[np.int64]) -> Candidates:
+        """Some of the rows."""
+        taken = range(*places.indices(len(self.example_id))) if isinstance(places, slice) else places
+        columns = None if self.columns is None else self.columns.take(taken)
+        signals = {name: signal[places] for name, signal in self.signals.items()}
+        return Candidates(self.example_id[places], signals, columns, self.summary, self.salt)
 
 
 class ThinningPolicy(Policy):
@@ -58,6 +61,11 @@ class ThinningPolicy(Policy):
         """Whether it asks for a tally of the whole window before the first example is kept."""
         return type(self).tally is not ThinningPolicy.tally
 
+    @property
+    def num_looks(self) -> int:
+        """How many tallies it asks for, one after the other."""
+        return int(self.looks_at_all)
+
     def tally(self, rows: Candidates) -> NDArray[np.int64] | None:
         """Whole numbers that are summed over the window's rows before the first is kept; None where none are needed.
 
@@ -68,6 +76,10 @@ class ThinningPolicy(Policy):
     def summarize(self, tally: NDArray[np.int64]) -> Any:
         """What the probabilities take from the whole window's tally."""
         return tally
+
+    def after_look(self, tally: NDArray[np.int64], before: Any) -> Any:
+        """What it knows after one more tally; `before` is what it knew until then, None at first."""
+        return self.summarize(tally)
 
 
 class AtRate(ThinningPolicy):

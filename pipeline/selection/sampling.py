@@ -88,7 +88,7 @@ def _joint(policy: JointPolicy, rows: Candidates, label: NDArray[np.uint8], salt
     index, weight = [np.empty(0, np.int64)], [np.empty(0, np.float32)]
     for start in range(0, whole, policy.rows_at_once or whole):
         here = slice(start, start + (policy.rows_at_once or whole))
-        found, chosen = policy.choose(rows.part(here), label[here], salt)
+        found, chosen = policy.choose(rows.at(here), label[here], salt)
         index.append(found + start)
         weight.append(chosen)
     importance = np.concatenate(weight)

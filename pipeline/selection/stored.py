@@ -219,8 +219,9 @@ class _Choice:
             if self._policy.rows_at_once is None:
                 self._chosen = on_first(lambda: self._choose(0, self._share.manifest.num_rows))
         elif isinstance(self._policy, ThinningPolicy):
-            tallies = [tally for tally in on_all(self._tally) if tally is not None]
-            self._summary = self._policy.summarize(np.sum(tallies, axis=0)) if tallies else None
+            for _ in range(self._policy.num_looks):
+                tallies = [tally for tally in on_all(self._tally) if tally is not None]
+                self._summary = self._policy.after_look(np.sum(tallies, axis=0), self._summary) if tallies else None
 
     def of(self, group: int, table: pa.Table, start: int) -> Selected:
         """What is kept of one row group.
@@ -238,12 +239,14 @@ class _Choice:
     def _candidates(self, group: int, table: pa.Table) -> Candidates:
         ids = table.column("example_id").to_numpy()
         signals = {name: column(group, ids) for name, column in self._signals.items()}
-        return Candidates(ids, signals, table.select(self._columns) if self._columns else None, self._summary)
+        return Candidates(
+            ids, signals, table.select(self._columns) if self._columns else None, self._summary, self._salt
+        )
 
     def _tally(self) -> NDArray[np.int64] | None:
         total: NDArray[np.int64] | None = None
         policy = self._policy
-        if not isinstance(policy, ThinningPolicy) or not policy.looks_at_all:
+        if not isinstance(policy, ThinningPolicy):
             return None
         for group in self._share.row_groups:
             table = self._share.read(group, ["example_id", *self._columns])
@@ -283,7 +286,7 @@ class _Choice:
                 continue
             table = whole.read(group, ["example_id", "label", *self._columns])
             here = slice(max(0, first - int(starts[group])), last - int(starts[group]))
-            parts.append(self._candidates(group, table).part(here))
+            parts.append(self._candidates(group, table).at(here))
             labels.append(table.column("label").to_numpy()[here])
         rows = Candidates(
             np.concatenate([part.example_id for part in parts]),

@@ -66,35 +66,41 @@ def signals(policy: Policy, ids: Ids, labels: Labels) -> dict[str, NDArray[np.fl
     return found
 
 
-def columns(policy: Policy, ids: Ids) -> pa.Table | None:
+def columns(policy: Policy, ids: Ids, labels: Labels) -> pa.Table | None:
     """Columns of some rows: a few values of each, the first of them common."""
     names = getattr(policy, "columns", ())
     drawn = {
         name: (20 * keyed_uniform(ids, salt=1000 + place) ** 3).astype(np.int64) for place, name in enumerate(names)
     }
+    if "label" in drawn:
+        drawn["label"] = labels
     return pa.table(drawn) if names else None
 
 
-def looked_at(policy: Policy, ids: Ids, labels: Labels) -> Candidates:
+def looked_at(policy: Policy, ids: Ids, labels: Labels, seed: int = 0) -> Candidates:
     """Some rows, before the whole window is known."""
-    return Candidates(ids, signals(policy, ids, labels), columns(policy, ids))
+    return Candidates(ids, signals(policy, ids, labels), columns(policy, ids, labels), salt=selection_salt(seed))
 
 
-def seen(policy: Policy, ids: Ids, labels: Labels, window: tuple[Ids, Labels] | None = None) -> Candidates:
+def seen(
+    policy: Policy, ids: Ids, labels: Labels, window: tuple[Ids, Labels] | None = None, seed: int = 0
+) -> Candidates:
     """What a policy sees of some rows of a window."""
-    found = looked_at(policy, ids, labels)
+    found = looked_at(policy, ids, labels, seed)
     if isinstance(policy, ThinningPolicy) and policy.looks_at_all:
         # As workers do: row group by row group, and then the sum.
         whole_ids, whole_labels = window or (ids, labels)
         cuts = np.array_split(np.arange(len(whole_ids)), 3)
-        tallies = [policy.tally(looked_at(policy, whole_ids[cut], whole_labels[cut])) for cut in cuts]
-        found = replace(found, summary=policy.summarize(np.sum(tallies, axis=0)))
+        parts = [looked_at(policy, whole_ids[cut], whole_labels[cut], seed) for cut in cuts]
+        for _ in range(policy.num_looks):
+            tallies = [policy.tally(replace(part, summary=found.summary)) for part in parts]
+            found = replace(found, summary=policy.after_look(np.sum(tallies, axis=0), found.summary))
     return found
 
 
 def kept(policy: Policy, ids: Ids, labels: Labels, seed: int = 0, window: tuple[Ids, Labels] | None = None) -> Selected:
     """What a policy keeps of some rows of a window."""
-    return select(policy, seen(policy, ids, labels, window), labels, salt=selection_salt(seed))
+    return select(policy, seen(policy, ids, labels, window, seed), labels, salt=selection_salt(seed))
 
 
 def probability(policy: Policy, ids: Ids, labels: Labels) -> NDArray[np.float64]:

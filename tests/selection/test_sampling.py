@@ -25,6 +25,7 @@ from pipeline.selection.policies.negatives import NegativeDownsampling
 from pipeline.selection.policies.odds import OddsProportional
 from pipeline.selection.policies.product import Product
 from pipeline.selection.policies.recency import Recency
+from pipeline.selection.policies.stages import Stages
 from pipeline.selection.policies.uniform import Uniform
 from pipeline.selection.policy import Candidates
 from pipeline.selection.sampling import evaluation_salt, keep_probabilities, selection_salt
@@ -68,6 +69,8 @@ POLICIES: list[Policy] = [
     *(LocalCaseControl(rate=rate, pilot="my_pilot", correction=way) for rate in (0.05, 0.4) for way in CORRECTIONS),
     *(Density(rate=0.2, features=FEATURES, power=power) for power in (0.5, 1.0)),
     Product(of=(Uniform(rate=0.5), LocalCaseControl(rate=0.4, pilot="my_pilot")), correction="weight"),
+    Stages(of=(NegativeDownsampling(rate=0.3), Grand(rate=0.5, pilot="my_pilot"))),
+    Stages(of=(Density(rate=0.5, features=FEATURES), LowLoss(rate=0.4, pilot="my_pilot"), Uniform(rate=0.5))),
     El2n(rate=0.1, pilot="my_pilot"),
     El2n(rate=0.3, pilot="my_pilot", floor=0.3),
     Forgetting(rate=0.1, pilot="my_pilot"),
@@ -245,6 +248,34 @@ def test_a_product_refuses_what_it_cannot_multiply() -> None:
     odds = {"kind": "odds", "rate": 0.5, "pilot": "p"}
     with pytest.raises(ValueError, match="one policy of a product may look at the whole window first, got odds, odds"):
         read({"kind": "product", "of": [odds, odds]})
+
+
+def test_a_stage_keeps_its_rate_of_what_those_before_it_kept() -> None:
+    """Whether or not these are like all others: of a product's rate nobody can say how many rows it leaves."""
+    ids, labels = rows(count=100_000)
+    first, second = NegativeDownsampling(rate=0.1), El2n(rate=0.3, pilot="my_pilot")
+    before, both = kept(first, ids, labels), kept(Stages(of=(first, second)), ids, labels)
+    assert set(both.index) <= set(before.index)
+    assert len(both.index) / len(before.index) == pytest.approx(0.3, rel=0.03)
+    alone = probability(second, ids, labels)[before.index].mean()
+    assert alone > 0.4, "on the whole window's scale it would keep more of them"
+    assert both.importance.min() >= 1
+
+
+def test_stages_are_of_policies_with_probabilities_and_not_of_stages() -> None:
+    for part in (
+        {"kind": "coreset", "rate": 0.1, "pilot": "p"},
+        {"kind": "stages", "of": [{"kind": "uniform", "rate": 0.5}] * 2},
+    ):
+        with pytest.raises(ValueError, match=f"a probability for each example, got {part['kind']}: leave it out"):
+            read({"kind": "stages", "of": [{"kind": "uniform", "rate": 0.5}, part]})
+    policy = read(
+        {"kind": "stages", "of": [{"kind": "negatives", "rate": 0.5}, {"kind": "el2n", "rate": 0.1, "pilot": "p"}]}
+    )
+    here = policy.in_window(Window.of("2024-03-01"), online=True)
+    assert here.of[1].pilot == "pilot"
+    assert here.reads().keys() == policy.reads().keys() == {"1_pilot"}
+    assert policy.columns == ("label",)
 
 
 def test_a_product_is_in_each_window_what_its_parts_are() -> None:
