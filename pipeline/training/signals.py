@@ -157,8 +157,8 @@ def require_signal(name: str, age: int = 0) -> None:
 
 
 def passes_of(names: Iterable[str]) -> int:
-    """The most passes over the window that any of some signals takes."""
-    return max((SIGNALS[name].passes for name in names), default=1)
+    """The most passes over the window that any of some signals takes; one for a name that is none of `SIGNALS`."""
+    return max((SIGNALS[name].passes for name in names if name in SIGNALS), default=1)
 
 
 def readings_of(names: Iterable[str]) -> frozenset[str]:
