@@ -73,7 +73,8 @@ class Forgetting(Piloted, LabelPolicy):
         if self.propensity is not None:
             scarce = max(0.0, np.log(max(1, tally.sum())) - 1) * 2.5**0.55
             logs += np.log1p(scarce * (tally.sum(axis=1, keepdims=True) + 1.5) ** -0.55)
-        scale = scale_for(self.rate, logs.ravel(), tally.ravel(), self.least)
+        there = tally > 0
+        scale = scale_for(self.rate, logs[there], tally[there], self.least)
         return clipped(logs, scale, self.least)
 
     def keep_probability(self, rows: Candidates, label: NDArray[np.uint8]) -> NDArray[np.float64]:
