@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 import typer
-import yaml
 
 from pipeline.cli import app
 from pipeline.spec.config import Policy, Variant
+from pipeline.spec.documents import parse_yaml
 from pipeline.spec.lineup import Workers
 from pipeline.spec.schema import Schema
 from pipeline.studies.kinds import kind_of
@@ -68,7 +68,7 @@ EXAMPLES = [(page, block) for page in PAGES if page.parent.name != "results" for
     ("page", "block"), EXAMPLES, ids=[f"{page.stem}-{place}" for place, (page, _) in enumerate(EXAMPLES)]
 )
 def test_every_example_in_yaml_is_read(page: Path, block: str) -> None:
-    found = yaml.safe_load(block)
+    found = parse_yaml(block, page.name)
     if isinstance(found, list):
         assert [Variant.model_validate(each).name for each in found]
     elif "label" in found:
