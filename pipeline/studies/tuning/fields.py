@@ -33,7 +33,7 @@ class Fields(StudyFields):
 
     seeds: SeedList = Field(default=(1000,), title="Seeds")
     """Each setting is trained once per seed; give seeds that no study reports."""
-    arms: Annotated[tuple[Name, ...], Few, Listed()] = Field(default=(), title="Arms")
+    arms: Annotated[tuple[Name, ...], Field(max_length=20), Listed()] = Field(default=(), title="Arms")
     """Variants of the line-up; empty: the arms of the other studies, of the sizes below."""
     teacher_size: Size = Field(default="small", title="Size of the teacher")
     """Each size is about four times the compute of the one before."""
