@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
 from pipeline.selection.policies.density import Density
+from pipeline.selection.policies.distilled import Distilled
 from pipeline.selection.policies.el2n import El2n
 from pipeline.selection.policies.local_case_control import LocalCaseControl
 from pipeline.selection.policies.low_loss import LowLoss
@@ -44,6 +45,7 @@ from tests.selection.examples import (
     NeverTheSame,
     NoChance,
     OrderDependent,
+    SoftAsItsLabel,
     Surprising,
     Unseeded,
 )
@@ -69,6 +71,7 @@ POLICIES: list[Policy] = [
     Product(of=(Uniform(rate=0.5), LocalCaseControl(rate=0.4, pilot="my_pilot")), correction="weight"),
     El2n(rate=0.1, pilot="my_pilot"),
     El2n(rate=0.3, pilot="my_pilot", floor=0.3),
+    *(Distilled(rate=rate, pilot="my_pilot") for rate in (0.01, 0.3)),
     LowLoss(rate=0.1, pilot="my_pilot"),
     LowLoss(rate=0.5, pilot="my_pilot", floor=0.01),
     Surprising(pilot="my_pilot"),
@@ -81,6 +84,7 @@ BROKEN: dict[Any, tuple[Policy, set[Any]]] = {
     contract.is_seeded: (Unseeded(), {contract.stands_for_all_rows}),
     contract.is_blind_to_order_and_workers: (OrderDependent(), set()),
     contract.asks_no_later_model: (FromTheFuture(), set()),
+    contract.softens_within_reason: (SoftAsItsLabel(), set()),
     contract.is_what_it_is_in_each_window: (NeverTheSame(), set()),
 }
 """By the check that each of them breaks, with those that it breaks besides."""

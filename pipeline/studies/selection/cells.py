@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline.selection.policies.distilled import Distilled
 from pipeline.selection.policies.el2n import El2n
 from pipeline.selection.policies.local_case_control import LocalCaseControl
 from pipeline.selection.policies.low_loss import LowLoss
@@ -101,6 +102,7 @@ class _Plan:
             "local_case_control": LocalCaseControl(rate=rate, **asked),
             "el2n": El2n(rate=rate, **asked),
             "low_loss": LowLoss(rate=rate, **asked),
+            "distilled": Distilled(rate=rate, pilot=PILOT),
         }
         return made[way]
 

@@ -26,6 +26,7 @@ compares what each loses against training on all rows, and against the simplest 
 | `local_case_control` | in proportion to how much its label surprises the pilot, known at either label: corrected by an offset |
 | `el2n` | in proportion to the pilot's error, corrected by a weight |
 | `low_loss` | always if the pilot's loss is high, else seldom, corrected by a weight |
+| `distilled` | in proportion to sqrt(p (1 - p)), and learns the pilot's p in the place of its label, once the pilot has closed the window |
 
 The **pilot** is a model of the size that you choose. It trains on all rows, and says of each what it predicted before it learned from
 it, or what its checkpoint of some windows earlier says. Its compute stands beside the student's.
@@ -35,8 +36,8 @@ finishes only what is missing.** For a first look choose the preset `selection_f
 tell.
 """
 
-Way = Literal["negatives", "uniform", "odds", "local_case_control", "el2n", "low_loss"]
-WAYS: tuple[Way, ...] = ("negatives", "uniform", "odds", "local_case_control", "el2n", "low_loss")
+Way = Literal["negatives", "uniform", "odds", "local_case_control", "el2n", "low_loss", "distilled"]
+WAYS: tuple[Way, ...] = ("negatives", "uniform", "odds", "local_case_control", "el2n", "low_loss", "distilled")
 
 
 class Fields(StudyFields):
