@@ -78,5 +78,5 @@ def test_the_page_works_as_it_is_written(mlflow_server: str, tmp_path: Path) -> 
     planned = typed("\n".join([*exported, last]), tmp_path, mlflow_server)
     if planned.returncode == 0:
         assert "windrow train --lineup planned.yaml" in planned.stdout
-    else:
-        assert "windrow: the law is too weak for a plan" in planned.stderr or "no law is known" in planned.stderr
+    else:  # a small log of few days: the page has what it says then
+        assert re.match(r"windrow: .*\blaw\b", planned.stderr.splitlines()[-1]), planned.stderr
