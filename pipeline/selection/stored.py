@@ -274,7 +274,7 @@ class _Choice:
             found.append(
                 Selected(part.index[here] - start, part.importance[here], part.weight[here], part.offset[here])
             )
-        names = Selected.__dataclass_fields__
+        names = ("index", "importance", "weight", "offset")  # joint policies keep labels as they are
         return Selected(**{name: np.concatenate([getattr(part, name) for part in found]) for name in names})
 
     def _of_part(self, number: int, at_once: int) -> Selected:
