@@ -15,9 +15,9 @@ from scipy.special import expit, logit
 
 from benchmarks.measured import mean_ratio, shown
 from pipeline.data.simulator import Simulator
-from pipeline.selection.sampling import keyed_uniform
 from pipeline.spec.simulated import SimulatorConfig
 from pipeline.statistics.kappa import kappa_offset_of, kappa_weight_of
+from pipeline.storage.hashing import keyed_uniform
 from pipeline.training.metrics import entropy, log_losses
 
 PAGE = Path(__file__).parents[1] / "docs" / "results" / "kappa_control.md"

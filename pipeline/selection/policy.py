@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pipeline.spec.config import All, Policy, Rate
 from pipeline.spec.window import Window
@@ -30,6 +30,15 @@ class Candidates:
     """Its `columns` of the window; None where it asks for none."""
     summary: Any = None
     """What `summarize` made of the whole window's tally."""
+    salt: int = 0
+    """Key of the draws: for a policy that must know what an earlier one kept."""
+
+    def at(self, places: slice | NDArray[np.int64]) -> Candidates:
+        """Some of the rows."""
+        taken = range(*places.indices(len(self.example_id))) if isinstance(places, slice) else places
+        columns = None if self.columns is None else self.columns.take(taken)
+        signals = {name: signal[places] for name, signal in self.signals.items()}
+        return Candidates(self.example_id[places], signals, columns, self.summary, self.salt)
 
 
 class ThinningPolicy(Policy):
@@ -54,6 +63,11 @@ class ThinningPolicy(Policy):
         """Whether it asks for a tally of the whole window before the first example is kept."""
         return type(self).tally is not ThinningPolicy.tally
 
+    @property
+    def num_looks(self) -> int:
+        """How many tallies it asks for, one after the other."""
+        return int(self.looks_at_all)
+
     def tally(self, rows: Candidates) -> NDArray[np.int64] | None:
         """Whole numbers that are summed over the window's rows before the first is kept; None where none are needed.
 
@@ -64,6 +78,10 @@ class ThinningPolicy(Policy):
     def summarize(self, tally: NDArray[np.int64]) -> Any:
         """What the probabilities take from the whole window's tally."""
         return tally
+
+    def after_look(self, tally: NDArray[np.int64], before: Any) -> Any:
+        """What it knows after one more tally; `before` is what it knew until then, None at first."""
+        return self.summarize(tally)
 
     def soft_label(self, rows: Candidates) -> NDArray[np.float32]:
         """(N,) in [0, 1]: what is learned in the place of each row's label; only asked of a policy that softens."""
@@ -112,19 +130,27 @@ class JointPolicy(Policy):
 
     columns: ClassVar[tuple[str, ...]] = ()
     """Columns of the window that the choice looks at."""
+    rows_at_once: ClassVar[int | None] = None
+    """Among how many rows it chooses at a time, parts of the window in its order; None: among all, which then must fit into memory."""
+    bias: ClassVar[float] = 0.0
+    """How far the mean over salts of a weighted sum may lie from the sum over all rows, relative to it."""
 
-    def in_window(self, window: Window, *, online: bool) -> Self:
+    def in_window(self, window: Window, *, online: bool) -> Policy:
         """Itself, without the names of others."""
         return self.anonymous()
+
+    def flops(self, num_rows: int) -> float:
+        """About how many floating-point operations a choice among so many rows takes; nothing unless a policy says so."""
+        return 0.0
 
     @abstractmethod
     def choose(
         self, rows: Candidates, label: NDArray[np.uint8], salt: int
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """(K,) places among the N rows of the whole window, ascending, and (K,) their weights.
+        """(K,) places among N rows, ascending, and (K,) their weights.
 
         Args:
-            rows: all of the window.
+            rows: all of the window, or a part of `rows_at_once`; their order decides nothing.
             label: (N,)
             salt: the only source of chance.
         """

@@ -219,14 +219,18 @@ class _Choice:
         self._summary: object = None
         self._chosen: Selected | None = None
         self.softens = isinstance(policy, ThinningPolicy) and policy.softens
+        self._part: tuple[int, Selected] | None = None
+        """The last part of the window that was chosen of, by its number, and what was; places are the window's."""
 
     def look_at_all(self) -> None:
         """What must be known of the whole window before the first example is kept; every worker calls this."""
         if isinstance(self._policy, JointPolicy):
-            self._chosen = on_first(self._choose)
+            if self._policy.rows_at_once is None:
+                self._chosen = on_first(lambda: self._choose(0, self._share.manifest.num_rows))
         elif isinstance(self._policy, ThinningPolicy):
-            tallies = [tally for tally in on_all(self._tally) if tally is not None]
-            self._summary = self._policy.summarize(np.sum(tallies, axis=0)) if tallies else None
+            for _ in range(self._policy.num_looks):
+                tallies = [tally for tally in on_all(self._tally) if tally is not None]
+                self._summary = self._policy.after_look(np.sum(tallies, axis=0), self._summary) if tallies else None
 
     def of(self, group: int, table: pa.Table, start: int) -> Selected:
         """What is kept of one row group.
@@ -236,24 +240,22 @@ class _Choice:
             table: its columns.
             start: position of its first row in the window.
         """
-        if self._chosen is not None:
-            chosen = self._chosen
-            here = slice(*np.searchsorted(chosen.index, (start, start + table.num_rows)))
-            return Selected(
-                chosen.index[here] - start, chosen.importance[here], chosen.weight[here], chosen.offset[here]
-            )
+        if isinstance(self._policy, JointPolicy):
+            return self._joint(self._policy.rows_at_once, start, start + table.num_rows)
         rows = self._candidates(group, table)
         return select(self._policy, rows, table.column("label").to_numpy(), salt=self._salt)
 
     def _candidates(self, group: int, table: pa.Table) -> Candidates:
         ids = table.column("example_id").to_numpy()
         signals = {name: column(group, ids) for name, column in self._signals.items()}
-        return Candidates(ids, signals, table.select(self._columns) if self._columns else None, self._summary)
+        return Candidates(
+            ids, signals, table.select(self._columns) if self._columns else None, self._summary, self._salt
+        )
 
     def _tally(self) -> NDArray[np.int64] | None:
         total: NDArray[np.int64] | None = None
         policy = self._policy
-        if not isinstance(policy, ThinningPolicy) or not policy.looks_at_all:
+        if not isinstance(policy, ThinningPolicy):
             return None
         for group in self._share.row_groups:
             table = self._share.read(group, ["example_id", *self._columns])
@@ -261,18 +263,47 @@ class _Choice:
             total = found if total is None or found is None else total + found
         return total
 
-    def _choose(self) -> Selected:
-        """A joint choice, by one worker for all."""
+    def _joint(self, at_once: int | None, start: int, stop: int) -> Selected:
+        """What a joint policy chose among the window's rows from `start` to `stop`, places counted from there."""
+        parts = [self._chosen] if self._chosen is not None else []
+        if at_once is not None:
+            parts = [self._of_part(number, at_once) for number in range(start // at_once, -(-stop // at_once))]
+        found: list[Selected] = []
+        for part in parts:
+            here = slice(*np.searchsorted(part.index, (start, stop)))
+            found.append(
+                Selected(part.index[here] - start, part.importance[here], part.weight[here], part.offset[here])
+            )
+        names = ("index", "importance", "weight", "offset")  # joint policies keep labels as they are
+        return Selected(**{name: np.concatenate([getattr(part, name) for part in found]) for name in names})
+
+    def _of_part(self, number: int, at_once: int) -> Selected:
+        """What is chosen of one part of the window; each worker finds the same, whichever of its rows it reads."""
+        if self._part is None or self._part[0] != number:
+            first = number * at_once
+            self._part = number, self._choose(first, min(first + at_once, self._share.manifest.num_rows))
+        return self._part[1]
+
+    def _choose(self, first: int, last: int) -> Selected:
+        """A joint choice among the window's rows from `first` to `last`, by their places in the window."""
         whole = Share(self._share.lake, self._share.manifest)
-        tables = [whole.read(group, ["example_id", "label", *self._columns]) for group in whole.row_groups]
-        parts = [self._candidates(group, table) for group, table in enumerate(tables)]
+        starts = whole.starts()
+        parts: list[Candidates] = []
+        labels: list[NDArray[np.uint8]] = []
+        for group in whole.row_groups:
+            if starts[group] >= last or starts[group + 1] <= first:
+                continue
+            table = whole.read(group, ["example_id", "label", *self._columns])
+            here = slice(max(0, first - int(starts[group])), last - int(starts[group]))
+            parts.append(self._candidates(group, table).at(here))
+            labels.append(table.column("label").to_numpy()[here])
         rows = Candidates(
             np.concatenate([part.example_id for part in parts]),
             {name: np.concatenate([part.signals[name] for part in parts]) for name in self._signals},
             pa.concat_tables([part.columns for part in parts]) if self._columns else None,
         )
-        label = np.concatenate([table.column("label").to_numpy() for table in tables])
-        return select(self._policy, rows, label, salt=self._salt)
+        found = select(self._policy, rows, np.concatenate(labels), salt=self._salt)
+        return Selected(found.index + first, found.importance, found.weight, found.offset)
 
 
 def _write(share: Share, schema: Schema, choice: _Choice, folder: str) -> Written:

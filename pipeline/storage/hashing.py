@@ -38,3 +38,12 @@ def splitmix64(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
 def bucket_of(hashes: npt.NDArray[np.uint64], num_buckets: int) -> npt.NDArray[np.int32]:
     """Each hash's bucket in `[0, num_buckets)`, by its upper half (multiply and shift: no division, no visible bias)."""
     return ((hashes >> np.uint64(32)) * np.uint64(num_buckets) >> np.uint64(32)).astype(np.int32)
+
+
+def keyed_uniform(example_id: npt.NDArray[np.uint64], salt: int) -> npt.NDArray[np.float64]:
+    """(N,) one number in [0, 1) per example: splitmix64 of its id under a key (Steele et al. 2014).
+
+    Nothing else enters: neither the order of rows, nor the number of workers, nor a generator's state.
+    """
+    key = splitmix64(np.array([salt & 0xFFFFFFFFFFFFFFFF], np.uint64))
+    return (splitmix64(example_id ^ key) >> np.uint64(11)).astype(np.float64) * 2.0**-53

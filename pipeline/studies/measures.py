@@ -6,7 +6,9 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
+from pipeline.selection.policy import JointPolicy
 from pipeline.spec.study import Cell
 from pipeline.spec.window import Window
 from pipeline.statistics.interval import Interval
@@ -16,6 +18,7 @@ from pipeline.studies.drawing import Band
 from pipeline.studies.evidence import Evidence
 from pipeline.studies.findings import Check, Table
 from pipeline.studies.operations import embedding_bytes, shape_of
+from pipeline.training.signals import passes_of
 
 MIN_CHOOSING, MIN_CONFIRMING = 4, 8
 """Seeds: nothing is recommended on fewer."""
@@ -133,19 +136,46 @@ def table(evidence: Evidence, cells: Sequence[Cell]) -> Table:
 def compute(evidence: Evidence, variant: str) -> tuple[float, float, float]:
     """FLOPs of a variant until its last window: its training's, with what it read from others, with its part of that.
 
-    What teacher and pilot spent is their training and their scoring while it read them; it is shared by all variants of the
+    What teacher and pilot spent, beside what `choosing` says, is their training and their scoring while it read them; it is shared by all variants of the
     study that read from it. Evaluation is no part of any: it is the same for all, and serves the study alone.
     """
     lineup = evidence.study.lineup
     own = evidence.tracks[variant].training_flops
-    whole = shared = own
+    searched, passed = choosing(evidence, variant)
+    whole = own + searched + passed
+    shared = own + searched
     for source in {read.source for read in lineup.variant(variant).reads}:
-        places = sorted({evidence.index(window) for window in _read_in(evidence, variant, source)})
         spent = evidence.tracks[source]["training_flops"] + evidence.tracks[source]["scoring_flops"]
-        flops = float(np.nansum(spent[:, places], axis=1).mean())
+        flops = _over(evidence, spent, _read_in(evidence, variant, source))
         whole += flops
         shared += flops / sum(source in {read.source for read in v.reads} for v in lineup.variants)
+    if passed:
+        shared += passed / sum(bool(_asked_to_repeat(evidence, v.name)) for v in lineup.variants)
     return own, whole, shared
+
+
+def choosing(evidence: Evidence, variant: str) -> tuple[float, float]:
+    """FLOPs of choosing a variant's rows until its last window: a joint policy's search, and its pilots' passes beyond their own."""
+    joint = isinstance(evidence.study.lineup.variant(variant).selection, JointPolicy)
+    own = evidence.tracks[variant]["selection_flops"]
+    searched = _over(evidence, own, evidence.windows[evidence.since(variant) :]) if joint else 0.0
+    passed = sum(
+        _over(evidence, evidence.tracks[source]["selection_flops"], _read_in(evidence, variant, source))
+        for source in _asked_to_repeat(evidence, variant)
+    )
+    return searched, passed
+
+
+def _asked_to_repeat(evidence: Evidence, variant: str) -> set[str]:
+    """The variants that make, in several passes, what a variant's policy reads."""
+    reads = evidence.study.lineup.variant(variant).selection.reads().values()
+    return {read.source for read in reads if passes_of([read.signal]) > 1}
+
+
+def _over(evidence: Evidence, numbers: NDArray[np.float64], windows: Iterable[Window]) -> float:
+    """The sum over some windows of numbers (S, W), mean over seeds; what is not known counts as nothing."""
+    places = sorted({evidence.index(window) for window in windows})
+    return float(np.nansum(numbers[:, places], axis=1).mean())
 
 
 def traffic(evidence: Evidence, variant: str) -> float:

@@ -40,6 +40,10 @@ OF_A_DATA_SET = ("chains", *GENERATIONS)
 """The lake's folders that hold one for each data set; a chain's heads go before what they name."""
 
 
+ADDED = ("selection_flops",)
+"""Columns that the first published rows lack."""
+
+
 class MissingResults(BadInput):
     """A variant has not been trained on a window on which it is to be judged, or not as the study says."""
 
@@ -95,6 +99,9 @@ class Result:
     save_seconds: float
     evaluation_seconds: float
     versions: str
+    selection_flops: float | None = None
+    """Of choosing rows: a joint policy's search, and passes beyond its own for those who select by them; None of rows written before
+    it was counted."""
 
     @property
     def sums(self) -> ClickSums:
@@ -222,6 +229,7 @@ def _of_chain(
             training_flops=step.flops.training,
             scoring_flops=step.flops.scoring,
             evaluation_flops=evaluation.flops,
+            selection_flops=step.flops.selection,
             **{f"{part}_seconds": step.seconds.get(part, 0.0) for part in ("load", "select", "score", "train", "save")},
             evaluation_seconds=evaluation.seconds,
             versions=", ".join(f"{name} {number}" for name, number in sorted(step.versions.items())),
@@ -277,6 +285,8 @@ def read(paths: Iterable[Path]) -> list[Result]:
 def _of_file(path: Path) -> list[Result]:
     try:
         table = pq.read_table(path)
+        for field in (SCHEMA.field(name) for name in ADDED if name not in table.column_names):
+            table = table.append_column(field, pa.nulls(table.num_rows, field.type))
         rows = table.cast(SCHEMA).to_pylist()
     except (OSError, pa.ArrowException, ValueError) as error:
         raise MissingResults(

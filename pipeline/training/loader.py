@@ -14,12 +14,13 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 
 from pipeline.data.share import Share
-from pipeline.selection.sampling import evaluation_salt, keyed_uniform
+from pipeline.selection.sampling import evaluation_salt
 from pipeline.selection.stored import IMPORTANCE, LABEL, OFFSET, POSITION, WEIGHT, SelectionManifest
 from pipeline.selection.synthetic import SyntheticManifest
 from pipeline.spec.errors import BadInput
 from pipeline.spec.schema import Categorical, ListColumn
 from pipeline.storage import parquet
+from pipeline.storage.hashing import keyed_uniform
 from pipeline.training.batch import Bags, ClickBatch, Rows, assemble
 from pipeline.training.models.features import Features
 from pipeline.training.signals import SignalReader

@@ -17,6 +17,7 @@ from pipeline.spec.extensions import load_extension
 from pipeline.training.batch import ClickBatch
 from pipeline.training.losses import click_loss
 from pipeline.training.models.features import Features
+from pipeline.training.models.last_layer import last_linear
 from pipeline.training.models.network import Network
 
 
@@ -75,10 +76,8 @@ def build_model(features: Features, config: ModelConfig, *, seed: int) -> ClickM
         network = build_network(features, config)
         auxiliary = network.new_tower() if config.distillation_head == "auxiliary" else None
     with torch.no_grad():
-        for tower in (network.tower, auxiliary):
-            if tower is not None:
-                last = [layer for layer in tower.modules() if isinstance(layer, nn.Linear)][-1]
-                last.bias.fill_(math.log(config.prior / (1 - config.prior)))
+        for last in (network.last_layer, *(() if auxiliary is None else (last_linear(auxiliary),))):
+            last.bias.fill_(math.log(config.prior / (1 - config.prior)))
     return ClickModel(network, auxiliary, precision=config.precision)
 
 

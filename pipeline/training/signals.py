@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable
-from typing import Annotated
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Annotated, Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
-from scipy.special import expit
+from scipy.special import expit, logit
 
 from pipeline.data.share import Share, Written, aligned, check_places, digest_of
 from pipeline.spec.documents import Digest, Frozen
@@ -24,13 +26,91 @@ from pipeline.training.metrics import log_losses
 
 Floats = NDArray[np.float32]
 
-SIGNALS: dict[str, Callable[[Floats, NDArray[np.uint8]], NDArray[np.floating]]] = {
-    "logit": lambda logit, label: logit,
-    "loss": log_losses,
-    "error": lambda logit, label: np.abs(expit(logit) - label),
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """What a model's pass gave of this worker's rows. N rows, in any order."""
+
+    positions: NDArray[np.int64]
+    """(N,) places in the window's order."""
+    logits: Floats
+    """(N,) raw logits."""
+    readings: Mapping[str, Floats] = field(default_factory=dict)
+    """(N, K) each: what signals need beside the logits, by name."""
+
+    @classmethod
+    def of(cls, batches: Iterable[Scored]) -> Scored:
+        """Those of all batches, one after the other."""
+        parts = list(batches)
+        if not parts:
+            return cls(np.empty(0, np.int64), np.empty(0, np.float32))
+        return cls(
+            np.concatenate([part.positions for part in parts]),
+            np.concatenate([part.logits for part in parts]),
+            {name: np.concatenate([part.readings[name] for part in parts]) for name in parts[0].readings},
+        )
+
+    def at(self, places: Any) -> Scored:
+        """Those of some rows."""
+        return Scored(
+            self.positions[places], self.logits[places], {name: read[places] for name, read in self.readings.items()}
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """One signal that models make."""
+
+    value: Callable[[Scored, NDArray[np.uint8], float], NDArray[np.floating]]
+    """(N,) what a pass over N rows, their labels and the window's click rate give."""
+    reading: str | None = None
+    """What it needs of the last layer's inputs, by its name in `last_layer.READINGS`; nothing else is computed."""
+    passes: int = 1
+    """Over the window: all but the first are by a copy of the model, which is thrown away."""
+
+
+PASSES = "passes"
+"""Among the readings, (N, P - 1) the logits of P passes but the first, each before the update on the row's batch."""
+MOST_PASSES = 16
+
+
+def _error(scored: Scored, label: NDArray[np.uint8]) -> NDArray[np.floating]:
+    found: NDArray[np.floating] = expit(scored.logits) - label
+    return found
+
+
+def _gradient(place: int, scored: Scored, label: NDArray[np.uint8], click_rate: float) -> NDArray[np.floating]:
+    return _error(scored, label) * scored.readings["sketch"][:, place]
+
+
+def _forgotten(passes: int, scored: Scored, label: NDArray[np.uint8], click_rate: float) -> NDArray[np.floating]:
+    logits = np.column_stack([scored.logits, scored.readings[PASSES][:, : passes - 1]])
+    base = logit(click_rate)
+    right = np.where(label[:, None] > 0, logits > base, logits < base)
+    events = (right[:, :-1] & ~right[:, 1:]).sum(axis=1)
+    return np.where(right.any(axis=1), events, passes - 1).astype(np.float32)
+
+
+SIGNALS: dict[str, Kind] = {
+    "logit": Kind(lambda scored, label, _: scored.logits),
+    "loss": Kind(lambda scored, label, _: log_losses(scored.logits, label)),
+    "error": Kind(lambda scored, label, _: np.abs(_error(scored, label))),
+    "gradient_norm": Kind(
+        lambda scored, label, _: np.abs(_error(scored, label)) * scored.readings["norm"][:, 0], reading="norm"
+    ),
+    **{f"gradient_{place}": Kind(partial(_gradient, place), reading="sketch") for place in range(8)},
+    **{f"forgetting_{num}": Kind(partial(_forgotten, num), passes=num) for num in range(2, MOST_PASSES + 1)},
 }
-"""(N,) what a model's raw logits and the labels give: the logit itself, the log-loss in nats, and the error |p - y| (EL2N,
-Paul et al. 2021)."""
+"""What a model's passes and the labels give.
+
+- The raw `logit`, the log-`loss` in nats, the `error` |p - y| (EL2N, Paul et al. 2021).
+- `gradient_norm`: the length of the loss's gradient in the last layer, |p - y| sqrt(1 + |h|^2) with h the layer's inputs (GraNd, Paul et
+  al. 2021, definition 2.1, of that layer alone: for a click's loss that is exact, the bias's part included).
+- `gradient_0` to `gradient_7`: that gradient itself, sketched: its bias's part p - y, and seven random sums of its weights'.
+- `forgetting_P`: in how many of P - 1 passes an example was predicted wrong that was predicted right in the pass before (Toneva et al.
+  2019; Sachdeva et al. 2022, SVP-CF). Right is a loss below that of the window's click rate said of every row: since clicks are rare, a
+  cut at one half would call every negative right. What no pass predicted right counts as forgotten in all P - 1.
+"""
 
 
 class MissingSignal(BadInput):
@@ -61,14 +141,29 @@ class Signal(Frozen):
         return self
 
 
-def require_signal(name: str) -> None:
-    """Refuse a signal that no model makes.
+def require_signal(name: str, age: int = 0) -> None:
+    """Refuse a signal that no model makes, or none of an age.
 
     Raises:
-        BadInput: there is none of that name.
+        BadInput: there is none of that name, or an older checkpoint was to make several passes.
     """
     if name not in SIGNALS:
-        raise BadInput(f"models make the signals {', '.join(SIGNALS)}, got {name!r}: {nearest(name, SIGNALS)}")
+        raise BadInput(f"models make no signal {name!r}: {nearest(name, SIGNALS)}")
+    if age and SIGNALS[name].passes > 1:
+        raise BadInput(
+            f"the signal {name} takes several passes over a window, which only the model that trains on it makes, got an age of {age}: "
+            "read it at age 0"
+        )
+
+
+def passes_of(names: Iterable[str]) -> int:
+    """The most passes over the window that any of some signals takes; one for a name that is none of `SIGNALS`."""
+    return max((SIGNALS[name].passes for name in names if name in SIGNALS), default=1)
+
+
+def readings_of(names: Iterable[str]) -> frozenset[str]:
+    """What signals need of the last layer's inputs, by its name in `last_layer.READINGS`."""
+    return frozenset(reading for name in names if (reading := SIGNALS[name].reading) is not None)
 
 
 def write_signals(
@@ -77,8 +172,7 @@ def write_signals(
     producer: str,
     age: int,
     names: Iterable[str],
-    positions: NDArray[np.int64],
-    logits: Floats,
+    scored: Scored,
 ) -> tuple[Signal, ...]:
     """Store signals of every row of this worker's share; every worker calls this, and all get the same answer.
 
@@ -88,26 +182,20 @@ def write_signals(
         producer: key of the step whose model it is.
         age: windows between the checkpoint and the window; -1 for the one that closed it.
         names: which of `SIGNALS`.
-        positions: (N,) places in the window's order, in any order, of all of the share's rows.
-        logits: (N,) the model's raw logits of those rows.
+        scored: what the model's pass gave of all of the share's rows.
 
     Raises:
         RuntimeError: some row has no logit, or has two.
     """
-    order = np.argsort(positions, kind="stable")
-    positions, logits = positions[order], logits[order].astype(np.float32)
+    ordered = scored.at(np.argsort(scored.positions, kind="stable"))
     return tuple(
-        _write(
-            share, f"{folder}/{name}-{'hindsight' if age < 0 else f'age-{age}'}", name, age, producer, positions, logits
-        )
+        _write(share, f"{folder}/{name}-{'hindsight' if age < 0 else f'age-{age}'}", name, age, producer, ordered)
         for name in sorted(names)
     )
 
 
-def _write(
-    share: Share, folder: str, name: str, age: int, producer: str, positions: NDArray[np.int64], logits: Floats
-) -> Signal:
-    starts = share.starts()
+def _write(share: Share, folder: str, name: str, age: int, producer: str, scored: Scored) -> Signal:
+    starts, click_rate = share.starts(), share.manifest.num_positives / share.manifest.num_rows
     schema = pa.schema([("example_id", pa.uint64()), ("value", pa.float32())])
 
     def write() -> Written:
@@ -116,18 +204,18 @@ def _write(
         taken = 0
         for group in share.row_groups:
             first, last = int(starts[group]), int(starts[group + 1])
-            stop = taken + last - first
-            if not np.array_equal(positions[taken:stop], np.arange(first, last)):
+            here = scored.at(slice(taken, taken + last - first))
+            if not np.array_equal(here.positions, np.arange(first, last)):
                 raise RuntimeError(
                     f"{share.manifest.window}: rows {first} to {last} do not have exactly one logit each"
                 )
             table = share.read(group, ["example_id", "label"])
             label = table.column("label").to_numpy()
-            values = np.asarray(SIGNALS[name](logits[taken:stop], label), np.float32)
+            values = np.asarray(SIGNALS[name].value(here, label, click_rate), np.float32)
             ids = table.column("example_id").combine_chunks()
             writer.write(pa.table([ids, values], schema=schema), last - first)
             groups.append((len(values), row_group_digest(ids.to_numpy(), values)))
-            taken = stop
+            taken += last - first
         return writer.finish(), groups
 
     files, places, _, digest = aligned(on_all(write), share)

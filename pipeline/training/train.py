@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
@@ -33,10 +35,11 @@ from pipeline.training.loader import (
     whole_rows,
 )
 from pipeline.training.metrics import ClickSums, RunningSums
-from pipeline.training.model import build_model, forward_flops
+from pipeline.training.model import ClickModel, build_model, forward_flops
 from pipeline.training.models.features import Features
+from pipeline.training.models.last_layer import Watch
 from pipeline.training.sharding import is_alone, shard
-from pipeline.training.signals import SignalReader
+from pipeline.training.signals import Scored, SignalReader
 
 Progress = Callable[[int, int], None]
 
@@ -56,10 +59,8 @@ class Trained:
     """Rows scored and not trained on, over all workers."""
     num_updates: int
     """Optimizer updates."""
-    positions: NDArray[np.int64]
-    """(N,) places of this worker's rows in the window's order; empty unless logits are kept."""
-    logits: NDArray[np.float32]
-    """(N,) logits of those rows before the update on their batch."""
+    scored: Scored
+    """This worker's rows, each before the update on its batch; empty unless they are kept."""
     seconds: float
     """Wall time of the pass."""
 
@@ -102,6 +103,7 @@ class Trainer:
         self.num_dense_parameters = sum(p.numel() for n, p in fresh.named_parameters() if "embedding_bags" not in n)
         self.num_embedding_parameters = sum(p.numel() for n, p in fresh.named_parameters() if "embedding_bags" in n)
         self.features = features
+        self._arch = model.arch
         self.device = device
         self.model, self.optimizer = shard(fresh, optimizer, device)
         self._pipeline: TrainPipelineSparseDist[ClickBatch, torch.Tensor] | OneByOne = (
@@ -119,6 +121,7 @@ class Trainer:
         synthetic: Sequence[SyntheticManifest] = (),
         soft: SignalReader | None = None,
         score_all: bool = False,
+        readings: Collection[str] = (),
         progress: Progress | None = None,
     ) -> Trained:
         """Train on the selected rows of a window, in order, once; every worker calls this.
@@ -131,6 +134,7 @@ class Trainer:
             soft: the teacher's logits, when there is a soft loss.
             score_all: keep this model's own logit for every row of the window: those trained on from the training pass,
                 the others from batches of weight zero in between, which move nothing.
+            readings: what to keep of the last layer's inputs beside the logits.
             progress: called after each update with the number done and the number in all.
         """
         batch_size, features = config.optimizer.batch_size, self.features
@@ -150,26 +154,25 @@ class Trainer:
         self.model.train()
         started = time.perf_counter()
         sums = RunningSums()
-        kept: list[tuple[NDArray[np.int64], NDArray[np.float32]]] = []
+        kept: list[Scored] = []
         done = 0
-        for rows, logits in self._run(source):
-            done += 1
-            if rows is not None:
-                if rows.weight.any():  # else scored in between: the same sums, to the last bit, as without
-                    sums.add(rows.label, logits, rows.importance * (rows.weight > 0))
-                if score_all:
-                    own = rows.position >= 0
-                    kept.append((rows.position[own], logits[own]))
-            if progress is not None:
-                progress(done, schedule.num_updates)
+        with self.watch(readings) as watch:
+            for rows, logits in self._run(source):
+                done += 1
+                if rows is not None:
+                    if rows.weight.any():  # else scored in between: the same sums, to the last bit, as without
+                        sums.add(rows.label, logits, rows.importance * (rows.weight > 0))
+                    if score_all:
+                        kept.append(Scored(rows.position, logits, watch.of(logits)).at(rows.position >= 0))
+                if progress is not None:
+                    progress(done, schedule.num_updates)
         seconds = time.perf_counter() - started
         return Trained(
             sums=all_sums(sums.total()),
             num_rows=schedule.num_rows,
             num_scored=num_scored,
             num_updates=schedule.num_updates,
-            positions=np.concatenate([p for p, _ in kept]) if kept else np.empty(0, np.int64),
-            logits=np.concatenate([z for _, z in kept]) if kept else np.empty(0, np.float32),
+            scored=Scored.of(kept),
             seconds=seconds,
         )
 
@@ -177,23 +180,44 @@ class Trainer:
         """Multiply every accumulator of Adagrad by `factor`: the embeddings' fused ones and the dense layers'."""
         for state in self.optimizer.state_dict()["state"].values():
             for name, value in state.items():
-                if isinstance(value, ShardedTensor):
-                    for piece in value.local_shards():
-                        piece.tensor.mul_(factor)
-                elif name != "step":  # Adagrad's count of its calls
-                    value.mul_(factor)
+                if name != "step":  # Adagrad's count of its calls
+                    for tensor in _own(value):
+                        tensor.mul_(factor)
 
-    def score(self, share: Share) -> tuple[NDArray[np.int64], Logits]:
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """What is trained within is thrown away: weights and optimizer state come back bit for bit. Memory holds both."""
+        states = [self.model.state_dict(), *self.optimizer.state_dict()["state"].values()]
+        kept = [(tensor, tensor.clone()) for state in states for value in state.values() for tensor in _own(value)]
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for tensor, before in kept:
+                    tensor.copy_(before)
+
+    def watch(self, readings: Collection[str]) -> Watch:
+        """What sees the inputs of the model's last layer.
+
+        Args:
+            readings: names of `READINGS`.
+        """
+        network = cast("ClickModel", self.model.module).network
+        return Watch(lambda: network.last_layer, readings, self._arch)
+
+    def score(self, share: Share, readings: Collection[str] = ()) -> Scored:
         """Score every row of a window forward-only; every worker calls this.
 
+        Args:
+            share: the worker's part of the window.
+            readings: what to keep of the last layer's inputs beside the logits.
+
         Returns:
-            (N,) places of this worker's rows in the window's order, and (N,) their logits.
+            All of this worker's rows.
         """
-        predicted = self.predict(share, whole_rows(share, self.features), share.num_rows)
-        scored = [(rows.position.copy(), logits) for rows, logits in predicted]
-        positions = np.concatenate([p for p, _ in scored]) if scored else np.empty(0, np.int64)
-        logits = np.concatenate([z for _, z in scored]) if scored else np.empty(0, np.float32)
-        return positions, logits
+        with self.watch(readings) as watch:
+            predicted = self.predict(share, whole_rows(share, self.features), share.num_rows)
+            return Scored.of(Scored(rows.position.copy(), logits, watch.of(logits)) for rows, logits in predicted)
 
     def predict(self, share: Share, rows: Iterator[Rows], num_rows: int) -> Iterator[tuple[Rows, Logits]]:
         """Score rows forward-only, in order; every worker calls this and exhausts it.
@@ -237,6 +261,13 @@ class Trainer:
 
 
 Logits = NDArray[np.float32]
+
+
+def _own(value: object) -> list[torch.Tensor]:
+    """The tensors in which this worker holds its part of a weight or of the optimizer's state."""
+    if isinstance(value, ShardedTensor):
+        return [piece.tensor for piece in value.local_shards()]
+    return [value] if isinstance(value, torch.Tensor) else []
 
 
 def interleave(

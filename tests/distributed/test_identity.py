@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.data.simulator import simulate
+from pipeline.selection.policies.grand import Grand
 from pipeline.selection.policies.negatives import NegativeDownsampling
 from pipeline.selection.policies.odds import OddsProportional
 from pipeline.spec.config import Continuous, ModelConfig, NoTeacher, OptimizerConfig, Variant
@@ -68,6 +69,7 @@ def line_up(name: str, world_size: int) -> LineUp:
                 optimizer=BATCH.model_copy(update={"accumulator_decay": 0.5}),
                 selection=OddsProportional(rate=0.2, pilot="teacher", pilot_age=1, since=FIRST.shift(1)),
             ),
+            Variant(name="grand", model=TINY, optimizer=BATCH, selection=Grand(rate=0.3, pilot="teacher")),
         ),
         reference="dlrm_all",
         online_start=Window.of("2024-01-03"),

@@ -1,4 +1,4 @@
-"""Policies as somebody outside would write them: three that hold the contract, and seven that each break it."""
+"""Policies as somebody outside would write them: three that hold the contract, and nine that each break it."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.selection.policy import Candidates, FeaturePolicy, JointPolicy, LabelPolicy
-from pipeline.selection.sampling import keyed_uniform
 from pipeline.spec.config import Policy, Rate, Read, Source
 from pipeline.spec.window import Window
+from pipeline.storage.hashing import keyed_uniform
 
 
 class Disputed(FeaturePolicy):
@@ -91,6 +91,26 @@ class Biased(JointPolicy):
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         index = np.sort(np.argsort(-rows.signals["error"], kind="stable")[: self.count])
         return index, np.ones(len(index), np.float32)
+
+
+class Understating(Biased):
+    """Lets the same examples stand for as many each, which is no small bias however it is called."""
+
+    kind: Literal["understating"] = "understating"  # type: ignore[assignment]
+    bias: ClassVar[float] = 0.02
+
+    def choose(
+        self, rows: Candidates, label: NDArray[np.uint8], salt: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        index, weight = super().choose(rows, label, salt)
+        return index, weight * np.float32(len(label) / len(index))
+
+
+class Admitting(Biased):
+    """Says that it is as biased as can be."""
+
+    kind: Literal["admitting"] = "admitting"  # type: ignore[assignment]
+    bias: ClassVar[float] = 1.0
 
 
 class OrderDependent(FeaturePolicy):

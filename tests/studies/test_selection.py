@@ -21,6 +21,7 @@ from pipeline.studies.evidence import Evidence
 from pipeline.studies.findings import Table
 from pipeline.studies.jobs import study_jobs
 from pipeline.studies.kinds import kind_of
+from pipeline.studies.measures import choosing, compute
 from pipeline.studies.results import of_study, recipe_of
 from pipeline.studies.selection.answer import answer
 from pipeline.studies.selection.cells import name_of
@@ -128,4 +129,18 @@ def test_a_study_trains_with_every_policy_and_answers(tmp_path: Path) -> None:
     # A click rate that is not quite the prior, and a pilot that has not learned much, leave a little more or less.
     assert 0.5 < float(check.found.split(", ")[-1].split(" ")[0]) < 1.6
     assert set(evidence.tracks) == {"all_rows", "pilot", *(name_of(way, 0.2) for way in WAYS)}
+    (cost,) = [section.table for section in found.sections if section.title == "What it cost"]
+    assert cost is not None
+    by_label = {row[0].split(",")[0]: dict(zip(cost.header, row, strict=True)) for row in cost.rows}
+    chose = {label: float(row["choosing, TFLOP"]) for label, row in by_label.items()}
+    assert {label for label, flops in chose.items() if flops} == {"forgetting", "coreset"}
+    own, whole, shared = compute(evidence, name_of("forgetting", 0.2))
+    pilot = evidence.tracks["pilot"]
+    assert choosing(evidence, name_of("forgetting", 0.2))[1] == pytest.approx(3 * pilot.training_flops)
+    assert whole > own + 4 * pilot.training_flops * 0.99
+    assert shared > own + 3 * pilot.training_flops, "nobody shares its passes"
+    grand, el2n = (compute(evidence, name_of(way, 0.2)) for way in ("grand", "el2n"))
+    assert grand[1] - grand[0] == el2n[1] - el2n[0] < 2 * pilot.training_flops, (
+        "another policy's passes are none of theirs"
+    )
     assert all(np.isfinite(value) for name, value in found.metrics.items() if name.endswith("_percent"))

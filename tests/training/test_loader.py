@@ -15,12 +15,15 @@ from pipeline.data.dataset import WindowManifest, read_schema
 from pipeline.data.share import Share
 from pipeline.data.simulator import Simulator
 from pipeline.selection import stored as stored_module
+from pipeline.selection.policies.density import Density
+from pipeline.selection.policies.el2n import El2n
 from pipeline.selection.policies.negatives import NegativeDownsampling
 from pipeline.selection.policies.odds import OddsProportional
-from pipeline.selection.sampling import keyed_uniform
+from pipeline.selection.policies.stages import Stages
 from pipeline.selection.stored import SelectionStore
 from pipeline.spec.config import All, Policy
 from pipeline.spec.simulated import SimulatorConfig
+from pipeline.storage.hashing import keyed_uniform
 from pipeline.storage.lake import Lake
 from pipeline.training.batch import Bags, Rows
 from pipeline.training.loader import (
@@ -112,6 +115,11 @@ def pilot_logits(group: int, ids: Any) -> Any:
     return (10 * keyed_uniform(ids, salt=7) - 7).astype(np.float32)
 
 
+def pilot_errors(group: int, ids: Any) -> Any:
+    """How far a pilot was off, by the examples' ids alone."""
+    return keyed_uniform(ids, salt=8).astype(np.float32)
+
+
 @worlds
 @pytest.mark.parametrize(
     ("policy", "signals"),
@@ -120,8 +128,12 @@ def pilot_logits(group: int, ids: Any) -> Any:
         (OddsProportional(rate=0.3, pilot="pilot"), {"pilot": pilot_logits}),
         (OddsProportional(rate=0.3, pilot="pilot", correction="weight"), {"pilot": pilot_logits}),
         (EveryStratum(count=40), {}),
+        (
+            Stages(of=(Density(rate=0.5, features=("C1", "C2")), El2n(rate=0.4, pilot="pilot"))),
+            {"1_pilot": pilot_errors},
+        ),
     ],
-    ids=["uniform", "odds", "odds by weight", "joint"],
+    ids=["uniform", "odds", "odds by weight", "joint", "stages"],
 )
 def test_a_selection_is_the_same_whoever_stores_it(
     window: Made, policy: Policy, signals: Any, world_size: int, monkeypatch: pytest.MonkeyPatch

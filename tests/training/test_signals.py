@@ -14,7 +14,7 @@ from pipeline.data.share import Share
 from pipeline.storage.lake import Lake
 from pipeline.training import signals as signals_module
 from pipeline.training.metrics import log_losses
-from pipeline.training.signals import MissingSignal, Signal, SignalReader, write_signals
+from pipeline.training.signals import MissingSignal, Scored, Signal, SignalReader, write_signals
 from tests.trained import DAY, alone, as_workers, publish
 
 NUM_ROWS = 310
@@ -52,7 +52,9 @@ def write(
         starts = share.starts()
         own = np.concatenate([np.arange(starts[g], starts[g + 1]) for g in share.row_groups])
         own = np.random.default_rng(rank).permutation(own)
-        return write_signals(share, f"steps/sim/by-{world_size}", KEY, 0, ["logit", "loss", "error"], own, logits[own])
+        return write_signals(
+            share, f"steps/sim/by-{world_size}", KEY, 0, ["logit", "loss", "error"], Scored(own, logits[own])
+        )
 
     answers = as_workers(monkeypatch, signals_module, world_size, one)
     assert all(each == answers[0] for each in answers), "every worker reports the same"
@@ -106,7 +108,7 @@ def test_the_digest_is_of_the_content_and_not_of_the_workers(
 def test_every_row_has_exactly_one_logit(lake: Lake, manifest: WindowManifest, positions: NDArray[np.int64]) -> None:
     share = Share(lake, manifest)
     with pytest.raises(RuntimeError, match="do not have exactly one logit each"):
-        write_signals(share, "steps/sim/x", KEY, 0, ["logit"], positions, LOGITS[: len(positions)])
+        write_signals(share, "steps/sim/x", KEY, 0, ["logit"], Scored(positions, LOGITS[: len(positions)]))
 
 
 def test_signals_of_another_generation_are_refused_with_the_cure(

@@ -17,6 +17,7 @@ from pipeline.training import sharding
 from pipeline.training import train as training
 from pipeline.training.metrics import ClickSums, RunningSums
 from pipeline.training.models.features import Features
+from pipeline.training.models.last_layer import READINGS
 from pipeline.training.train import OneByOne, Trainer
 from tests.distributed.worlds import state_digests
 from tests.trained import DAY, STEPS, TINY, alone, publish, stored
@@ -48,16 +49,18 @@ def test_shortcuts_change_no_bit(
         trainer = Trainer(features, model, STEPS, seed=1, device=alone())
         assert isinstance(trainer._pipeline, OneByOne) is shortcuts
         mine, kept = Share(lake, manifest), stored(lake, manifest, selection)
-        trained = [trainer.train(mine, config, selection=kept, score_all=True) for _ in range(2)]
-        scored = trainer.score(mine)
+        trained = [trainer.train(mine, config, selection=kept, score_all=True, readings=READINGS) for _ in range(2)]
+        scored = trainer.score(mine, READINGS)
         found.append((state_digests(trainer), trained, scored))
     (ours, trained, scored), (theirs, expected, same) = found
     assert ours == theirs
     assert any("momentum" in name for name in ours)
     for one, other in zip(trained, expected, strict=True):
         assert one.sums.metrics() == other.sums.metrics()
-        assert np.array_equal(one.logits, other.logits)
-    assert np.array_equal(scored[1], same[1])
+        assert np.array_equal(one.scored.logits, other.scored.logits)
+        assert all(np.array_equal(one.scored.readings[name], other.scored.readings[name]) for name in READINGS)
+    assert np.array_equal(scored.logits, same.logits)
+    assert all(np.array_equal(scored.readings[name], same.readings[name]) for name in READINGS)
 
 
 def test_running_sums_are_the_sums_of_all_rows() -> None:

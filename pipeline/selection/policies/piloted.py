@@ -1,16 +1,21 @@
-"""What policies that ask a pilot have in common: a rate, the pilot, and a floor that gives every example a chance."""
+"""What policies that ask a pilot have in common: a rate, the pilot, a floor that gives every example a chance, and proportion to a score."""
 
 from __future__ import annotations
 
-from typing import ClassVar, Self
+from typing import TYPE_CHECKING, ClassVar, Self
 
 from pydantic import Field, model_validator
 
 from pipeline.selection.policies.uniform import Uniform
-from pipeline.selection.policy import AtRate
+from pipeline.selection.policy import AtRate, Candidates, LabelPolicy
+from pipeline.selection.scale import centres, clipped, histogram, logs_of, scale_for
 from pipeline.spec.config import Age, All, Policy, Read, Source
 from pipeline.spec.documents import Real
 from pipeline.spec.window import Window
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 
 class Piloted(AtRate):
@@ -56,3 +61,22 @@ class Piloted(AtRate):
     def without_pilot(self) -> Policy:
         """What stands for it before `since`."""
         return Uniform(rate=self.rate, correction=getattr(self, "correction", "weight"))
+
+
+class InProportion(Piloted, LabelPolicy):
+    """Keeps examples in proportion to a signal of their features and labels: pi = clip(c s, floor, 1), the mean of pi being the rate."""
+
+    def tally(self, rows: Candidates) -> NDArray[np.int64]:
+        """(BINS,) how many of the pilot's signals have their logarithm in each bin."""
+        return histogram(logs_of(rows.signals["pilot"]))
+
+    def summarize(self, tally: NDArray[np.int64]) -> float:
+        """log c such that the mean probability is the rate."""
+        import numpy as np
+
+        places = np.flatnonzero(tally)
+        return scale_for(self.rate, centres(places), tally[places], self.least)
+
+    def keep_probability(self, rows: Candidates, label: NDArray[np.uint8]) -> NDArray[np.float64]:
+        """c times the signal between floor and one; the signal has looked at the label already."""
+        return clipped(logs_of(rows.signals["pilot"]), rows.summary, self.least)

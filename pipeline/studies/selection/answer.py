@@ -38,13 +38,24 @@ def answer(evidence: Evidence) -> Findings:
             *_over_rates(evidence, rates),
             Section(
                 "What it cost",
-                "Compute is that of the model alone, then with the whole pilot that it asks, then with its part of a pilot that all share.",
+                "Compute is that of the model alone, then with the whole pilot that it asks, then with its part of a pilot that all share. "
+                "The last two hold what the choice itself takes, which also stands apart: a coreset's search, and the passes of the pilot "
+                "beyond its own that forgetting takes.",
                 None,
-                measures.table(evidence, [*evidence.study.of("rows"), *cells]),
+                _costs(evidence, [*evidence.study.of("rows"), *cells]),
             ),
         ),
         checks=tuple(_checks(evidence, cells)),
         notes=(measures.scope(evidence), *_left_out(evidence, rates)),
+    )
+
+
+def _costs(evidence: Evidence, cells: list[Cell]) -> Table:
+    """What every study shows of its cells' costs, and what choosing took."""
+    table = measures.table(evidence, cells)
+    chosen = [f"{sum(measures.choosing(evidence, cell.variant)) / 1e12:.3g}" for cell in cells]
+    return Table(
+        (*table.header, "choosing, TFLOP"), tuple((*row, add) for row, add in zip(table.rows, chosen, strict=True))
     )
 
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline.selection.policies.coreset import Coreset
 from pipeline.selection.policies.distilled import Distilled
 from pipeline.selection.policies.el2n import El2n
+from pipeline.selection.policies.forgetting import Forgetting
+from pipeline.selection.policies.grand import Grand
 from pipeline.selection.policies.local_case_control import LocalCaseControl
 from pipeline.selection.policies.low_loss import LowLoss
 from pipeline.selection.policies.negatives import NegativeDownsampling
@@ -27,10 +30,10 @@ def draft(base: LineUp, asked: Fields) -> Draft:
     """The model on all rows, and on the rows that each policy keeps.
 
     Papers: Sachdeva et al. 2022, "On Sampling Collaborative Filtering Datasets"; Paul et al. 2021 (EL2N); Fithian & Hastie 2014
-    (local case-control); Wang, Zhang & Wang 2021 (odds).
+    (local case-control); Wang, Zhang & Wang 2021 (odds); Killamsetty et al. 2021 (coresets).
 
-    Cost: a pass of the model over all rows, and for each cell its fraction of one; a pass of the pilot over all rows, and where it
-    is older than its own pass another one forward.
+    Cost: a pass of the model over all rows, and for each cell its fraction of one; a pass of the pilot over all rows, where it
+    is older than its own pass another one forward, and for forgetting three passes more.
 
     Args:
         base: gives the data set, the workers, the evaluation slice, and of its reference variant all but the size. An arm whose
@@ -101,8 +104,11 @@ class _Plan:
             "odds": OddsProportional(rate=negatives, **asked),
             "local_case_control": LocalCaseControl(rate=rate, **asked),
             "el2n": El2n(rate=rate, **asked),
+            "grand": Grand(rate=rate, **asked),
+            "forgetting": Forgetting(rate=rate, pilot=PILOT),
             "low_loss": LowLoss(rate=rate, **asked),
             "distilled": Distilled(rate=rate, pilot=PILOT),
+            "coreset": Coreset(rate=rate, **asked),
         }
         return made[way]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import Field
 
@@ -25,19 +25,34 @@ compares what each loses against training on all rows, and against the simplest 
 | `odds` | always if it is a click, else in proportion to the pilot's odds of a click |
 | `local_case_control` | in proportion to how much its label surprises the pilot, known at either label: corrected by an offset |
 | `el2n` | in proportion to the pilot's error, corrected by a weight |
+| `grand` | in proportion to the length of the pilot's gradient in its last layer, corrected by a weight |
+| `forgetting` | in proportion to how often the pilot forgets it in four passes over the window, corrected by a weight |
 | `low_loss` | always if the pilot's loss is high, else seldom, corrected by a weight |
 | `distilled` | in proportion to sqrt(p (1 - p)), and learns the pilot's p in the place of its label, once the pilot has closed the window |
+| `coreset` | such that the pilot's gradients of all that are kept, weighted, sum up to those of all rows |
 
 The **pilot** is a model of the size that you choose. It trains on all rows, and says of each what it predicted before it learned from
-it, or what its checkpoint of some windows earlier says. Its compute stands beside the student's.
+it, or what its checkpoint of some windows earlier says (but for `forgetting`, which is of its own passes). Its compute stands beside the
+student's, and so does what the choice itself takes: further passes of the pilot, or the coreset's search.
 
 Batches shrink with the rows, so that all policies take as many updates. Fill in the form and trigger. **Triggering the same study again
 finishes only what is missing.** For a first look choose the preset `selection_first_look`: a page in minutes, which says what it cannot
 tell.
 """
 
-Way = Literal["negatives", "uniform", "odds", "local_case_control", "el2n", "low_loss", "distilled"]
-WAYS: tuple[Way, ...] = ("negatives", "uniform", "odds", "local_case_control", "el2n", "low_loss", "distilled")
+Way = Literal[
+    "negatives",
+    "uniform",
+    "odds",
+    "local_case_control",
+    "el2n",
+    "grand",
+    "forgetting",
+    "low_loss",
+    "distilled",
+    "coreset",
+]
+WAYS: tuple[Way, ...] = get_args(Way)
 
 
 class Fields(StudyFields):

@@ -27,13 +27,13 @@ from pipeline.storage.parquet import write_table
 from pipeline.storage.together import is_of_all, on_all, on_first
 from pipeline.training.chain.evaluations import Closed, EvaluationManifest, EvaluationStore, evaluation_key
 from pipeline.training.chain.lanes import Chain, deal
-from pipeline.training.chain.models import Models, stored_selection, train
+from pipeline.training.chain.models import Models, stored_selection, train, train_again
 from pipeline.training.chain.plan import Plan, Planner
 from pipeline.training.chain.retention import keeps_checkpoint
 from pipeline.training.chain.steps import Flops, StepManifest
 from pipeline.training.checkpoint import not_finite, save_checkpoint
 from pipeline.training.evaluate import Predicted, evaluate
-from pipeline.training.signals import Signal, write_signals
+from pipeline.training.signals import Signal, passes_of, readings_of, write_signals
 from pipeline.training.train import Trained, Trainer
 
 log = logging.getLogger(__name__)
@@ -144,12 +144,13 @@ class Engine:
             self._check_finite(plan, variant.name, predicted, trained, trainer)
             if plan.hindsight:
                 with _timed(seconds, "score"):
-                    folder, scored = f"{attempt.folder}/signals", trainer.score(share)
-                    signals += write_signals(share, folder, plan.key, HINDSIGHT, plan.hindsight, *scored)
+                    closed = trainer.score(share, readings_of(plan.hindsight))
+                    folder = f"{attempt.folder}/signals"
+                    signals += write_signals(share, folder, plan.key, HINDSIGHT, plan.hindsight, closed)
+            with _timed(seconds, "score"):
+                scored = train_again(self.lake, trainer, share, plan, selection, trained)
             with _timed(seconds, "save"):
-                signals += write_signals(
-                    share, f"{attempt.folder}/signals", plan.key, 0, plan.asked, trained.positions, trained.logits
-                )
+                signals += write_signals(share, f"{attempt.folder}/signals", plan.key, 0, plan.asked, scored)
                 checkpoint, files = None, {}
                 if keeps_checkpoint(self.job, variant, plan.window.window):
                     checkpoint = f"{attempt.folder}/checkpoint"
@@ -246,7 +247,8 @@ class Engine:
         found: tuple[Signal, ...] = ()
         for age, (elder, names) in plan.elders.items():
             model = trainer if age == 1 else self._models.older(elder, plan.window)
-            found += write_signals(share, f"{folder}/signals", plan.key, age, names, *model.score(share))
+            scored = model.score(share, readings_of(names))
+            found += write_signals(share, f"{folder}/signals", plan.key, age, names, scored)
         return found
 
     def _manifest(
@@ -261,9 +263,14 @@ class Engine:
     ) -> StepManifest:
         """What makes a step known; `kept` is its checkpoint's folder, if it keeps one, with the digests of its files."""
         forward = trainer.forward_flops * (len(plan.elders) + bool(plan.hindsight)) * plan.window.num_rows
+        asked = (plan.asked, plan.hindsight, *(names for _, names in plan.elders.values()))
+        read = plan.window.num_rows * sum(trainer.watch(readings_of(names)).flops() for names in asked)
+        policy, further = plan.config.selection, passes_of(plan.asked) - 1
+        chosen = policy.flops(plan.window.num_rows) if isinstance(policy, JointPolicy) else 0.0
         flops = Flops(
             training=trainer.training_flops * trained.num_rows,
-            scoring=trainer.training_flops * trained.num_scored + forward,
+            scoring=trainer.training_flops * trained.num_scored + forward + read,
+            selection=chosen + further * trainer.training_flops * (trained.num_rows + trained.num_scored),
         )
         parent = plan.parent
         return StepManifest(

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 
 from pipeline.data.dataset import WindowManifest, read_schema
@@ -19,7 +20,7 @@ from pipeline.training.chain.plan import Plan, Planner
 from pipeline.training.chain.steps import StepManifest
 from pipeline.training.checkpoint import load_checkpoint
 from pipeline.training.models.features import Features
-from pipeline.training.signals import Signal, SignalReader
+from pipeline.training.signals import PASSES, Scored, Signal, SignalReader, passes_of, readings_of
 from pipeline.training.train import Progress, Trained, Trainer
 
 log = logging.getLogger(__name__)
@@ -64,6 +65,39 @@ def train(
     decay = plan.config.optimizer.accumulator_decay
     if plan.parent is not None and decay != 1:
         trainer.decay_accumulators(decay)
+    return _pass(lake, trainer, share, plan, selection, readings=readings_of(plan.asked), progress=progress)
+
+
+def train_again(
+    lake: Lake, trainer: Trainer, share: Share, plan: Plan, selection: SelectionManifest | None, trained: Trained
+) -> Scored:
+    """What a step's pass gave, with the logits of the further passes that its signals take; every worker calls this.
+
+    A copy of the model, as it closed the window, makes them and is thrown away: it has seen nothing later.
+    """
+    num = passes_of(plan.asked)
+    if num == 1:
+        return trained.scored
+    first = trained.scored.at(np.argsort(trained.scored.positions, kind="stable"))
+    found = []
+    with trainer.aside():
+        for _ in range(num - 1):
+            again = _pass(lake, trainer, share, plan, selection).scored
+            found.append(again.logits[np.argsort(again.positions, kind="stable")])
+    return replace(first, readings={**first.readings, PASSES: np.column_stack(found)})
+
+
+def _pass(
+    lake: Lake,
+    trainer: Trainer,
+    share: Share,
+    plan: Plan,
+    selection: SelectionManifest | None,
+    *,
+    readings: Collection[str] = (),
+    progress: Progress | None = None,
+) -> Trained:
+    """One pass over a step's sources, in their order."""
     return trainer.train(
         share,
         plan.config,
@@ -71,6 +105,7 @@ def train(
         synthetic=plan.synthetic,
         soft=None if plan.soft is None else SignalReader(lake, plan.soft, plan.window.digest),
         score_all=bool(plan.asked),
+        readings=readings,
         progress=progress,
     )
 

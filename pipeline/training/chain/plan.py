@@ -102,8 +102,8 @@ class Planner:
         asked = frozenset(
             (name, age) for name, age in lineup.signals_read(variant.name) if window.days_since(first) >= age
         )
-        for name, _ in asked:
-            require_signal(name)
+        for name, age in asked:
+            require_signal(name, age)
         made = Plan(manifest, config, key, soft, signals, selection, synthetic, parent, previous)
         of_parent = None if parent is None else parent.lineage
         evaluations = EvaluationStore(self.lake, store.dataset)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.selection.sampling import keyed_uniform
 from pipeline.storage import parquet
+from pipeline.storage.hashing import keyed_uniform
 from pipeline.storage.lake import Lake
 from pipeline.training.chain.evaluations import EvaluationManifest
 from pipeline.training.metrics import log_losses

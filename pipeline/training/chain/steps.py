@@ -47,9 +47,15 @@ class Flops(Frozen):
     scoring: float
     """For those who read this model's signals: rows of its training pass that it passes over, and forward passes by its
     older checkpoints."""
+    selection: float = 0.0
+    """For selections alone: a joint policy's own choice, and the further passes over the window of those who say how often it forgets."""
 
     def __add__(self, other: Flops) -> Flops:
-        return Flops(training=self.training + other.training, scoring=self.scoring + other.scoring)
+        return Flops(
+            training=self.training + other.training,
+            scoring=self.scoring + other.scoring,
+            selection=self.selection + other.selection,
+        )
 
 
 class StepManifest(Frozen):

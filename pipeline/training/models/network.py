@@ -12,6 +12,7 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 from pipeline.spec.config import ModelConfig
 from pipeline.spec.documents import Frozen
 from pipeline.training.models.features import Features
+from pipeline.training.models.last_layer import last_linear
 
 
 class NoOptions(Frozen):
@@ -51,6 +52,11 @@ class Network(nn.Module, ABC):
     @abstractmethod
     def new_tower(self) -> nn.Module:
         """Another tower of the same shape, for a loss of its own."""
+
+    @property
+    def last_layer(self) -> nn.Linear:
+        """The layer of the tower whose output is the logit: the last one that it was made of, unless a network says another."""
+        return last_linear(self.tower)
 
     def forward(self, dense: torch.Tensor, sparse: KeyedJaggedTensor) -> torch.Tensor:
         """(B,) logits of (B, D) dense features and B rows of sparse ones."""

@@ -117,8 +117,8 @@ def test_older_scores_are_those_of_the_model_as_it_then_stood(lake: Lake) -> Non
         assert set(step.seconds) == PARTS
         for age in (age for _, age in step.left if age):
             elder = trainer_of(lake, made["teacher", DAY.shift(days - max(age, 0))])
-            positions, expected = elder.score(Share(lake, manifest_of(lake, step)))
-            assert np.array_equal(read(lake, step.signal("logit", age), step)[positions], expected)
+            expected = elder.score(Share(lake, manifest_of(lake, step)))
+            assert np.array_equal(read(lake, step.signal("logit", age), step)[expected.positions], expected.logits)
         if days >= 1:
             assert np.array_equal(read(lake, step.signal("logit", 1), step), logits(lake, step)), (
                 "predicts, then learns"
