@@ -57,7 +57,7 @@ def typed(commands: str, folder: Path, server: str) -> subprocess.CompletedProce
 
 @pytest.mark.distributed
 @pytest.mark.slow
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(3600)
 def test_the_page_works_as_it_is_written(mlflow_server: str, tmp_path: Path) -> None:
     (tmp_path / "logs").mkdir()
     for day in range(NUM_DAYS):
