@@ -210,12 +210,29 @@ class SelectionStore:
         return manifest
 
 
+def choices(share: Share, policy: Policy, salt: int, signals: Mapping[str, SignalColumn]) -> Iterator[Selected]:
+    """What a policy keeps of each of a worker's row groups, nothing stored; every worker calls this.
+
+    Args:
+        share: the worker's part of the window.
+        policy: as it is in the window.
+        salt: key of the draws.
+        signals: what the policy reads.
+    """
+    choice = _Choice(share, policy, salt, signals)
+    choice.look_at_all()
+    starts = share.starts()
+    columns = ["example_id", "label", *(name for name in choice.columns if name not in ("example_id", "label"))]
+    for group in share.row_groups:
+        yield choice.of(group, share.read(group, columns), int(starts[group]))
+
+
 class _Choice:
     """A policy at work on one window."""
 
     def __init__(self, share: Share, policy: Policy, salt: int, signals: Mapping[str, SignalColumn]) -> None:
         self._share, self._policy, self._salt, self._signals = share, policy, salt, signals
-        self._columns = policy.columns if isinstance(policy, ThinningPolicy | JointPolicy) else ()
+        self.columns = policy.columns if isinstance(policy, ThinningPolicy | JointPolicy) else ()
         self._summary: object = None
         self._chosen: Selected | None = None
         self.softens = isinstance(policy, ThinningPolicy) and policy.softens
@@ -248,9 +265,7 @@ class _Choice:
     def _candidates(self, group: int, table: pa.Table) -> Candidates:
         ids = table.column("example_id").to_numpy()
         signals = {name: column(group, ids) for name, column in self._signals.items()}
-        return Candidates(
-            ids, signals, table.select(self._columns) if self._columns else None, self._summary, self._salt
-        )
+        return Candidates(ids, signals, table.select(self.columns) if self.columns else None, self._summary, self._salt)
 
     def _tally(self) -> NDArray[np.int64] | None:
         total: NDArray[np.int64] | None = None
@@ -258,7 +273,7 @@ class _Choice:
         if not isinstance(policy, ThinningPolicy):
             return None
         for group in self._share.row_groups:
-            table = self._share.read(group, ["example_id", *self._columns])
+            table = self._share.read(group, ["example_id", *self.columns])
             found = policy.tally(self._candidates(group, table))
             total = found if total is None or found is None else total + found
         return total
@@ -293,14 +308,14 @@ class _Choice:
         for group in whole.row_groups:
             if starts[group] >= last or starts[group + 1] <= first:
                 continue
-            table = whole.read(group, ["example_id", "label", *self._columns])
+            table = whole.read(group, ["example_id", "label", *self.columns])
             here = slice(max(0, first - int(starts[group])), last - int(starts[group]))
             parts.append(self._candidates(group, table).at(here))
             labels.append(table.column("label").to_numpy()[here])
         rows = Candidates(
             np.concatenate([part.example_id for part in parts]),
             {name: np.concatenate([part.signals[name] for part in parts]) for name in self._signals},
-            pa.concat_tables([part.columns for part in parts]) if self._columns else None,
+            pa.concat_tables([part.columns for part in parts]) if self.columns else None,
         )
         found = select(self._policy, rows, np.concatenate(labels), salt=self._salt)
         return Selected(found.index + first, found.importance, found.weight, found.offset)

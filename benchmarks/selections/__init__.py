@@ -1,0 +1,1 @@
+"""What selections cost to make: in time, beside training, and in memory."""
