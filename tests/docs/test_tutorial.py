@@ -56,7 +56,7 @@ def typed(commands: str, folder: Path, server: str) -> subprocess.CompletedProce
 
 
 @pytest.mark.distributed
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(3600)
 def test_the_page_works_as_it_is_written(mlflow_server: str, tmp_path: Path) -> None:
     (tmp_path / "logs").mkdir()
