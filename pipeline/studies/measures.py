@@ -167,7 +167,7 @@ def choosing(evidence: Evidence, variant: str) -> tuple[float, float]:
 
 
 def _asked_to_repeat(evidence: Evidence, variant: str) -> set[str]:
-    """The variants that make, in several passes, what a variant's policy reads."""
+    """The pilots of which a variant's policy reads what takes several passes."""
     reads = evidence.study.lineup.variant(variant).selection.reads().values()
     return {read.source for read in reads if passes_of([read.signal]) > 1}
 
