@@ -71,11 +71,10 @@ class Listed:
         if choices := found["items"].get("enum"):
             return found | {"type": ["array", "null"], "examples": choices}
         entry = self._TYPED[found["items"]["type"]]
-        several = rf"\s*{entry}(\s*,\s*{entry})*\s*"
-        return found | {
-            "type": ["string", "array"],
-            "pattern": rf"^{several}$" if found.get("minItems") else rf"^({several})?$",
-        }
+        several = rf"^\s*{entry}(\s*,\s*{entry})*\s*$"
+        if found.get("minItems"):
+            return found | {"type": ["string", "array"], "pattern": several}
+        return found | {"type": ["string", "array", "null"], "pattern": rf"^\s*$|{several}"}
 
 
 def unless_empty(given: Any) -> Any:
@@ -137,7 +136,7 @@ def _flat(schema: Mapping[str, Any]) -> dict[str, Any]:
         found["description"] = " ".join(found["description"].split())
     if {"string", "array"} <= set(_types(found)):
         if found.get("default") is not None:
-            found["default"] = ", ".join(map(str, found["default"]))
+            found["default"] = ", ".join(map(str, found["default"])) or None
         # A form that finds none shows a field of several types as raw JSON.
         found["examples"] = [found.get("default") or _EXAMPLES.get(found["items"]["type"], "0, 1, 2")]
     return found
