@@ -12,7 +12,7 @@ STAMP := $(VENV)/.installed
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up down check format test test-long browser bench lock
+.PHONY: help setup demo up down check docs format test test-long browser bench lock
 
 help: ## list these commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -39,11 +39,17 @@ up: setup ## start Airflow, MLflow and Ray on loopback
 down: setup ## end them and everything they started
 	windrow down
 
-check: setup ## lint, format, types, imports
+check: setup ## lint, format, types, imports, documentation and its links
 	ruff check .
 	ruff format --check .
 	mypy
 	lint-imports
+	mkdocs build --quiet
+
+docs: setup ## write the reference again, and build the documentation into build/site
+	python -m tests.docs.reference
+	mkdocs build --quiet
+	@echo build/site/index.html
 
 format: setup ## put the code into its format
 	ruff check --fix .

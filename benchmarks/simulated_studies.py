@@ -74,10 +74,16 @@ def one_log(random: np.random.Generator, curve: Array, rho: float) -> Series:
     return Series.relative(*whole, independent=False, groups=(loss, base))
 
 
-def students(random: np.random.Generator, data: Array, loss: Array, num_seeds: int) -> Students:
-    """Students of one schedule that saw different amounts (N,), around their true losses (N,)."""
-    noise = LEVEL / 2 * random.normal(size=(num_seeds, 1)) + 0.05 * random.normal(size=(num_seeds, len(data)))
-    return Students(data, loss + noise)
+def luck_of_starts(random: np.random.Generator, num_seeds: int, num_starts: int) -> Array:
+    """(S, N) percent of loss by which students are off that started then, whatever their schedule, as measured in the rich world."""
+    return 0.5 * random.normal(size=(num_seeds, num_starts))
+
+
+def students(random: np.random.Generator, data: Array, loss: Array, luck: Array) -> Students:
+    """Students of one schedule that saw different amounts (N,), around their true losses (N,), off by the luck of the last N starts."""
+    num_seeds = len(luck)
+    noise = LEVEL / 2 * random.normal(size=(num_seeds, 1)) + 0.1 * random.normal(size=(num_seeds, len(data)))
+    return Students(data, loss + luck[:, -len(data) :] + noise)
 
 
 BUDGETS = (1.0, 3.0, 10.0)

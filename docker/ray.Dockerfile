@@ -9,7 +9,7 @@ WORKDIR /opt/windrow
 COPY requirements requirements
 RUN pip install --no-cache-dir ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} "$TORCH" \
     && pip install --no-cache-dir --no-deps --require-hashes -r "$LOCK"
-COPY setup.cfg pyproject.toml README.md ./
+COPY setup.cfg pyproject.toml README.md LICENSE ./
 COPY operators operators
 COPY pipeline pipeline
 RUN pip install --no-cache-dir --no-deps --no-build-isolation .

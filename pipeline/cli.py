@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import timedelta
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -190,8 +191,20 @@ def _join(settings: Settings) -> None:
     os.environ.setdefault("RAY_DEDUP_LOGS", "0")  # it takes the lines of several windows for one
 
 
+def _show_version(wanted: bool) -> None:
+    """Show Windrow's version, and end."""
+    if wanted:
+        typer.echo(f"windrow {version('windrow')}")
+        raise typer.Exit
+
+
 @app.callback()
-def main(quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False) -> None:
+def main(
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,
+    _: Annotated[
+        bool, typer.Option("--version", help="Show the version, and end.", is_eager=True, callback=_show_version)
+    ] = False,
+) -> None:
     """Set up the log."""
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     logging.getLogger("pipeline").setLevel(logging.WARNING if quiet else logging.INFO)

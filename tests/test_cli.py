@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -83,6 +84,11 @@ def test_the_program_itself_lists_its_commands() -> None:
     for arguments in ((), ("--help",)):
         ran = windrow(*arguments)
         assert all(command in ran.output for command in COMMANDS)
+
+
+def test_it_says_its_version() -> None:
+    ran = windrow("--version")
+    assert (ran.exit_code, ran.output) == (0, f"windrow {version('windrow')}\n")
 
 
 def test_ingest_answers_in_json_what_it_published(home: Path) -> None:

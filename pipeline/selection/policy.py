@@ -49,6 +49,8 @@ class ThinningPolicy(Policy):
 
     columns: ClassVar[tuple[str, ...]] = ()
     """Columns of the window that its probabilities look at."""
+    softens: ClassVar[bool] = False
+    """Whether it gives the examples that it keeps other labels, by `soft_label`."""
 
     def in_window(self, window: Window, *, online: bool) -> Policy:
         """All rows where it does not sample; itself, without the names of others, where it does."""
@@ -80,6 +82,10 @@ class ThinningPolicy(Policy):
     def after_look(self, tally: NDArray[np.int64], before: Any) -> Any:
         """What it knows after one more tally; `before` is what it knew until then, None at first."""
         return self.summarize(tally)
+
+    def soft_label(self, rows: Candidates) -> NDArray[np.float32]:
+        """(N,) in [0, 1]: what is learned in the place of each row's label; only asked of a policy that softens."""
+        raise NotImplementedError(f"{type(self).__name__} softens labels: say with what, in `soft_label`")
 
 
 class AtRate(ThinningPolicy):

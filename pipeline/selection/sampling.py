@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.selection.policy import Candidates, FeaturePolicy, JointPolicy, LabelPolicy
+from pipeline.selection.policy import Candidates, FeaturePolicy, JointPolicy, LabelPolicy, ThinningPolicy
 from pipeline.spec.config import All, Policy
 from pipeline.storage.hashing import keyed_uniform
 
@@ -36,6 +36,8 @@ class Selected:
     """(K,) weight in the loss: the importance under correction by weight, else 1."""
     offset: Floats
     """(K,) added to the logit in training: log pi_1(x) - log pi_0(x) under correction by offset, else 0."""
+    label: Floats | None = None
+    """(K,) in the place of the rows' own; None where these stay."""
 
 
 def keep_probabilities(policy: Policy, rows: Candidates) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -76,10 +78,11 @@ def select(policy: Policy, rows: Candidates, label: NDArray[np.uint8], *, salt: 
         by_weight = isinstance(policy, FeaturePolicy) and policy.correction == "weight"
     index = np.flatnonzero(keyed_uniform(rows.example_id, salt) < pi_y)
     importance = (1 / pi_y[index]).astype(np.float32)
+    soft = policy.soft_label(rows)[index] if isinstance(policy, ThinningPolicy) and policy.softens else None
     if by_weight:
-        return Selected(index, importance, importance, np.zeros(len(index), np.float32))
+        return Selected(index, importance, importance, np.zeros(len(index), np.float32), soft)
     offset = (np.log(pi_1[index]) - np.log(pi_0[index])).astype(np.float32)
-    return Selected(index, importance, np.ones(len(index), np.float32), offset)
+    return Selected(index, importance, np.ones(len(index), np.float32), offset, soft)
 
 
 def _joint(policy: JointPolicy, rows: Candidates, label: NDArray[np.uint8], salt: int) -> Selected:

@@ -35,8 +35,10 @@ from pipeline.storage.together import is_of_all, on_all, on_first
 SELECTION_VERSION = 1
 """Raised by hand whenever the same policy keeps other examples of the same window, or with other weights."""
 
-POSITION, IMPORTANCE, WEIGHT, OFFSET = (f"selection.{name}" for name in ("position", "importance", "weight", "offset"))
-"""Columns beside the window's own; no feature has a dot in its name."""
+POSITION, IMPORTANCE, WEIGHT, OFFSET, LABEL = (
+    f"selection.{name}" for name in ("position", "importance", "weight", "offset", "label")
+)
+"""Columns beside the window's own; no feature has a dot in its name. The label is there where the policy softens it."""
 _ADDED = [(POSITION, pa.int64()), (IMPORTANCE, pa.float32()), (WEIGHT, pa.float32()), (OFFSET, pa.float32())]
 
 SignalColumn = Callable[[int, NDArray[np.uint64]], NDArray[np.float32]]
@@ -61,7 +63,8 @@ class SelectionManifest(Frozen):
     schema_key: str
     window_digest: str
     files: tuple[Part, ...]
-    """Parquet files: example_id, label and features of the kept examples, with position, importance, weight and offset."""
+    """Parquet files: example_id, label and features of the kept examples, with position, importance, weight, offset and, where
+    the policy softens it, what is learned in the place of the label."""
     places: tuple[Place | None, ...]
     """For each row group of the window: its file and the row group therein; None where nothing of it is kept."""
     counts: tuple[int, ...]
@@ -75,6 +78,11 @@ class SelectionManifest(Frozen):
         if [count > 0 for count in self.counts] != [place is not None for place in self.places]:
             raise ValueError("a row group of the window has a place where some of it is kept, got other counts")
         return self
+
+    @property
+    def softens(self) -> bool:
+        """Whether its examples have other labels than the window's."""
+        return isinstance(self.policy, ThinningPolicy) and self.policy.softens
 
     @property
     def num_rows(self) -> int:
@@ -227,6 +235,7 @@ class _Choice:
         self.columns = policy.columns if isinstance(policy, ThinningPolicy | JointPolicy) else ()
         self._summary: object = None
         self._chosen: Selected | None = None
+        self.softens = isinstance(policy, ThinningPolicy) and policy.softens
         self._part: tuple[int, Selected] | None = None
         """The last part of the window that was chosen of, by its number, and what was; places are the window's."""
 
@@ -280,7 +289,7 @@ class _Choice:
             found.append(
                 Selected(part.index[here] - start, part.importance[here], part.weight[here], part.offset[here])
             )
-        names = Selected.__dataclass_fields__
+        names = ("index", "importance", "weight", "offset")  # joint policies keep labels as they are
         return Selected(**{name: np.concatenate([getattr(part, name) for part in found]) for name in names})
 
     def _of_part(self, number: int, at_once: int) -> Selected:
@@ -316,7 +325,8 @@ def _write(share: Share, schema: Schema, choice: _Choice, folder: str) -> Writte
     """Write what is kept of a worker's row groups, each as one row group of its own."""
     columns = ["example_id", "label", *(feature.name for feature in schema.features)]
     fields = physical_schema(schema)
-    physical = pa.schema([*(fields.field(name) for name in columns), *(pa.field(*added) for added in _ADDED)])
+    more = [*_ADDED, (LABEL, pa.float32())] if choice.softens else _ADDED
+    physical = pa.schema([*(fields.field(name) for name in columns), *(pa.field(*added) for added in more)])
     writer = PartWriter(
         share.lake,
         lambda part: f"{folder}/worker-{share.rank:05d}-{part:05d}.parquet",
@@ -330,6 +340,8 @@ def _write(share: Share, schema: Schema, choice: _Choice, folder: str) -> Writte
         table, start = share.read(group, columns), int(starts[group])
         found = choice.of(group, table, start)
         added = [found.index + start, found.importance, found.weight, found.offset]
+        if found.label is not None:
+            added.append(found.label)
         arrays = [*table.take(found.index).columns, *(pa.array(values) for values in added)]
         chosen = pa.Table.from_arrays(arrays, schema=physical)
         writer.write(chosen, max(1, chosen.num_rows))
@@ -339,6 +351,6 @@ def _write(share: Share, schema: Schema, choice: _Choice, folder: str) -> Writte
 
 def _digest(table: pa.Table) -> str:
     whole = hashlib.sha256()
-    for name in ("example_id", IMPORTANCE, WEIGHT, OFFSET):
+    for name in ("example_id", IMPORTANCE, WEIGHT, OFFSET, *([LABEL] if LABEL in table.column_names else [])):
         whole.update(np.ascontiguousarray(table.column(name).to_numpy()).tobytes())
     return whole.hexdigest()

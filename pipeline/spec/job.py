@@ -37,8 +37,11 @@ class IngestJob(Frozen):
 
     kind: Literal["ingest"] = "ingest"
     dataset: DatasetConfig
+    """Where the windows come from, and what they are called."""
     first: Window
+    """The first window of the span."""
     last: Window
+    """Its last, included."""
     seeds: tuple[Seed, ...] = Field(default=(0,), max_length=1000)
     """The line-up's seeds: each has a data set of its own where the source is simulated `per_seed`; else ignored."""
     force: Flag = False
@@ -55,10 +58,13 @@ class TrainJob(Frozen):
 
     kind: Literal["train"] = "train"
     lineup: LineUp
+    """The whole line-up; the cluster reads no file of it."""
     variants: tuple[Name, ...] = ()
     """Those of the line-up to train, teachers before students; all when empty."""
     first: Window
+    """The first window of the span."""
     last: Window
+    """Its last, included."""
     start: Literal["scratch", "parent"]
     """New weights before `first`, or the checkpoint that closed the window before it. A variant that has a later `start`
     of its own begins there, with new weights either way."""
@@ -90,6 +96,7 @@ class ReportJob(Frozen):
 
     kind: Literal["report"] = "report"
     study: Study
+    """What was planned: its line-up, its cells and the fields of its form."""
 
     @property
     def lineup(self) -> LineUp:
@@ -102,10 +109,13 @@ class CompareJob(Frozen):
 
     kind: Literal["compare"] = "compare"
     lineup: LineUp
+    """The whole line-up; the cluster reads no file of it."""
     variants: tuple[Name, ...] = ()
     """Those of the line-up to compare; all when empty."""
     first: Window
+    """The first window of the span."""
     last: Window
+    """Its last, included."""
 
     @model_validator(mode="after")
     def _known(self) -> Self:

@@ -108,6 +108,7 @@ class DatasetConfig(Frozen):
     name: Name
     """Its name in the lake."""
     source: Annotated[LogSource | SimulatedSource, Field(discriminator="kind")]
+    """A log's files, or the simulator."""
 
     @property
     def has_worlds(self) -> bool:
@@ -147,7 +148,9 @@ class LineUp(Frozen):
     name: Name
     """Names the MLflow experiment and the chains in the lake."""
     dataset: DatasetConfig
+    """What all variants are trained on."""
     variants: tuple[Variant, ...] = Field(min_length=1, max_length=1000)
+    """The recipes, each under a name of its own; those that others learn from stand anywhere among them."""
     reference: Name
     """The variant that the others are compared with."""
     online_start: Window
@@ -155,7 +158,9 @@ class LineUp(Frozen):
     seeds: tuple[Seed, ...] = Field(default=(0,), max_length=1000)
     """Each variant is trained once per seed."""
     workers: Workers = Workers()
+    """How many processes train, on what."""
     evaluation: EvaluationConfig = EvaluationConfig()
+    """The rows on which all variants are evaluated."""
     checkpoint_every: Whole = Field(default=1, ge=1, le=MAX_SPAN)
     """Keep every k-th checkpoint of a span, and always its last and its branch points."""
     tuned: str = Field(default="", max_length=2000)

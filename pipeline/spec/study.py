@@ -47,8 +47,11 @@ class Study(Frozen):
     lineup: LineUp
     """Its name is the study's; its variants are all that is trained."""
     cells: tuple[Cell, ...] = Field(min_length=1, max_length=10_000)
+    """What its tables and figures show."""
     first: Window
+    """The first window of variants with full history."""
     last: Window
+    """The last window, included."""
     judged: Window
     """First of the windows, up to `last`, on which all are judged."""
     asked: dict[str, Any] = {}

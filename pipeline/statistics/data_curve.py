@@ -57,12 +57,17 @@ def data_needed(students: Students, loss: Array, *, independent: bool = True) ->
 
 
 def data_saved(ours: Students, theirs: Students, *, independent: bool = True) -> Interval:
-    """The share of all their data that ours do without to reach the loss that theirs have with all history.
+    """The share of all data that ours do without to reach the loss that theirs have with all history.
+
+    Two students that started alike share the luck of that start. So what theirs lose more is measured where both have all history,
+    and is held against what ours lose with less data by their curve: at no data saved the luck is gone.
 
     Where already the student that saw least reaches it, the value is not a number, and `low` says what is saved at least.
     Where ours do not reach it with all data, the value is not a number either, and `high` is zero if they surely do not.
     """
-    found, all_data = data_needed(ours, theirs.loss[:, -1], independent=independent), float(theirs.data[-1])
+    all_data = float(ours.data[-1])
+    lost = theirs.loss[:, -1] - ours.loss[:, -1]
+    found = data_needed(ours, ours.loss @ ours.fitted(ours.data[-1:])[:, 0] + lost, independent=independent)
     value = math.nan if not ours.data[0] < found.value < math.inf else 1 - found.value / all_data
     high = 1.0 if found.low <= ours.data[0] else 1 - found.low / all_data
     return Interval(value, 1 - found.high / all_data, high)

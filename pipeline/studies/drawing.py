@@ -108,9 +108,10 @@ def by_number(
             markersize=5,
             label=label,
         )
-    for label, level in (levels or {}).items():
+    for place, (label, level) in enumerate((levels or {}).items()):
         axes.axhline(level, color="#777777", linewidth=0.8, linestyle=":")
-        axes.annotate(label, (1, level), xycoords=("axes fraction", "data"), fontsize=8, ha="right", va="bottom")
+        along = 1 - 0.15 * (place % 4)  # side by side: levels may lie closer than letters are high
+        axes.annotate(label, (along, level), xycoords=("axes fraction", "data"), fontsize=8, ha="right", va="bottom")
     if logarithmic:
         axes.set_xscale("log")
         axes.set_xticks(sorted({number for numbers, _ in curves.values() for number in numbers}))

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from pipeline.data.share import Share
 from pipeline.selection.sampling import evaluation_salt
-from pipeline.selection.stored import IMPORTANCE, OFFSET, POSITION, WEIGHT, SelectionManifest
+from pipeline.selection.stored import IMPORTANCE, LABEL, OFFSET, POSITION, WEIGHT, SelectionManifest
 from pipeline.selection.synthetic import SyntheticManifest
 from pipeline.spec.errors import BadInput
 from pipeline.spec.schema import Categorical, ListColumn
@@ -104,11 +104,10 @@ def selected_rows(
         if (place := selection.places[group]) is None:
             continue
         file, number = place
-        columns = [*_columns(features), POSITION, IMPORTANCE, WEIGHT, OFFSET]
+        more = (IMPORTANCE, WEIGHT, OFFSET, LABEL) if selection.softens else (IMPORTANCE, WEIGHT, OFFSET)
+        columns = [*_columns(features), POSITION, *more]
         table = parquet.read_row_group(share.lake, selection.files[file], number, columns)
-        added = {
-            name.removeprefix("selection."): table.column(name).to_numpy() for name in (IMPORTANCE, WEIGHT, OFFSET)
-        }
+        added = {name.removeprefix("selection."): table.column(name).to_numpy() for name in more}
         rows = _with(_rows(table, features, table.column(POSITION).to_numpy()), **added)
         if soft is not None:
             rows = _with(rows, soft_logit=soft.of_some(group, rows.position - starts[group], rows.example_id))

@@ -118,9 +118,9 @@ def test_a_demo_through_airflow_and_the_day_after_it(stack: Stack, after_a_small
 
 @pytest.mark.services
 @pytest.mark.long
-def test_the_readmes_example_works_as_written(stack: Stack, tmp_path: Path) -> None:
-    text = (ROOT / "README.md").read_text()
-    block = text.split("**From a shell.**")[1].split("```bash\n")[1].split("```")[0]
+def test_the_example_from_a_shell_works_as_written(stack: Stack, tmp_path: Path) -> None:
+    text = (ROOT / "docs" / "using.md").read_text()
+    block = text.split("## From a shell")[1].split("```bash\n")[1].split("```")[0]
     lines = [line.split("#")[0].strip() for line in block.splitlines()]
     commands = [
         line for line in lines if line.startswith("windrow ") and line.split()[1] not in {"up", "study", "plan"}

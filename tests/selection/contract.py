@@ -202,8 +202,27 @@ def stands_for_all_rows(policy: Policy) -> None:
 
 
 def asks_no_later_model(policy: Policy) -> None:
-    """Signals come from a model that has seen nothing after the window, nor the window itself before it was scored."""
-    assert all(read.age >= 0 for read in policy.reads().values())
+    """Signals come from a model that has seen nothing after the window; if rows keep their labels, nor the window before it was scored.
+
+    What chose rows by a model that has fitted their labels would keep those that it fitted badly, label noise first. A policy that
+    puts the model's own predictions in the place of the labels sums the window up, and may know all of it.
+    """
+    oldest = -1 if isinstance(policy, ThinningPolicy) and policy.softens else 0
+    assert all(read.age >= oldest for read in policy.reads().values())
+
+
+def softens_within_reason(policy: Policy) -> None:
+    """Labels stay, or become probabilities that do not look at the row's own label."""
+    ids, labels = rows(count=2_000)
+    found = kept(policy, ids, labels)
+    if not (isinstance(policy, ThinningPolicy) and policy.softens):
+        assert found.label is None
+        return
+    assert found.label is not None
+    assert found.label.shape == found.index.shape
+    assert ((found.label >= 0) & (found.label <= 1)).all()
+    ours, theirs = (policy.soft_label(seen(policy, ids, each)) for each in (labels, 1 - labels))
+    assert np.array_equal(ours, theirs)
 
 
 def is_what_it_is_in_each_window(policy: Policy) -> None:
@@ -225,6 +244,7 @@ CONTRACT: tuple[Callable[[Policy], None], ...] = (
     corrects_once,
     stands_for_all_rows,
     asks_no_later_model,
+    softens_within_reason,
     is_what_it_is_in_each_window,
 )
 """All of it."""

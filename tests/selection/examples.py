@@ -137,6 +137,22 @@ class FromTheFuture(FeaturePolicy):
         return self.rate, self.rate
 
 
+class SoftAsItsLabel(LabelPolicy):
+    """Softens labels with what knows them."""
+
+    kind: Literal["soft_as_its_label"] = "soft_as_its_label"
+    softens: ClassVar[bool] = True
+
+    def reads(self) -> dict[str, Read]:
+        return {"pilot": Read("pilot", 0, "error")}
+
+    def keep_probability(self, rows: Candidates, label: NDArray[np.uint8]) -> float:
+        return 0.3
+
+    def soft_label(self, rows: Candidates) -> NDArray[np.float32]:
+        return rows.signals["pilot"]
+
+
 class NoChance(FeaturePolicy):
     """Never keeps half of the rows, so that nothing stands for them."""
 

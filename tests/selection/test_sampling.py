@@ -16,6 +16,7 @@ from pydantic import TypeAdapter
 
 from pipeline.selection.policies.coreset import Coreset
 from pipeline.selection.policies.density import Density
+from pipeline.selection.policies.distilled import Distilled
 from pipeline.selection.policies.el2n import El2n
 from pipeline.selection.policies.forgetting import Forgetting
 from pipeline.selection.policies.grand import Grand
@@ -45,6 +46,7 @@ from tests.selection.examples import (
     NeverTheSame,
     NoChance,
     OrderDependent,
+    SoftAsItsLabel,
     Surprising,
     Understating,
     Unseeded,
@@ -73,6 +75,7 @@ POLICIES: list[Policy] = [
     Stages(of=(Density(rate=0.5, features=FEATURES), LowLoss(rate=0.4, pilot="my_pilot"), Uniform(rate=0.5))),
     El2n(rate=0.1, pilot="my_pilot"),
     El2n(rate=0.3, pilot="my_pilot", floor=0.3),
+    *(Distilled(rate=rate, pilot="my_pilot") for rate in (0.01, 0.3)),
     Forgetting(rate=0.1, pilot="my_pilot"),
     Forgetting(rate=0.4, pilot="my_pilot", passes=8, propensity="C1", floor=0.01),
     Grand(rate=0.1, pilot="my_pilot"),
@@ -92,6 +95,7 @@ BROKEN: list[tuple[Any, Policy, set[Any]]] = [
     (contract.is_seeded, Unseeded(), {contract.stands_for_all_rows}),
     (contract.is_blind_to_order_and_workers, OrderDependent(), set()),
     (contract.asks_no_later_model, FromTheFuture(), set()),
+    (contract.softens_within_reason, SoftAsItsLabel(), set()),
     (contract.is_what_it_is_in_each_window, NeverTheSame(), set()),
 ]
 """The check that each of them breaks, and those that it breaks besides."""

@@ -47,6 +47,13 @@ def test_a_schedule_that_is_worse_saves_nothing() -> None:
     assert (found.low, found.high) == (-math.inf, 0.0)
 
 
+def test_the_luck_that_students_of_one_start_share_is_not_mistaken_for_data() -> None:
+    luck = np.random.default_rng(1).normal(size=(8, len(DATA)))
+    ours = students(3 / DATA + luck)
+    assert data_saved(ours, students(3 / DATA + 0.2 + luck)).low > 0, "at equal data they surely lose less"
+    assert data_saved(ours, students(3 / DATA - 0.2 + luck)).high == 0, "at equal data they surely lose more"
+
+
 def test_few_worlds_have_a_value_and_no_ends() -> None:
     found = data_saved(students(3 / DATA, seeds=3), students(3 / DATA + 1.0, seeds=3))
     assert found.value == pytest.approx(0.5, abs=0.01)

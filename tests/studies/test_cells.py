@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
+from pipeline.selection.policies.el2n import El2n
 from pipeline.selection.policies.negatives import NegativeDownsampling
 from pipeline.spec.config import All, OptimizerConfig, Selection, Variant
+from pipeline.spec.errors import BadInput
 from pipeline.spec.lineup import LineUp, load_lineup
 from pipeline.spec.study import Study, StudyError
 from pipeline.spec.window import Window
@@ -258,6 +260,19 @@ def test_a_point_of_the_grid_that_is_the_arms_own_setting_is_not_trained_twice(b
     own = base.variants[0].optimizer
     study = planned("tuning", base, **SPAN, batch_sizes=[own.batch_size], learning_rates=[own.embedding_lr], seeds=(9,))
     assert len(study.lineup.variants) == len(study.cells) == 7
+
+
+def test_variants_of_the_line_up_are_tuned_with_what_they_read(base: LineUp) -> None:
+    student = base.variant(base.reference)
+    student = student.model_copy(update={"model": student.model.model_copy(update={"prior": 0.05})})
+    fewer = {"name": "fewer", "selection": El2n(rate=0.02, pilot=student.name)}
+    base = base.model_copy(update={"variants": (student, student.model_copy(update=fewer))})
+    study = planned("tuning", base, **SPAN, arms=["fewer"], batch_sizes=[1000], learning_rates=[0.01, 0.02], seeds=(9,))
+    assert {cell.against for cell in study.cells} == {"fewer"} == {study.lineup.reference}
+    assert student in study.lineup.variants
+    assert {study.lineup.variant(cell.variant).optimizer.batch_size for cell in study.cells} == {20}
+    with pytest.raises(BadInput, match=r"no variant 'fever': .*fewer"):
+        planned("tuning", base, **SPAN, arms=["fever"], seeds=(9,))
 
 
 def test_no_teacher_is_its_students_twin(base: LineUp) -> None:

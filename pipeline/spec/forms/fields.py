@@ -52,9 +52,13 @@ def _distinct(found: tuple[Any, ...]) -> tuple[Any, ...]:
 
 @dataclass(frozen=True)
 class Listed:
-    """Marks a list: numbers are typed in one line with commas between them, names are picked from those there are."""
+    """Marks a list: numbers and names are typed in one line with commas between them, choices are picked from those there are."""
 
-    _NUMBERS: ClassVar[dict[str, str]] = {"integer": r"\d+(-\d+)?", "number": r"(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?"}
+    _TYPED: ClassVar[dict[str, str]] = {
+        "integer": r"\d+(-\d+)?",
+        "number": r"(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?",
+        "string": r"[\w.-]+",
+    }
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         """Read from text, too, and refused where an entry stands there twice."""
@@ -62,12 +66,15 @@ class Listed:
         return core_schema.no_info_before_validator_function(_several, distinct)
 
     def __get_pydantic_json_schema__(self, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        """Numbers as text of that pattern, or as the list itself; names as a list with its choices as examples."""
+        """Numbers and names as text of that pattern, or as the list itself; choices as a list with them as examples."""
         found = handler(core) | {"uniqueItems": True}
-        number = self._NUMBERS.get(found["items"].get("type", ""))
-        if number is None:
-            return found | {"type": ["array", "null"], "examples": found["items"]["enum"]}
-        return found | {"type": ["string", "array"], "pattern": rf"^\s*{number}(\s*,\s*{number})*\s*$"}
+        if choices := found["items"].get("enum"):
+            return found | {"type": ["array", "null"], "examples": choices}
+        entry = self._TYPED[found["items"]["type"]]
+        several = rf"^\s*{entry}(\s*,\s*{entry})*\s*$"
+        if found.get("minItems"):
+            return found | {"type": ["string", "array"], "pattern": several}
+        return found | {"type": ["string", "array", "null"], "pattern": rf"^\s*$|{several}"}
 
 
 def unless_empty(given: Any) -> Any:
@@ -129,12 +136,13 @@ def _flat(schema: Mapping[str, Any]) -> dict[str, Any]:
         found["description"] = " ".join(found["description"].split())
     if {"string", "array"} <= set(_types(found)):
         if found.get("default") is not None:
-            found["default"] = ", ".join(map(str, found["default"]))
+            found["default"] = ", ".join(map(str, found["default"])) or None
         # A form that finds none shows a field of several types as raw JSON.
-        found["examples"] = [found.get("default") or "0, 1, 2"]
+        found["examples"] = [found.get("default") or _EXAMPLES.get(found["items"]["type"], "0, 1, 2")]
     return found
 
 
+_EXAMPLES = {"string": "student, teacher"}
 _IN_WORDS = {"string": "text", "integer": "whole number", "number": "number", "boolean": "true or false"}
 
 
@@ -147,7 +155,7 @@ def worded(schema: Mapping[str, Any]) -> str:
         if "enum" in item:
             return f"any of {', '.join(map(str, item['enum']))}"
         if item["type"] == "string":
-            return "names"
+            return "names with commas between them" if "string" in types else "names"
         return f"{_IN_WORDS[item['type']]}s with commas between them{_range(item)}{end}"
     if "enum" in schema:
         return f"one of {', '.join(map(str, schema['enum']))}{end}"

@@ -61,7 +61,8 @@ def sections(evidence: Evidence, metrics: dict[str, float]) -> tuple[Section, Se
     text = (
         "Students start at different points of history, a cutover's early enough to have met their teacher, and are judged on "
         "the same last windows. Data count to the middle of these, since students go on learning there. A curve a + b/D + "
-        "c log D is fitted to each schedule's students; what it takes to reach a loss is read off it."
+        "c log D is fitted to each schedule's students; what it takes to reach a loss is read off it. What a schedule loses more "
+        "than continuous is measured between the students that have all history: those of one start share its luck."
     )
     equal = Section(
         "At equal data",

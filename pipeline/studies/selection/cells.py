@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.selection.policies.coreset import Coreset
+from pipeline.selection.policies.distilled import Distilled
 from pipeline.selection.policies.el2n import El2n
 from pipeline.selection.policies.forgetting import Forgetting
 from pipeline.selection.policies.grand import Grand
@@ -106,6 +107,7 @@ class _Plan:
             "grand": Grand(rate=rate, **asked),
             "forgetting": Forgetting(rate=rate, pilot=PILOT),
             "low_loss": LowLoss(rate=rate, **asked),
+            "distilled": Distilled(rate=rate, pilot=PILOT),
             "coreset": Coreset(rate=rate, **asked),
         }
         return made[way]

@@ -28,6 +28,7 @@ compares what each loses against training on all rows, and against the simplest 
 | `grand` | in proportion to the length of the pilot's gradient in its last layer, corrected by a weight |
 | `forgetting` | in proportion to how often the pilot forgets it in four passes over the window, corrected by a weight |
 | `low_loss` | always if the pilot's loss is high, else seldom, corrected by a weight |
+| `distilled` | in proportion to sqrt(p (1 - p)), and learns the pilot's p in the place of its label, once the pilot has closed the window |
 | `coreset` | such that the pilot's gradients of all that are kept, weighted, sum up to those of all rows |
 
 The **pilot** is a model of the size that you choose. It trains on all rows, and says of each what it predicted before it learned from
@@ -40,7 +41,16 @@ tell.
 """
 
 Way = Literal[
-    "negatives", "uniform", "odds", "local_case_control", "el2n", "grand", "forgetting", "low_loss", "coreset"
+    "negatives",
+    "uniform",
+    "odds",
+    "local_case_control",
+    "el2n",
+    "grand",
+    "forgetting",
+    "low_loss",
+    "distilled",
+    "coreset",
 ]
 WAYS: tuple[Way, ...] = get_args(Way)
 

@@ -24,8 +24,12 @@ def draft(base: LineUp, asked: Fields) -> Draft:
             of that name, else its reference's.
         asked: the form's answers.
     """
-    found = Draft(NO_TEACHER)
-    for arm, rate in _arms(base, asked):
+    arms = _arms(base, asked)
+    found = Draft(arms[0][0].name if asked.arms else NO_TEACHER)
+    if asked.arms:
+        for source in sorted({read.source for arm, _ in arms for read in arm.reads}):
+            found.train(base.variant(source))
+    for arm, rate in arms:
         found.train(arm)
         for batch_size, learning_rate in product(asked.batch_sizes, asked.learning_rates):
             point = _point(base, arm, rate, batch_size, learning_rate)
@@ -40,11 +44,19 @@ def words(optimizer: OptimizerConfig) -> str:
 
 def _arms(base: LineUp, asked: Fields) -> list[tuple[Variant, float]]:
     """Every arm as the line-up sets it, with the fraction of negatives that it trains on."""
+    if asked.arms:
+        return [_named(base.variant(name)) for name in asked.arms]
     students = schedules(base, plain(base, NO_TEACHER, asked.student_size), asked.soft_weight)
     whole = [plain(base, TEACHER, asked.teacher_size), *students]
     sample = kept(base, students[0], asked.centre)
     stays = Continuous(teacher=TEACHER, weight=asked.soft_weight)
     return [*((arm, 1.0) for arm in whole), (sample, asked.centre), (both(base, sample, stays), asked.centre)]
+
+
+def _named(variant: Variant) -> tuple[Variant, float]:
+    """A variant of the line-up, and the fraction of its negatives that would leave as many rows as its selection does."""
+    prior = variant.model.prior
+    return variant, (variant.selection.share(prior) - prior) / (1 - prior)
 
 
 def _point(base: LineUp, arm: Variant, rate: float, batch_size: int, learning_rate: float) -> Variant:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from pipeline.spec.config import Size
+from pipeline.spec.config import Name, Size
 from pipeline.spec.documents import Few, Real, Whole
 from pipeline.spec.forms.asked import StudyFields
 from pipeline.spec.forms.fields import Listed, SeedList, SoftWeight
@@ -18,6 +18,8 @@ PAGE = """
 An arm that wins because another had bad settings shows nothing. This study trains every arm of the other studies (teacher,
 no teacher, early cutover, late cutover, continuous, a fraction of the negatives, both together) under **the same grid** of
 batch size and learning rate, and says under which setting each loses least.
+
+Name variants of the line-up under *Arms* to put these under the grid instead, whatever they select.
 
 Give it **seeds that no study will report**. Tune the teacher first: students learn from it with the settings that the line-up
 has. Then write the settings into the line-up, as variants with the arms' names, commit it, and run the studies.
@@ -31,6 +33,8 @@ class Fields(StudyFields):
 
     seeds: SeedList = Field(default=(1000,), title="Seeds")
     """Each setting is trained once per seed; give seeds that no study reports."""
+    arms: Annotated[tuple[Name, ...], Field(max_length=20), Listed()] = Field(default=(), title="Arms")
+    """Variants of the line-up; empty: the arms of the other studies, of the sizes below."""
     teacher_size: Size = Field(default="small", title="Size of the teacher")
     """Each size is about four times the compute of the one before."""
     student_size: Size = Field(default="tiny", title="Size of the students")

@@ -330,7 +330,7 @@ def test_a_policy_and_a_model_from_another_distribution_train_by_name(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"selection": {"kind": "disputed"}}, "there is no selection policy 'disputed': it has all, density, el2n, "),
+        ({"selection": {"kind": "mine"}}, "there is no selection policy 'mine': it has all, coreset, density, "),
         ({"selection": {"rate": 0.1}}, "must be a mapping that says its kind"),
         ({"selection": {"kind": "negatives", "rate": 2}}, "rate: must be at most 1"),
         ({"model": {"arch": "dlrn"}}, "there is no model 'dlrn': did you mean 'dlrm'?"),
