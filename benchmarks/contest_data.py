@@ -18,6 +18,8 @@ DATASET = "benchmark"
 NUM_DENSE = 13
 NUM_CATEGORICAL = 26
 BATCH_SIZE = 4096
+POSITIVES = 1 / 51
+"""One click to fifty other rows, where clicks are rare."""
 WARM_UP_ROWS = 4 * BATCH_SIZE
 """Rows that every model trains on before the clock starts; first steps build what later ones use again."""
 
@@ -56,6 +58,15 @@ class Examples:
                 start += table.num_rows
             np.save(folder / f"{name}.x.npy", x)
             np.save(folder / f"{name}.y.npy", y)
+
+
+def rare_clicks(lake: Lake, rows: int) -> tuple[Simulator, WindowManifest]:
+    """Draw and publish one window of so many rows, one click to fifty others."""
+    config = SimulatorConfig(
+        num_dense=NUM_DENSE, num_categorical=NUM_CATEGORICAL, rows_per_window=rows, base_rate=POSITIVES
+    )
+    (manifest,) = simulate(lake, DATASET, config, [config.origin])
+    return Simulator(config), manifest
 
 
 def make_examples(lake: Lake, *, rows: int, held_out_rows: int, num_ids: int, tuning: bool) -> Examples:

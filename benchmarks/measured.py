@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
+from typing import TypeVar
 
 import numpy as np
 from scipy.stats import ttest_1samp
 
 from pipeline.statistics.interval import Interval
+from pipeline.storage import parquet
+
+T = TypeVar("T")
 
 
 def mean_ratio(ratios: Sequence[float]) -> Interval:
@@ -18,6 +23,27 @@ def mean_ratio(ratios: Sequence[float]) -> Interval:
     logs = np.log(ratios)
     ends = ttest_1samp(logs, 0.0).confidence_interval(0.95)
     return Interval(*(float(np.exp(log)) for log in (logs.mean(), ends.low, ends.high)))
+
+
+class Turns:
+    """Wall times of parts that go by turns, round after round."""
+
+    def __init__(self) -> None:
+        """No part has been timed."""
+        self.seconds: dict[str, list[float]] = {}
+
+    def time(self, part: str, work: Callable[[], T]) -> T:
+        """Do a part, from files that nobody holds open."""
+        parquet.forget()
+        started = time.perf_counter()
+        found = work()
+        self.seconds.setdefault(part, []).append(time.perf_counter() - started)
+        return found
+
+    def ratio(self, *parts: str, over: str) -> Interval:
+        """Parts' time together over that of another, with its interval over the rounds."""
+        together = zip(*(self.seconds[part] for part in parts), strict=True)
+        return mean_ratio([sum(ours) / theirs for ours, theirs in zip(together, self.seconds[over], strict=True)])
 
 
 def shown(ratio: Interval) -> str:

@@ -10,8 +10,6 @@ import shutil
 import statistics
 import sys
 import tempfile
-import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, TypeVar
@@ -19,17 +17,14 @@ from typing import Annotated, TypeVar
 import torch
 import typer
 
-from benchmarks.contest_data import DATASET, NUM_CATEGORICAL, NUM_DENSE
+from benchmarks.contest_data import DATASET, POSITIVES, rare_clicks
 from benchmarks.contestants import DEVICE, SEED, join_alone
-from benchmarks.measured import machine, mean_ratio, shown, verdict
+from benchmarks.measured import Turns, machine, shown, verdict
 from pipeline.data.share import Share
-from pipeline.data.simulator import Simulator, simulate
+from pipeline.data.simulator import Simulator
 from pipeline.selection.policies.negatives import NegativeDownsampling
 from pipeline.selection.stored import SelectionManifest, SelectionStore
 from pipeline.spec.config import All, ModelConfig, OptimizerConfig, StepConfig
-from pipeline.spec.simulated import SimulatorConfig
-from pipeline.statistics.interval import Interval
-from pipeline.storage import parquet
 from pipeline.storage.lake import Lake
 from pipeline.training.models.features import Features
 from pipeline.training.train import Trainer
@@ -37,8 +32,6 @@ from pipeline.training.train import Trainer
 T = TypeVar("T")
 PAGE = Path(__file__).parents[1] / "docs" / "results" / "stored_selections.md"
 POLICY = NegativeDownsampling(rate=0.1)
-POSITIVES = 1 / 51
-"""One click to fifty other rows."""
 SHARE = POSITIVES + (1 - POSITIVES) * POLICY.rate
 """Of the rows that is kept, 0.118."""
 GOALS = {"training from the stored selection": 0.25, "storing it": 0.1}
@@ -51,7 +44,7 @@ class Sides:
     share: Share
     simulator: Simulator
     batch_size: int
-    seconds: dict[str, list[float]] = field(default_factory=dict)
+    turns: Turns = field(default_factory=Turns)
 
     def __post_init__(self) -> None:
         features = Features(self.simulator.schema)
@@ -71,9 +64,9 @@ class Sides:
 
     def round(self) -> None:
         """All rows, storing, training from what is stored; each from files that nobody holds open."""
-        self._time("all rows", lambda: self.trainers["all"].train(self.share, self.configs["all"]))
-        stored = self._time("storing it", self._store)
-        self._time(
+        self.turns.time("all rows", lambda: self.trainers["all"].train(self.share, self.configs["all"]))
+        stored = self.turns.time("storing it", self._store)
+        self.turns.time(
             "training from the stored selection",
             lambda: self.trainers["kept"].train(self.share, self.configs["kept"], selection=stored),
         )
@@ -82,19 +75,6 @@ class Sides:
     def _store(self) -> SelectionManifest:
         store = SelectionStore(self.share.lake, DATASET)
         return store.make(self.share, self.simulator.schema, POLICY, SEED, {})
-
-    def _time(self, name: str, work: Callable[[], T]) -> T:
-        parquet.forget()
-        started = time.perf_counter()
-        found = work()
-        self.seconds.setdefault(name, []).append(time.perf_counter() - started)
-        return found
-
-    def ratio(self, name: str) -> Interval:
-        """A part's time over that of all rows, with its interval over the rounds."""
-        return mean_ratio(
-            [ours / all_ for ours, all_ in zip(self.seconds[name], self.seconds["all rows"], strict=True)]
-        )
 
 
 def page(command: str, rows: int, load: float, found: Sides) -> str:
@@ -109,16 +89,16 @@ def page(command: str, rows: int, load: float, found: Sides) -> str:
         "geometric means over the rounds with a 95 % t-interval, and a goal is met where the upper end is.\n",
         f"    {command}\n",
         machine(load, "torch"),
-        f"- {len(found.seconds['all rows'])} rounds over {rows:,} rows; batch {found.sizes['all']:,} on all rows, "
+        f"- {len(found.turns.seconds['all rows'])} rounds over {rows:,} rows; batch {found.sizes['all']:,} on all rows, "
         f"{found.sizes['kept']:,} on the selection.\n",
         "| part | seconds | over training on all rows | goal |",
         "|---|---|---|---|",
-        f"| training on all rows | {statistics.median(found.seconds['all rows']):.2f} | 1 |  |",
+        f"| training on all rows | {statistics.median(found.turns.seconds['all rows']):.2f} | 1 |  |",
     ]
     for name, goal in GOALS.items():
-        ratio = found.ratio(name)
+        ratio = found.turns.ratio(name, over="all rows")
         met = verdict(goal, ratio.high <= goal)
-        lines.append(f"| {name} | {statistics.median(found.seconds[name]):.2f} | {shown(ratio)} | {met} |")
+        lines.append(f"| {name} | {statistics.median(found.turns.seconds[name]):.2f} | {shown(ratio)} | {met} |")
     return "\n".join([*lines, ""])
 
 
@@ -133,17 +113,16 @@ def main(
     torch.set_num_threads(1)
     join_alone()
     with tempfile.TemporaryDirectory(prefix="windrow-benchmark-") as folder:
-        config = SimulatorConfig(
-            num_dense=NUM_DENSE, num_categorical=NUM_CATEGORICAL, rows_per_window=rows, base_rate=POSITIVES
-        )
         lake = Lake(folder)
-        (manifest,) = simulate(lake, DATASET, config, [config.origin])
-        sides = Sides(Share(lake, manifest), Simulator(config), batch_size)
+        simulator, manifest = rare_clicks(lake, rows)
+        sides = Sides(Share(lake, manifest), simulator, batch_size)
         sides.round()  # first steps build what later ones use again
-        sides.seconds.clear()
+        sides.turns.seconds.clear()
         for number in range(rounds):
             sides.round()
-            typer.echo(f"round {number + 1} of {rounds}: {[f'{s[-1]:.2f}' for s in sides.seconds.values()]}", err=True)
+            typer.echo(
+                f"round {number + 1} of {rounds}: {[f'{s[-1]:.2f}' for s in sides.turns.seconds.values()]}", err=True
+            )
         made = page(" ".join(["python -m benchmarks.stored_selections", *sys.argv[1:]]), rows, load, sides)
     typer.echo(made)
     if write:

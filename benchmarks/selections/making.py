@@ -10,8 +10,6 @@ import shutil
 import statistics
 import sys
 import tempfile
-import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, TypeVar
@@ -20,20 +18,16 @@ import numpy as np
 import torch
 import typer
 
-from benchmarks.contest_data import DATASET, NUM_CATEGORICAL, NUM_DENSE
+from benchmarks.contest_data import DATASET, POSITIVES, rare_clicks
 from benchmarks.contestants import DEVICE, SEED, join_alone
-from benchmarks.measured import machine, mean_ratio, shown, verdict
-from benchmarks.selections.memory import POLICIES, POSITIVES, peaks_of
+from benchmarks.measured import Turns, machine, shown, verdict
+from benchmarks.selections.memory import POLICIES, peaks_of
 from pipeline.data.share import Share
-from pipeline.data.simulator import Simulator, simulate
-from pipeline.selection.policies.coreset import COLUMNS
 from pipeline.selection.sampling import selection_salt
 from pipeline.selection.stored import SelectionStore, choices
-from pipeline.spec.config import All, ModelConfig, OptimizerConfig, Policy, StepConfig
+from pipeline.spec.config import SKETCH_COLUMNS, All, ModelConfig, OptimizerConfig, Policy, StepConfig
 from pipeline.spec.schema import Schema
-from pipeline.spec.simulated import SimulatorConfig
 from pipeline.statistics.interval import Interval
-from pipeline.storage import parquet
 from pipeline.storage.lake import Lake
 from pipeline.training.models.features import Features
 from pipeline.training.signals import PASSES, Scored, Signal, SignalReader, write_signals
@@ -42,6 +36,7 @@ from pipeline.training.train import Trainer
 T = TypeVar("T")
 PAGE = Path(__file__).parents[2] / "docs" / "results" / "making_selections.md"
 KEY = "f" * 64
+ALL_ROWS = "training on all rows"
 THERE, FORWARD = 0.05, 0.4
 """Goals, over training on all rows: with a policy's signals in the lake already, and with a forward pass that makes them."""
 GROWTH = 1.1
@@ -56,23 +51,21 @@ class Makings:
     schema: Schema
     config: StepConfig
     trainer: Trainer
-    seconds: dict[str, list[float]] = field(default_factory=dict)
+    turns: Turns = field(default_factory=Turns)
 
     def round(self) -> None:
         """All rows, a forward pass, further passes, and each policy; each from files that nobody holds open."""
-        trained = self._time(
-            "training on all rows", lambda: self.trainer.train(self.share, self.config, score_all=True)
-        )
-        scored = self._time("forward pass", lambda: self._write(["logit", "loss", "error"]))
-        scored += self._time("forward pass with norms", lambda: self._write(["gradient_norm"], ["norm"]))
-        sketches = [f"gradient_{place}" for place in range(COLUMNS)]
-        scored += self._time("forward pass with sketches", lambda: self._write(sketches, ["sketch"]))
-        scored += self._time("three further passes", lambda: self._further(trained.scored))
+        trained = self.turns.time(ALL_ROWS, lambda: self.trainer.train(self.share, self.config, score_all=True))
+        scored = self.turns.time("forward pass", lambda: self._write(["logit", "loss", "error"]))
+        scored += self.turns.time("forward pass with norms", lambda: self._write(["gradient_norm"], ["norm"]))
+        sketches = [f"gradient_{place}" for place in range(SKETCH_COLUMNS)]
+        scored += self.turns.time("forward pass with sketches", lambda: self._write(sketches, ["sketch"]))
+        scored += self.turns.time("three further passes", lambda: self._further(trained.scored))
         signals = {signal.name: signal for signal in scored}
         for name, policy in POLICIES.items():
             read = {key: signals[asked.signal] for key, asked in policy.reads().items()}
-            self._time(f"choosing {name}", lambda p=policy, r=read: self._choose(p, r))  # type: ignore[misc]
-            self._time(f"storing {name}", lambda p=policy, r=read: self._store(p, r))  # type: ignore[misc]
+            self.turns.time(f"choosing {name}", lambda p=policy, r=read: self._choose(p, r))  # type: ignore[misc]
+            self.turns.time(f"storing {name}", lambda p=policy, r=read: self._store(p, r))  # type: ignore[misc]
             shutil.rmtree(Path(self.share.lake.root) / "selections")
         shutil.rmtree(Path(self.share.lake.root) / "signals")
 
@@ -100,19 +93,9 @@ class Makings:
     def _readers(self, signals: dict[str, Signal]) -> dict[str, SignalReader]:
         return {name: SignalReader(self.share.lake, s, self.share.manifest.digest) for name, s in signals.items()}
 
-    def _time(self, name: str, work: Callable[[], T]) -> T:
-        parquet.forget()
-        started = time.perf_counter()
-        found = work()
-        self.seconds.setdefault(name, []).append(time.perf_counter() - started)
-        return found
-
     def ratio(self, *names: str) -> Interval:
         """Parts' time together over that of training on all rows, with its interval over the rounds."""
-        parts = zip(*(self.seconds[name] for name in names), strict=True)
-        return mean_ratio(
-            [sum(ours) / all_ for ours, all_ in zip(parts, self.seconds["training on all rows"], strict=True)]
-        )
+        return self.turns.ratio(*names, over=ALL_ROWS)
 
 
 MADE_BY = {
@@ -138,8 +121,8 @@ def page(
         "95 % t-interval, and a goal is met where the upper end is. `forgetting` and `coreset` have no goal.\n",
         f"    {command}\n",
         machine(load, "torch"),
-        f"- {len(found.seconds['training on all rows'])} rounds over {rows:,} rows; training on all of them takes "
-        f"{statistics.median(found.seconds['training on all rows']):.2f} s.\n",
+        f"- {len(found.turns.seconds[ALL_ROWS])} rounds over {rows:,} rows; training on all of them takes "
+        f"{statistics.median(found.turns.seconds[ALL_ROWS]):.2f} s.\n",
         f"| policy | choosing | goal {THERE:g} | with what makes its signals | goal {FORWARD:g} | choosing and storing |",
         "|---|---|---|---|---|---|",
     ]
@@ -178,29 +161,22 @@ def main(
     load, sizes = os.getloadavg()[0], (small, 10 * small)
     join_alone()
     with tempfile.TemporaryDirectory(prefix="windrow-benchmark-") as folder:
-        simulated = SimulatorConfig(
-            num_dense=NUM_DENSE, num_categorical=NUM_CATEGORICAL, rows_per_window=rows, base_rate=POSITIVES
-        )
         lake = Lake(folder)
-        (manifest,) = simulate(lake, DATASET, simulated, [simulated.origin])
-        schema, model, optimizer = (
-            Simulator(simulated).schema,
-            ModelConfig(size="tiny", prior=POSITIVES),
-            OptimizerConfig(),
-        )
-        trainer = Trainer(Features(schema), model, optimizer, seed=SEED, device=DEVICE)
+        simulator, manifest = rare_clicks(lake, rows)
+        model, optimizer = ModelConfig(size="tiny", prior=POSITIVES), OptimizerConfig()
+        trainer = Trainer(Features(simulator.schema), model, optimizer, seed=SEED, device=DEVICE)
         found = Makings(
             Share(lake, manifest),
-            schema,
+            simulator.schema,
             StepConfig(model=model, optimizer=optimizer, selection=All(), seed=SEED),
             trainer,
         )
         found.round()  # first steps build what later ones use again
-        found.seconds.clear()
+        found.turns.seconds.clear()
         for number in range(rounds):
             found.round()
             typer.echo(
-                f"round {number + 1} of {rounds}: {found.seconds['training on all rows'][-1]:.2f} s on all rows",
+                f"round {number + 1} of {rounds}: {found.turns.seconds[ALL_ROWS][-1]:.2f} s on all rows",
                 err=True,
             )
     less, more = (peaks_of(size) for size in sizes)

@@ -15,6 +15,7 @@ import pyarrow as pa
 import torch.distributed as dist
 from numpy.typing import NDArray
 
+from benchmarks.contest_data import POSITIVES
 from pipeline.data.dataset import WindowManifest, physical_schema, publish_window, read_schema, require_manifest
 from pipeline.data.share import Share
 from pipeline.selection.policies.coreset import Coreset
@@ -36,8 +37,6 @@ from pipeline.storage.lake import Lake
 
 DATASET = "plain"
 DAY = Window.of("2024-01-01")
-POSITIVES = 1 / 51
-"""One click to fifty other rows."""
 POLICIES: dict[str, Policy] = {
     "negatives": NegativeDownsampling(rate=0.1),
     "density": Density(rate=0.1, features=("C1", "C2", "C3", "C4")),

@@ -49,8 +49,6 @@ class ThinningPolicy(Policy):
 
     columns: ClassVar[tuple[str, ...]] = ()
     """Columns of the window that its probabilities look at."""
-    softens: ClassVar[bool] = False
-    """Whether it gives the examples that it keeps other labels, by `soft_label`."""
 
     def in_window(self, window: Window, *, online: bool) -> Policy:
         """All rows where it does not sample; itself, without the names of others, where it does."""

@@ -62,13 +62,14 @@ def select(policy: Policy, rows: Candidates, label: NDArray[np.uint8], *, salt: 
     (Wang, Zhang & Wang 2021).
 
     Args:
-        policy: of any class; a joint one must be given the whole window, or some of the parts in which it chooses.
+        policy: of any class; a joint one must be given the whole window, or one of the parts in which it chooses.
         rows: what it sees. N rows.
         label: (N,)
         salt: key of the hash.
     """
     if isinstance(policy, JointPolicy):
-        return _joint(policy, rows, label, salt)
+        index, chosen = policy.choose(rows, label, salt)
+        return Selected(index, chosen, chosen, np.zeros(len(index), np.float32))
     if isinstance(policy, LabelPolicy):
         pi_y = np.broadcast_to(policy.keep_probability(rows, label), len(label))
         by_weight, pi_0, pi_1 = True, pi_y, pi_y
@@ -83,16 +84,3 @@ def select(policy: Policy, rows: Candidates, label: NDArray[np.uint8], *, salt: 
         return Selected(index, importance, importance, np.zeros(len(index), np.float32), soft)
     offset = (np.log(pi_1[index]) - np.log(pi_0[index])).astype(np.float32)
     return Selected(index, importance, np.ones(len(index), np.float32), offset, soft)
-
-
-def _joint(policy: JointPolicy, rows: Candidates, label: NDArray[np.uint8], salt: int) -> Selected:
-    """What a joint policy chooses, part by part."""
-    whole = max(1, len(label))
-    index, weight = [np.empty(0, np.int64)], [np.empty(0, np.float32)]
-    for start in range(0, whole, policy.rows_at_once or whole):
-        here = slice(start, start + (policy.rows_at_once or whole))
-        found, chosen = policy.choose(rows.at(here), label[here], salt)
-        index.append(found + start)
-        weight.append(chosen)
-    importance = np.concatenate(weight)
-    return Selected(np.concatenate(index), importance, importance, np.zeros(len(importance), np.float32))

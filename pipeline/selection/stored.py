@@ -82,7 +82,7 @@ class SelectionManifest(Frozen):
     @property
     def softens(self) -> bool:
         """Whether its examples have other labels than the window's."""
-        return isinstance(self.policy, ThinningPolicy) and self.policy.softens
+        return self.policy.softens
 
     @property
     def num_rows(self) -> int:
@@ -235,7 +235,7 @@ class _Choice:
         self.columns = policy.columns if isinstance(policy, ThinningPolicy | JointPolicy) else ()
         self._summary: object = None
         self._chosen: Selected | None = None
-        self.softens = isinstance(policy, ThinningPolicy) and policy.softens
+        self.softens = policy.softens
         self._part: tuple[int, Selected] | None = None
         """The last part of the window that was chosen of, by its number, and what was; places are the window's."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, NamedTuple, Self
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
 
 from pydantic import (
     AfterValidator,
@@ -138,6 +138,12 @@ Source = Annotated[Name, _ReadsFrom()]
 """The variant whose signals a policy reads."""
 
 
+SKETCH_COLUMNS = 8
+"""Signals `gradient_0` and so on: a sketch of the last layer's gradient has so many columns."""
+MOST_PASSES = 16
+"""Of a pilot over one window, for the signals `forgetting_2` and so on."""
+
+
 class Read(NamedTuple):
     """A signal that a variant reads from another of its line-up."""
 
@@ -155,6 +161,9 @@ class Policy(Frozen):
     Kinds are found by name among the entry points of the group `windrow.policies`. What a policy does with rows stands in
     the classes of `pipeline.selection.policy`; what is here can be read without arrays.
     """
+
+    softens: ClassVar[bool] = False
+    """Whether it gives the examples that it keeps other labels, by `soft_label`."""
 
     kind: str
     """The entry point's name."""

@@ -136,8 +136,8 @@ def table(evidence: Evidence, cells: Sequence[Cell]) -> Table:
 def compute(evidence: Evidence, variant: str) -> tuple[float, float, float]:
     """FLOPs of a variant until its last window: its training's, with what it read from others, with its part of that.
 
-    What teacher and pilot spent, beside what `choosing` says, is their training and their scoring while it read them; it is shared by all variants of the
-    study that read from it. Evaluation is no part of any: it is the same for all, and serves the study alone.
+    What teacher and pilot spent, beside what `choosing` says, is their training and their scoring while it read them; it is shared by all
+    variants of the study that read from it. Evaluation is no part of any: it is the same for all, and serves the study alone.
     """
     lineup = evidence.study.lineup
     own = evidence.tracks[variant].training_flops

@@ -38,8 +38,6 @@ NUM_GROUPS = 64
 """Groups of whole clusters that a row of a single log keeps apart; more cost space and narrow no interval."""
 OF_A_DATA_SET = ("chains", *GENERATIONS)
 """The lake's folders that hold one for each data set; a chain's heads go before what they name."""
-
-
 ADDED = ("selection_flops",)
 """Columns that the first published rows lack."""
 

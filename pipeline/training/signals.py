@@ -15,6 +15,7 @@ from pydantic import Field, model_validator
 from scipy.special import expit, logit
 
 from pipeline.data.share import Share, Written, aligned, check_places, digest_of
+from pipeline.spec.config import MOST_PASSES, SKETCH_COLUMNS
 from pipeline.spec.documents import Digest, Frozen
 from pipeline.spec.errors import BadInput, nearest
 from pipeline.storage import parquet
@@ -71,7 +72,6 @@ class Kind:
 
 PASSES = "passes"
 """Among the readings, (N, P - 1) the logits of P passes but the first, each before the update on the row's batch."""
-MOST_PASSES = 16
 
 
 def _error(scored: Scored, label: NDArray[np.uint8]) -> NDArray[np.floating]:
@@ -98,7 +98,7 @@ SIGNALS: dict[str, Kind] = {
     "gradient_norm": Kind(
         lambda scored, label, _: np.abs(_error(scored, label)) * scored.readings["norm"][:, 0], reading="norm"
     ),
-    **{f"gradient_{place}": Kind(partial(_gradient, place), reading="sketch") for place in range(8)},
+    **{f"gradient_{place}": Kind(partial(_gradient, place), reading="sketch") for place in range(SKETCH_COLUMNS)},
     **{f"forgetting_{num}": Kind(partial(_forgotten, num), passes=num) for num in range(2, MOST_PASSES + 1)},
 }
 """What a model's passes and the labels give.

@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from pipeline.data.dataset import WindowManifest, read_row_group, read_schema
 from pipeline.data.share import Share
 from pipeline.selection import stored as stored_module
-from pipeline.selection.policies.coreset import COLUMNS, Coreset, matched, neighbours, spread
+from pipeline.selection.policies.coreset import Coreset, matched, neighbours, spread
 from pipeline.selection.policies.grand import Grand
 from pipeline.selection.policies.uniform import Uniform
 from pipeline.selection.policy import Candidates, JointPolicy
 from pipeline.selection.stored import SelectionStore
-from pipeline.spec.config import All
+from pipeline.spec.config import SKETCH_COLUMNS, All
 from pipeline.storage import parquet
 from pipeline.storage.lake import Lake
 from tests.selection.contract import kept, looked_at, rows
@@ -30,7 +30,7 @@ POLICY = Coreset(rate=0.1, pilot="my_pilot")
 
 def gradients(policy: JointPolicy, ids: Any, labels: Any) -> Any:
     found = looked_at(policy, ids, labels).signals
-    return np.column_stack([found[f"gradient_{place}"] for place in range(COLUMNS)]).astype(np.float64)
+    return np.column_stack([found[f"gradient_{place}"] for place in range(SKETCH_COLUMNS)]).astype(np.float64)
 
 
 @pytest.mark.parametrize("rate", [0.02, 0.1, 0.5])
@@ -52,12 +52,12 @@ def test_what_no_weight_was_matched_to_is_nearer_than_a_sample_of_as_many_rows_b
     """Thirty-two columns, of which the policy sees sums."""
     random = np.random.default_rng(0)
     ids, labels = rows(count=8_000)
-    signs = random.choice([-1.0, 1.0], (32, COLUMNS - 1)) / np.sqrt(COLUMNS - 1)
+    signs = random.choice([-1.0, 1.0], (32, SKETCH_COLUMNS - 1)) / np.sqrt(SKETCH_COLUMNS - 1)
     error = np.clip(random.normal(0.1, 0.2, 8_000), 0.01, 0.99) - labels
     hidden = np.maximum(random.normal(size=(8_000, 32)), 0)
     sketch = (error[:, None] * np.column_stack([np.ones(8_000), hidden @ signs])).astype(np.float32)
     whole = error[:, None] * hidden
-    seen = Candidates(ids, {f"gradient_{place}": sketch[:, place] for place in range(COLUMNS)})
+    seen = Candidates(ids, {f"gradient_{place}": sketch[:, place] for place in range(SKETCH_COLUMNS)})
     length = np.linalg.norm(sketch, axis=1)
     sampled = Grand(rate=0.1, pilot="my_pilot")
     off: dict[str, list[float]] = {"coreset": [], "grand": []}
@@ -146,11 +146,12 @@ def test_parts_are_the_windows_however_it_is_cut_and_whoever_reads_it(
     )
     read = [parquet.read_row_group(lake, made[0].files[f], g) for f, g in filter(None, made[0].places)]
     found = pa.concat_tables(read)
-    expected = kept(policy, ids, labels)
-    assert np.array_equal(found.column("selection.position").to_numpy(), expected.index)
-    assert np.array_equal(found.column("selection.weight").to_numpy(), expected.weight)
-    firsts = [part.index for part in (kept(policy, ids[:130], labels[:130]),)]
-    assert np.array_equal(expected.index[: len(firsts[0])], firsts[0]), "a part is chosen of by itself"
+    starts = range(0, len(ids), Parts.rows_at_once)
+    parts = [kept(policy, ids[a : a + Parts.rows_at_once], labels[a : a + Parts.rows_at_once]) for a in starts]
+    assert len(parts) == 4
+    positions = np.concatenate([start + part.index for start, part in zip(starts, parts, strict=True)])
+    assert np.array_equal(found.column("selection.position").to_numpy(), positions), "a part is chosen of by itself"
+    assert np.array_equal(found.column("selection.weight").to_numpy(), np.concatenate([p.weight for p in parts]))
 
 
 def whole_of(lake: Lake, manifest: WindowManifest) -> Any:
@@ -167,5 +168,5 @@ def test_a_model_trains_on_a_coreset_of_its_pilots_gradients(tmp_path: Path) -> 
         assert step.num_selected == 100
         assert step.flops.selection > 0
         assert step.progressive["base_rate"] == pytest.approx(made["pilot", day].progressive["base_rate"], rel=1e-5)
-        assert made["pilot", day].left == {(f"gradient_{place}", 0) for place in range(COLUMNS)}
+        assert made["pilot", day].left == {(f"gradient_{place}", 0) for place in range(SKETCH_COLUMNS)}
         assert made["pilot", day].flops.scoring > 0, "sketches are counted"

@@ -15,13 +15,13 @@ from pipeline.data.dataset import read_schema, require_manifest
 from pipeline.data.share import Share
 from pipeline.selection.policies.grand import Grand
 from pipeline.selection.policies.negatives import NegativeDownsampling
-from pipeline.spec.config import ModelConfig
+from pipeline.spec.config import SKETCH_COLUMNS, ModelConfig
 from pipeline.spec.errors import BadInput
 from pipeline.storage.lake import Lake
 from pipeline.training.batch import assemble
 from pipeline.training.loader import whole_rows
 from pipeline.training.models.features import Features
-from pipeline.training.models.last_layer import READINGS, SKETCHED, Watch, last_linear, sketch
+from pipeline.training.models.last_layer import READINGS, Watch, last_linear, sketch
 from pipeline.training.signals import SIGNALS, Scored, SignalReader
 from pipeline.training.train import Trainer
 from tests.trained import DATASET, DAY, STEPS, TINY, alone, lineup, publish, train, variant, windows
@@ -67,7 +67,7 @@ def test_the_gradient_norm_is_that_of_the_last_layers_weights_and_bias(share: Sh
             float(torch.cat([g.ravel() for g in torch.autograd.grad(loss, [layer.weight, layer.bias])]).norm())
         )
     assert found == pytest.approx(np.array(expected), rel=1e-4)
-    assert scored.readings["sketch"].shape == (500, SKETCHED)
+    assert scored.readings["sketch"].shape == (500, SKETCH_COLUMNS)
     assert (scored.readings["sketch"][:, 0] == 1).all(), "the bias's input"
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pipeline.selection.policies.uniform import Uniform
 from pipeline.selection.policy import Candidates, JointPolicy
-from pipeline.spec.config import Age, All, Policy, Rate, Read, Source
+from pipeline.spec.config import SKETCH_COLUMNS, Age, All, Policy, Rate, Read, Source
 from pipeline.spec.window import Window
 
 if TYPE_CHECKING:
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     Exact = NDArray[np.float64]
     Places = NDArray[np.int64]
 
-COLUMNS = 8
-"""Of the sketched gradient."""
 EASY = 0.25
 """What is added to each gradient's length, as a share of the mean: rows that hardly move the model are chosen too."""
 FURTHEST = 2.0
@@ -59,7 +57,7 @@ class Coreset(JointPolicy):
 
     def reads(self) -> dict[str, Read]:
         """The columns of the sketched gradient."""
-        names = [f"gradient_{place}" for place in range(COLUMNS)]
+        names = [f"gradient_{place}" for place in range(SKETCH_COLUMNS)]
         return {name: Read(self.pilot, self.pilot_age, name) for name in names}
 
     def in_window(self, window: Window, *, online: bool) -> Policy:
@@ -78,7 +76,10 @@ class Coreset(JointPolicy):
         """Spreads of columns and comparisons in each of the halvings, and the products that match."""
         chosen = self.rate * num_rows
         part = max(2.0, min(num_rows, self.rows_at_once or num_rows))
-        return num_rows * math.log2(part) * (2.0 * COLUMNS + math.log2(part)) + ROUNDS * 2 * chosen * (COLUMNS + 1) ** 2
+        return (
+            num_rows * math.log2(part) * (2.0 * SKETCH_COLUMNS + math.log2(part))
+            + ROUNDS * 2 * chosen * (SKETCH_COLUMNS + 1) ** 2
+        )
 
     def choose(self, rows: Candidates, label: NDArray[np.uint8], salt: int) -> tuple[Places, Floats]:
         """Rows that are spread over the gradients of each label, and their matched weights."""
@@ -86,7 +87,7 @@ class Coreset(JointPolicy):
 
         from pipeline.storage.hashing import keyed_uniform
 
-        gradient = np.column_stack([rows.signals[f"gradient_{place}"] for place in range(COLUMNS)])
+        gradient = np.column_stack([rows.signals[f"gradient_{place}"] for place in range(SKETCH_COLUMNS)])
         draw = keyed_uniform(rows.example_id, salt)
         order = np.lexsort((rows.example_id, draw))
         parts = [order[label[order] == value] for value in (0, 1)]
@@ -154,6 +155,7 @@ def neighbours(points: Floats, count: int) -> Places:
     """
     import numpy as np
 
+    # Written out, and no library's tree: what is chosen must be the same to the bit under any version of one.
     num = len(points)
     halvings = min(math.ceil(math.log2(max(1, count))), int(math.log2(max(1, num))))
     length = -(-num // (1 << halvings))

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from pipeline.selection.policies.piloted import Piloted
-from pipeline.selection.policy import Candidates, LabelPolicy
-from pipeline.selection.scale import centres, clipped, histogram, scale_for
+from pipeline.selection.policies.piloted import InProportion
+from pipeline.selection.policy import Candidates
 from pipeline.spec.config import HINDSIGHT, Read
 
 if TYPE_CHECKING:
@@ -14,7 +13,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-class Distilled(Piloted, LabelPolicy):
+class Distilled(InProportion):
     """A distilled window: examples kept in proportion to sqrt(p (1 - p)), each with the soft label p, weighted by what it stands for.
 
     p is what the pilot predicts once it has closed the window, hence after it has learned from all of its rows: no luck of a
@@ -33,31 +32,17 @@ class Distilled(Piloted, LabelPolicy):
         """The logits of the pilot that has closed the window."""
         return {"pilot": Read(self.pilot, HINDSIGHT, "logit")}
 
-    def tally(self, rows: Candidates) -> NDArray[np.int64]:
-        """(BINS,) how many rows have the logarithm of their sqrt(p (1 - p)) in each bin."""
-        return histogram(_log_spread(rows))
-
-    def summarize(self, tally: NDArray[np.int64]) -> float:
-        """log c such that the mean probability is the rate."""
+    def log_score(self, rows: Candidates) -> NDArray[np.float64]:
+        """(N,) log sqrt(p (1 - p))."""
         import numpy as np
 
-        places = np.flatnonzero(tally)
-        return scale_for(self.rate, centres(places), tally[places], self.least)
-
-    def keep_probability(self, rows: Candidates, label: NDArray[np.uint8]) -> NDArray[np.float64]:
-        """c sqrt(p (1 - p)), between floor and one, whatever the label."""
-        return clipped(_log_spread(rows), rows.summary, self.least)
+        logit = rows.signals["pilot"].astype(np.float64)
+        return -(np.logaddexp(0.0, logit) + np.logaddexp(0.0, -logit)) / 2
 
     def soft_label(self, rows: Candidates) -> NDArray[np.float32]:
         """p."""
         import numpy as np
+        from scipy.special import expit
 
-        return (1 / (1 + np.exp(-rows.signals["pilot"].astype(np.float64)))).astype(np.float32)
-
-
-def _log_spread(rows: Candidates) -> NDArray[np.float64]:
-    """(N,) log sqrt(p (1 - p))."""
-    import numpy as np
-
-    logit = rows.signals["pilot"].astype(np.float64)
-    return -(np.logaddexp(0.0, logit) + np.logaddexp(0.0, -logit)) / 2
+        found: NDArray[np.float32] = expit(rows.signals["pilot"].astype(np.float64)).astype(np.float32)
+        return found

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from pipeline.selection.policies.piloted import Piloted
 from pipeline.selection.policy import Candidates, LabelPolicy
 from pipeline.selection.scale import clipped, scale_for
-from pipeline.spec.config import Read
+from pipeline.spec.config import MOST_PASSES, Read
 from pipeline.spec.documents import Whole
 from pipeline.spec.errors import BadInput
 
@@ -35,7 +35,7 @@ class Forgetting(Piloted, LabelPolicy):
     """
 
     kind: Literal["forgetting"] = "forgetting"
-    passes: Whole = Field(default=4, ge=2, le=16)
+    passes: Whole = Field(default=4, ge=2, le=MOST_PASSES)
     """Of the pilot over the window, its own training pass included: all others are the selection's cost."""
     propensity: str | None = None
     """A categorical column of the window, such as the item's id; None: counts alone."""

@@ -64,11 +64,15 @@ class Piloted(AtRate):
 
 
 class InProportion(Piloted, LabelPolicy):
-    """Keeps examples in proportion to a signal of their features and labels: pi = clip(c s, floor, 1), the mean of pi being the rate."""
+    """Keeps examples in proportion to a score of what the pilot says: pi = clip(c s, floor, 1), the mean of pi being the rate."""
+
+    def log_score(self, rows: Candidates) -> NDArray[np.float64]:
+        """(N,) log s; the pilot's signal itself unless a policy makes another of it."""
+        return logs_of(rows.signals["pilot"])
 
     def tally(self, rows: Candidates) -> NDArray[np.int64]:
-        """(BINS,) how many of the pilot's signals have their logarithm in each bin."""
-        return histogram(logs_of(rows.signals["pilot"]))
+        """(BINS,) how many rows have the logarithm of their score in each bin."""
+        return histogram(self.log_score(rows))
 
     def summarize(self, tally: NDArray[np.int64]) -> float:
         """log c such that the mean probability is the rate."""
@@ -78,5 +82,5 @@ class InProportion(Piloted, LabelPolicy):
         return scale_for(self.rate, centres(places), tally[places], self.least)
 
     def keep_probability(self, rows: Candidates, label: NDArray[np.uint8]) -> NDArray[np.float64]:
-        """c times the signal between floor and one; the signal has looked at the label already."""
-        return clipped(logs_of(rows.signals["pilot"]), rows.summary, self.least)
+        """c times the score between floor and one; where the score depends on the label, the signal has looked at it already."""
+        return clipped(self.log_score(rows), rows.summary, self.least)

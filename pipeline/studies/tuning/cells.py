@@ -45,7 +45,7 @@ def words(optimizer: OptimizerConfig) -> str:
 def _arms(base: LineUp, asked: Fields) -> list[tuple[Variant, float]]:
     """Every arm as the line-up sets it, with the fraction of negatives that it trains on."""
     if asked.arms:
-        return [_named(base.variant(name)) for name in asked.arms]
+        return [(arm, _negatives_left(arm)) for arm in map(base.variant, asked.arms)]
     students = schedules(base, plain(base, NO_TEACHER, asked.student_size), asked.soft_weight)
     whole = [plain(base, TEACHER, asked.teacher_size), *students]
     sample = kept(base, students[0], asked.centre)
@@ -53,10 +53,10 @@ def _arms(base: LineUp, asked: Fields) -> list[tuple[Variant, float]]:
     return [*((arm, 1.0) for arm in whole), (sample, asked.centre), (both(base, sample, stays), asked.centre)]
 
 
-def _named(variant: Variant) -> tuple[Variant, float]:
-    """A variant of the line-up, and the fraction of its negatives that would leave as many rows as its selection does."""
-    prior = variant.model.prior
-    return variant, (variant.selection.share(prior) - prior) / (1 - prior)
+def _negatives_left(arm: Variant) -> float:
+    """The fraction of its negatives that would leave as many rows as its selection does; below zero where clicks go, too."""
+    prior = arm.model.prior
+    return (arm.selection.share(prior) - prior) / (1 - prior)
 
 
 def _point(base: LineUp, arm: Variant, rate: float, batch_size: int, learning_rate: float) -> Variant:

@@ -12,11 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from pipeline.spec.config import SKETCH_COLUMNS
 from pipeline.spec.errors import BadInput
 from pipeline.storage.hashing import key_of, splitmix64
-
-SKETCHED = 8
-"""Columns of a sketch: the bias's input, and seven random sums of all others."""
 
 
 def norm(hidden: torch.Tensor) -> torch.Tensor:
@@ -26,7 +24,7 @@ def norm(hidden: torch.Tensor) -> torch.Tensor:
 
 
 def sketch(hidden: torch.Tensor) -> torch.Tensor:
-    """(B, SKETCHED) one for the bias, then inputs (B, H) times random signs over sqrt(SKETCHED - 1).
+    """(B, SKETCH_COLUMNS) one for the bias, then inputs (B, H) times random signs over the root of the other columns' number.
 
     Inner products of rows are those of (1, h), but for noise that falls with the columns (Achlioptas 2003). The signs are
     the same for ever: a hash of their places.
@@ -36,7 +34,7 @@ def sketch(hidden: torch.Tensor) -> torch.Tensor:
 
 
 def _signs(width: int) -> NDArray[np.float32]:
-    columns = SKETCHED - 1
+    columns = SKETCH_COLUMNS - 1
     places = np.arange(width * columns, dtype=np.uint64) ^ np.uint64(key_of("sketch"))
     signs = 1 - 2 * (splitmix64(places) >> np.uint64(63)).astype(np.float32)
     return (signs / np.float32(math.sqrt(columns))).reshape(width, columns)
@@ -44,7 +42,7 @@ def _signs(width: int) -> NDArray[np.float32]:
 
 READINGS: dict[str, tuple[Callable[[torch.Tensor], torch.Tensor], int]] = {
     "norm": (norm, 1),
-    "sketch": (sketch, SKETCHED - 1),
+    "sketch": (sketch, SKETCH_COLUMNS - 1),
 }
 """By name: what is made of the last layer's inputs, and by how many numbers each of these is multiplied for it."""
 

@@ -20,13 +20,6 @@ from pipeline.training.signals import SignalReader
 from tests.trained import DATASET, DAY, STEPS, lineup, metrics, publish, train, variant, windows
 
 
-@pytest.fixture
-def lake(tmp_path: Path) -> Lake:
-    lake = Lake(str(tmp_path / "lake"))
-    publish(lake, windows(4))
-    return lake
-
-
 def test_a_student_learns_what_the_pilot_says_once_it_has_closed_the_window(lake: Lake) -> None:
     student = variant("student", selection=Distilled(rate=0.2, pilot="pilot"))
     done = train(lake, lineup(variant("pilot"), student), 2)

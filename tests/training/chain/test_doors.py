@@ -45,13 +45,6 @@ from tests.training.chain.test_steps import Watcher, weights
 FEW = EvaluationConfig(max_rows=100)
 
 
-@pytest.fixture
-def lake(tmp_path: Path) -> Lake:
-    lake = Lake(str(tmp_path / "lake"))
-    publish(lake, windows(4))
-    return lake
-
-
 def test_another_evaluation_slice_adds_evaluations_and_retrains_nothing(lake: Lake) -> None:
     first = train(lake, lineup(evaluation=FEW, checkpoint_every=2), 3)
     before = {path: digest for path, digest in listing(lake).items() if path.startswith("steps/")}

@@ -25,14 +25,6 @@ LATER = DAY.shift(2)
 SMALL = {**SimulatorConfig.tiny(rows_per_window=300).model_dump(exclude={"origin", "seed"})}
 
 
-@pytest.fixture
-def lake(tmp_path: Path) -> Lake:
-    """Four windows of a simulated log."""
-    lake = Lake(str(tmp_path / "lake"))
-    publish(lake, windows(4))
-    return lake
-
-
 def keys(lake: Lake, chosen: LineUp, name: str) -> dict[Any, str]:
     return {day: step.key for (_, day), step in steps(lake, chosen, 4, only=(name,)).items()}
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,17 +16,10 @@ from pipeline.storage.lake import Lake
 from pipeline.storage.paths import head_path
 from pipeline.training.chain import steps as steps_module
 from pipeline.training.chain.status import ChainStatus, chain_statuses
-from tests.trained import DATASET, DAY, lineup, publish, train, variant, windows
+from tests.trained import DATASET, DAY, lineup, publish, train, variant
 
 TEACHER = variant("teacher")
 STUDENT = variant("student", distillation=Continuous(teacher="teacher"))
-
-
-@pytest.fixture
-def lake(tmp_path: Path) -> Lake:
-    lake = Lake(str(tmp_path / "lake"))
-    publish(lake, windows(4))
-    return lake
 
 
 def status(lake: Lake, chosen: LineUp, name: str = "plain") -> ChainStatus:
