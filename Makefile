@@ -12,7 +12,7 @@ STAMP := $(VENV)/.installed
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up down check docs format test test-long browser bench lock
+.PHONY: help setup demo up down check docs format test test-long test-gpu browser bench lock
 
 help: ## list these commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -61,12 +61,15 @@ test: setup browser ## run the tests, or those that ARGS names
 ifdef ARGS
 	python -m pytest $(ARGS)
 else
-	python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not services and not long"
-	python -m pytest -m "services and not long"
+	python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not services and not long and not gpu"
+	python -m pytest -m "services and not long and not gpu"
 endif
 
 test-long: setup ## run the same properties over many more cases (up to 90 minutes)
 	python -m pytest -m long $(ARGS)
+
+test-gpu: setup ## run the tests that need a GPU (five minutes)
+	python -m pytest -m gpu $(ARGS)
 
 # The browser test drives Chromium: Debian's where root may install it, else the one that Playwright brings.
 browser: setup

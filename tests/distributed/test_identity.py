@@ -98,6 +98,10 @@ def in_four_jobs(lineup: LineUp, variant: str) -> list[TrainJob]:
 
 @pytest.mark.parametrize("world_size", [1, 2])
 def test_four_windows_in_one_job_equal_four_jobs_bit_for_bit(world_size: int, windows: Path, tmp_path: Path) -> None:
+    one_job_equals_four(world_size, windows, tmp_path, "cpu")
+
+
+def one_job_equals_four(world_size: int, windows: Path, tmp_path: Path, device: str) -> None:
     """Weights, fused and dense optimizer state and metrics are identical, for every kind of variant.
 
     Both runs have a lake of their own with the same windows, so that no step of one is found done by the other.
@@ -109,7 +113,7 @@ def test_four_windows_in_one_job_equal_four_jobs_bit_for_bit(world_size: int, wi
         lineup = line_up("identity", world_size)
         jobs = [jobs_of(lineup, variant.name) for variant in lineup.variants]
         last = [sum(map(len, jobs[: place + 1])) - 1 for place in range(len(jobs))]
-        found = train_in_world(world_size, lake, [j for js in jobs for j in js])
+        found = train_in_world(world_size, lake, [j for js in jobs for j in js], device)
         outcomes.append([found[place] for place in last])
     for variant, whole, parts in zip(line_up("identity", 1).variants, *outcomes, strict=True):
         assert whole["state"] == parts["state"], variant.name

@@ -1,4 +1,4 @@
-"""Runs the engine in worlds of several gloo processes, and shows what is left in memory and in the lake."""
+"""Runs the engine in worlds of several processes, on CPUs or a GPU each, and shows what is left in memory and in the lake."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ def _processes(world_size: int) -> ProcessPoolExecutor:
     return ProcessPoolExecutor(world_size, mp_context=get_context("spawn"))
 
 
-def train_in_world(world_size: int, lake: Lake, jobs: Iterable[TrainJob]) -> list[dict[str, Any]]:
+def train_in_world(world_size: int, lake: Lake, jobs: Iterable[TrainJob], device: str = "cpu") -> list[dict[str, Any]]:
     """Run jobs one after the other in one world of processes; for each, what its last chain left (see `_outcome`)."""
     documents = [job.model_dump_json() for job in jobs]
     # Not by a file: a process that ends would look for one that is gone, at full speed for minutes.
     (meeting,) = free_ports(1)
     pool = _processes(world_size)
-    working = [pool.submit(_work, rank, world_size, lake.url, documents, meeting) for rank in range(world_size)]
+    working = [pool.submit(_work, rank, world_size, lake.url, documents, meeting, device) for rank in range(world_size)]
     done, waiting = wait(working, timeout=300, return_when=FIRST_EXCEPTION)
     if waiting:  # one has failed and the other waits for it, or both hang
         _processes.cache_clear()
@@ -45,15 +45,23 @@ def train_in_world(world_size: int, lake: Lake, jobs: Iterable[TrainJob]) -> lis
     return working[0].result(timeout=0)
 
 
-def _work(rank: int, world_size: int, lake: str, documents: list[str], meeting: int) -> list[dict[str, Any]]:
+def _work(
+    rank: int, world_size: int, lake: str, documents: list[str], meeting: int, device: str
+) -> list[dict[str, Any]]:
     os.environ["LOCAL_RANK"] = str(rank)
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{meeting}", rank=rank, world_size=world_size)
+    place = torch.device(device, rank) if device == "cuda" else torch.device(device)
+    dist.init_process_group(
+        "nccl" if device == "cuda" else "gloo",
+        init_method=f"tcp://127.0.0.1:{meeting}",
+        rank=rank,
+        world_size=world_size,
+    )
     found = []
     for document in documents:
         job = load_job(document)
         assert isinstance(job, TrainJob)
-        engine = Engine(Lake(lake), job, None, torch.device("cpu"))
+        engine = Engine(Lake(lake), job, None, place)
         found.append(_outcome(engine, engine.run()[-1]))
     dist.destroy_process_group()
     return found

@@ -1,6 +1,6 @@
 """Measures what a stored selection saves: a tenth of the negatives, read and trained on, against all rows.
 
-python -m benchmarks.stored_selections --write
+python -m benchmarks.selections.saving --write
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ def main(
             typer.echo(
                 f"round {number + 1} of {rounds}: {[f'{s[-1]:.2f}' for s in sides.turns.seconds.values()]}", err=True
             )
-        made = page(" ".join(["python -m benchmarks.stored_selections", *sys.argv[1:]]), rows, load, sides)
+        made = page(" ".join(["python -m benchmarks.selections.saving", *sys.argv[1:]]), rows, load, sides)
     typer.echo(made)
     if write:
         PAGE.write_text(made)
