@@ -27,7 +27,7 @@ from pipeline.studies.selection.answer import answer
 from pipeline.studies.selection.cells import name_of
 from pipeline.studies.selection.fields import WAYS, Fields
 from pipeline.training.chain.engine import Engine
-from tests.studies.made import made
+from tests.studies.made import made, rows
 from tests.trained import alone
 
 SPAN = {"study": "rows", "lineup": "drift", "first": "2024-01-01", "online_start": "2024-01-11", "last": "2024-01-20"}
@@ -110,6 +110,20 @@ def test_the_best_policy_is_chosen_on_some_seeds_and_judged_by_the_others() -> N
     noisy = answer(made(planned(seeds="1-12"), loss("none"), noise=2e-2))
     assert "which is not shown to be better" in noisy.headline or "nothing beats" in noisy.headline
     assert "No policy is recommended on so few seeds" in answer(made(planned(seeds="1-3"), loss("el2n"))).headline
+
+
+def test_the_rules_of_choosing_are_judged_by_hindsight_on_seeds_that_did_not_choose() -> None:
+    study = planned(seeds="1-12", policies=["el2n", "uniform"])
+    found = answer(made(study, loss("el2n"), noise=1e-5)).metrics
+    assert found["regret_at_10_always"] == pytest.approx(0.3, abs=0.01), "0.5 % against the best one's 0.2"
+    for rule in ("elsewhere", "short_trial", "long_trial"):
+        assert found[f"regret_at_10_{rule}"] == pytest.approx(0, abs=0.01)
+    choose = list(rows(study.under((1, 2, 3, 4)), loss("el2n"), noise=1e-5))
+    confirm = list(rows(study.under(tuple(range(5, 13))), loss("uniform"), noise=1e-5))
+    moved = answer(Evidence.of(study, [*choose, *confirm])).metrics
+    assert moved["regret_at_10_elsewhere"] == pytest.approx(0.8, abs=0.01), "what was best elsewhere loses 1 % here"
+    assert moved["regret_at_10_long_trial"] == pytest.approx(0, abs=0.01)
+    assert not [name for name in answer(made(planned(seeds="1-3"), loss("el2n"))).metrics if "regret" in name]
 
 
 def test_a_study_trains_with_every_policy_and_answers(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from pipeline.studies.findings import Check, Findings, Section, Table
 from pipeline.studies.measures import percent
 from pipeline.studies.selection.cells import ALL_ROWS, BASELINE, name_of
 from pipeline.studies.selection.fields import Fields
+from pipeline.studies.selection.recommend import recommended
 
 CALIBRATED = 0.02
 """How far the mean prediction of a policy's model may lie from the click rate, relative to that of all rows' model."""
@@ -30,12 +31,14 @@ def answer(evidence: Evidence) -> Findings:
             metrics |= measures.ends(f"{cell.variant}_against_{BASELINE}", _against_baseline(evidence, cell))
     rates = sorted({float(cell.value or 0.0) for cell in cells}, reverse=True)
     said = [words for rate in rates for words in _chosen(evidence, rate, metrics)]
+    rules = recommended(evidence, rates, metrics)
     return Findings(
         headline=" ".join(said) or _unchosen(evidence, rates),
         metrics=metrics,
         sections=(
             *(_at_rate(evidence, rate) for rate in rates),
             *_over_rates(evidence, rates),
+            *(() if rules is None else (rules,)),
             Section(
                 "What it cost",
                 "Compute is that of the model alone, then with the whole pilot that it asks, then with its part of a pilot that all share. "
