@@ -43,9 +43,10 @@ with DAG(
     def plan() -> dict[str, Any]:
         """Check the form and write the job."""
         asked = answers(Warmup)
+        lineup, variants = asked.chosen()
         job = TrainJob(
-            lineup=asked.seeded(),
-            variants=asked.variants,
+            lineup=lineup,
+            variants=variants,
             first=asked.first,
             last=asked.last,
             start="scratch",

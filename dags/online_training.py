@@ -56,19 +56,17 @@ with DAG(
     def plan() -> dict[str, Any]:
         """Decide the window, check the form and write the jobs."""
         asked = answers(Online)
-        lineup, window = asked.on_workers(), resolve_window(asked.window_date, interval())
+        (lineup, variants), window = asked.chosen(), resolve_window(asked.window_date, interval())
         train = TrainJob(
             lineup=lineup,
-            variants=asked.variants,
+            variants=variants,
             first=window,
             last=window,
             start="parent",
             force=asked.force,
             despite_stale=asked.despite_stale,
         )
-        compare = CompareJob(
-            lineup=lineup, variants=asked.variants, first=min(lineup.online_start, window), last=window
-        )
+        compare = CompareJob(lineup=lineup, variants=variants, first=min(lineup.online_start, window), last=window)
         return {"train": train.model_dump(mode="json"), "compare": compare.model_dump(mode="json")}
 
     limits: dict[str, Any] = {"timeout_minutes": "{{ params.timeout_minutes }}", "pool": "windrow_ray"}

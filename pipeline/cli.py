@@ -974,11 +974,15 @@ def _of_the_forms(lineup: Path | None) -> tuple[Path, bool]:
 
 @app.command()
 def settings(as_json: AsJson = False) -> None:
-    """List the environment variables that say where things are."""
-    from pipeline.spec.settings import settings_table
+    """Show what is in use: the environment variables that say where things are, and what each stands at."""
+    from pipeline.spec.settings import settings_in_use, settings_table
 
-    rows = settings_table()
-    table = Table("variable", "default", "meaning")
-    for row in rows:
-        table.add_row(*row)
-    _answer({name: {"default": default, "meaning": meaning} for name, default, meaning in rows}, as_json, table)
+    with _errors_as_messages():
+        used = settings_in_use()
+    table = Table("variable", "in use", "from", "meaning")
+    document = {}
+    for name, default, meaning in settings_table():
+        value, source = used[name]
+        table.add_row(name, value, source, meaning)
+        document[name] = {"in_use": value, "from": source, "default": default, "meaning": meaning}
+    _answer(document, as_json, table)

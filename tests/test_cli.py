@@ -119,6 +119,18 @@ def test_settings_name_every_variable_with_its_meaning(home: Path) -> None:
     assert "WINDROW_LAKE" in windrow("settings").output
 
 
+def test_settings_show_what_is_in_use_and_from_where_and_no_password(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://ada:secret@mlflow.example:8443")
+    told = json.loads(windrow("settings", "--json").stdout)
+    assert (told["WINDROW_HOME"]["in_use"], told["WINDROW_HOME"]["from"]) == (str(home), "environment")
+    assert (told["WINDROW_LAKE"]["in_use"], told["WINDROW_LAKE"]["from"]) == (str(home / "lake"), "default")
+    assert told["MLFLOW_TRACKING_URI"]["in_use"] == "https://...@mlflow.example:8443"
+    monkeypatch.setenv("WINDROW_AIRFLOW_PORT", "many")
+    assert "WINDROW_AIRFLOW_PORT" in windrow("settings").output
+
+
 def test_status_shows_what_is_missing_and_what_is_stale_and_why(home: Path) -> None:
     lake, chosen = Lake(str(home / "lake")), lineup(seeds=(4,))
     publish(lake, windows(4))

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 from pydantic.config import JsonDict
 
 from operators.form.run_window import Interval, resolve_window
+from pipeline.spec.config import Continuous, Rate
 from pipeline.spec.documents import Flag
-from pipeline.spec.errors import BadInput
+from pipeline.spec.errors import BadInput, asked
 from pipeline.spec.forms.asked import OfLineUp, OnWorkers, suggest_first, suggest_online
-from pipeline.spec.forms.fields import LIMITS, Day, Minutes, OptionalDay, OptionalSeeds
+from pipeline.spec.forms.fields import LIMITS, Day, Minutes, OptionalDay, OptionalSeeds, unless_empty
 from pipeline.spec.lineup import LineUp
 from pipeline.spec.lineups import variant_names
 from pipeline.spec.window import Window
+from pipeline.studies.selection.cells import click_rate, name_of, on_few, policy
+from pipeline.studies.selection.fields import Way
 
 
 def _offer_variants(schema: JsonDict) -> None:
@@ -27,6 +30,53 @@ Variants = Annotated[
     BeforeValidator(lambda given: () if given is None else given),
     Field(json_schema_extra=_offer_variants),
 ]
+
+
+TRIED: JsonDict = {"section": "Try a selection policy"}
+
+
+def _offer_teachers(schema: JsonDict) -> None:
+    schema.pop("anyOf", None)
+    schema |= {"type": ["string", "null"], **TRIED}
+
+
+class TriesPolicy(OnWorkers):
+    """The fields of a form that trains a line-up, and may add a variant that trains on fewer rows."""
+
+    variants: Variants = Field(default=(), title="Variants")
+    policy: Literal["none", Way] = Field(default="none", title="Selection policy", json_schema_extra=TRIED)
+    """Adds a variant: the line-up's reference, trained on the rows that this policy keeps. The page of `selection_study` explains
+    the policies; one that asks a pilot asks the reference. Batches shrink with the rows. Warm it up before it goes online, with the
+    same fields; to keep it for good, write it into the line-up's file."""
+    keep: Rate = Field(default=0.1, title="Fraction of the rows", json_schema_extra=TRIED)
+    """That the policy keeps, clicks and others together, e.g. `0.1`."""
+    teacher: Annotated[str | None, BeforeValidator(unless_empty)] = Field(
+        default=None, title="With a teacher", json_schema_extra=_offer_teachers
+    )
+    """A variant of the line-up from which the added variant learns, too, at weight 1, all the while; leave empty for none."""
+
+    def chosen(self) -> tuple[LineUp, tuple[str, ...]]:
+        """The line-up on the requested workers, with the added variant, and the names of the chosen variants: none for all.
+
+        Raises:
+            BadInput: see `on_workers`; or the line-up has a variant of that name or no such teacher, or its click rate is not known.
+        """
+        lineup = self.on_workers()
+        if self.policy == "none":
+            return lineup, self.variants
+        model = lineup.variant(lineup.reference)
+        kept = policy(self.policy, self.keep, click_rate(lineup, model), lineup.reference)
+        name = (
+            name_of(self.policy, self.keep)
+            if self.teacher is None
+            else f"{name_of(self.policy, self.keep)}_of_{self.teacher}"
+        )
+        added = on_few(lineup, model, name, kept, self.keep)
+        if self.teacher is not None:
+            added = added.model_copy(update={"distillation": Continuous(teacher=self.teacher)})
+        with asked("the selection policy"):
+            grown = LineUp.model_validate(lineup.model_dump() | {"variants": (*lineup.variants, added)})
+        return grown, (*self.variants, added.name) if self.variants else ()
 
 
 class Ingest(OfLineUp):
@@ -60,7 +110,7 @@ class Ingest(OfLineUp):
         return self.first, self.last
 
 
-class Warmup(OnWorkers):
+class Warmup(TriesPolicy):
     """The fields of the form of `historical_warmup`."""
 
     variants: Variants = Field(default=(), title="Variants")
@@ -79,13 +129,13 @@ class Warmup(OnWorkers):
     )
     """A job that runs longer is stopped and its task fails. Steps that are done stay done."""
 
-    def seeded(self) -> LineUp:
-        """The chosen line-up on the workers and with the requested seeds."""
-        chosen = self.on_workers()
-        return chosen.model_copy(update={"seeds": self.seeds or chosen.seeds})
+    def chosen(self) -> tuple[LineUp, tuple[str, ...]]:
+        """The same, with the requested seeds."""
+        lineup, variants = super().chosen()
+        return lineup.model_copy(update={"seeds": self.seeds or lineup.seeds}), variants
 
 
-class Online(OnWorkers):
+class Online(TriesPolicy):
     """The fields of the form of `online_training`."""
 
     variants: Variants = Field(default=(), title="Variants")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -184,6 +185,24 @@ def settings_table() -> list[tuple[str, str, str]]:
         (str(field.title), _DEFAULTS.get(name, str(field.default)), str(field.description))
         for name, field in Settings.model_fields.items()
     ]
+
+
+def settings_in_use(environ: Mapping[str, str] | None = None) -> dict[str, tuple[str, str]]:
+    """By environment variable, the value in use, without passwords, and where it comes from: `environment` or `default`.
+
+    Raises:
+        BadInput: a variable holds what cannot be used.
+    """
+    environ = os.environ if environ is None else environ
+    found = Settings.of(environ)
+    return {
+        variable: (_without_password(str(getattr(found, name))), "environment" if environ.get(variable) else "default")
+        for name, variable in _VARIABLES.items()
+    }
+
+
+def _without_password(value: str) -> str:
+    return re.sub(r"(?<=://)[^/@]*@", "...@", value)
 
 
 _DEFAULTS = {

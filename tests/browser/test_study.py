@@ -10,8 +10,16 @@ import httpx
 import pytest
 from playwright.sync_api import Locator, Page, expect, sync_playwright
 
+from operators.form.questions import TRIED
+from pipeline.reporting.dispatch import run_ingest
 from pipeline.spec.forms.fields import LIMITS
+from pipeline.spec.job import IngestJob
+from pipeline.spec.lineup import load_lineup
+from pipeline.spec.lineups import lineup_path
+from pipeline.spec.window import Window
+from pipeline.storage.lake import Lake
 from pipeline.studies.kinds import kind_of
+from pipeline.training.chain.steps import StepStore
 from tests.airflow_client import Airflow, eventually
 from tests.conftest import Stack
 
@@ -52,14 +60,7 @@ def test_a_study_from_the_form_to_the_curves_on_one_chart(stack: Stack, page: Pa
     airflow = Airflow(stack.addresses)
     airflow.await_dag(DAG)
 
-    page.goto(f"{stack.addresses.airflow}/dags/{DAG}")
-    page.fill("input[name=username]", stack.addresses.user)
-    page.fill("input[name=password]", stack.addresses.password)
-    page.get_by_role("button", name="Sign in").click()
-    page.wait_for_url(f"**/dags/{DAG}**")
-
-    page.get_by_role("button", name="Trigger").first.click()
-    form = page.get_by_role("dialog")
+    form = open_form(page, stack, DAG)
     every_field_explains_itself(form)
     form.locator("#element_study").fill("from_the_browser")
     form.locator("#element_seeds").fill("zero, 1, 2")
@@ -77,12 +78,7 @@ def test_a_study_from_the_form_to_the_curves_on_one_chart(stack: Stack, page: Pa
     form.get_by_test_id("trigger-dag-submit").click()
     expect(form).to_be_hidden()
 
-    run_id = eventually(lambda: _latest_run(airflow), 30, "the run is there")
-    state = eventually(
-        lambda: (found := airflow.run_state(DAG, run_id)) in {"success", "failed"} and found, STUDY_TIMEOUT_S, "an end"
-    )
-    assert state == "success"
-
+    run_id = ended(airflow, DAG)
     planned = airflow.xcom(DAG, run_id, "plan", "report")["study"]
     assert planned["asked"]["seeds"] == planned["lineup"]["seeds"] == [0, 1, 2]
     assert planned["asked"]["epsilons"] == [0.1, 0.2, 0.5]
@@ -108,6 +104,54 @@ def test_a_study_from_the_form_to_the_curves_on_one_chart(stack: Stack, page: Pa
     assert headline == report["tags"]["mlflow.note.content"]
     value, low, high = (report["metrics"][f"gain_over_late_cutover_percent{end}"] for end in ("", "_low", "_high"))
     assert f"{value:+.2f} ({low:+.2f} to {high:+.2f}) %" in headline
+
+
+def test_a_policy_is_tried_from_the_form(stack: Stack, page: Page, tmp_path: Path) -> None:
+    """By its name, with a teacher: the added variant's chain is in the lake, trained on the rows that were asked for."""
+    airflow, lake, lineup = Airflow(stack.addresses), Lake(stack.lake), load_lineup(lineup_path("tiny"))
+    airflow.await_dag("historical_warmup")
+    first, last = Window.of("2024-01-01"), Window.of("2024-01-02")
+    run_ingest(lake, IngestJob(dataset=lineup.dataset, first=first, last=last))
+
+    form = open_form(page, stack, "historical_warmup")
+    choose(form, "lineup", "tiny")
+    for field, window in {"first": first, "last": last}.items():
+        form.locator(f"#element_{field}").fill(window.name)
+    form.get_by_role("button", name=str(TRIED["section"])).click()
+    choose(form, "policy", "local_case_control")
+    form.locator("#element_keep").fill("0.5")
+    form.locator("#element_teacher").fill("teacher")
+    page.screenshot(path=tmp_path / "policy.png", full_page=True)
+    form.get_by_test_id("trigger-dag-submit").click()
+    expect(form).to_be_hidden()
+
+    ended(airflow, "historical_warmup")
+    name = "local_case_control_50_of_teacher"
+    step = StepStore(lake, lineup.dataset.name).head(lineup.name, name, lineup.seeds[0], last)
+    assert step is not None
+    assert step.num_selected == pytest.approx(step.num_rows / 2, rel=0.1)
+    assert step.soft_read is not None
+
+
+def open_form(page: Page, stack: Stack, dag: str) -> Locator:
+    """Log in, go to a DAG's page, and open its form."""
+    page.goto(f"{stack.addresses.airflow}/dags/{dag}")
+    page.fill("input[name=username]", stack.addresses.user)
+    page.fill("input[name=password]", stack.addresses.password)
+    page.get_by_role("button", name="Sign in").click()
+    page.wait_for_url(f"**/dags/{dag}**")
+    page.get_by_role("button", name="Trigger").first.click()
+    return page.get_by_role("dialog")
+
+
+def ended(airflow: Airflow, dag: str) -> str:
+    """The DAG's latest run, once it has ended well."""
+    run_id = eventually(lambda: _latest_run(airflow, dag), 30, "the run is there")
+    state = eventually(
+        lambda: (found := airflow.run_state(dag, run_id)) in {"success", "failed"} and found, STUDY_TIMEOUT_S, "an end"
+    )
+    assert state == "success"
+    return run_id
 
 
 def every_field_explains_itself(form: Locator) -> None:
@@ -152,6 +196,6 @@ def follow(page: Page, name: str) -> Page:
     return opened.value
 
 
-def _latest_run(airflow: Airflow) -> str | None:
-    runs = airflow.http.get(f"/dags/{DAG}/dagRuns").raise_for_status().json()["dag_runs"]
+def _latest_run(airflow: Airflow, dag: str) -> str | None:
+    runs = airflow.http.get(f"/dags/{dag}/dagRuns").raise_for_status().json()["dag_runs"]
     return str(runs[-1]["dag_run_id"]) if runs else None

@@ -24,6 +24,7 @@ from pipeline.spec.simulated import SimulatorConfig
 from pipeline.spec.window import DAY, Window
 from pipeline.storage.lake import Lake
 from pipeline.storage.paths import head_path, manifest_path
+from pipeline.studies.selection.fields import WAYS
 
 START = datetime(2024, 1, 9, tzinfo=UTC)
 F = TypeVar("F", bound=Fields)
@@ -96,8 +97,8 @@ def test_half_a_span_is_refused(asked: Any, span: dict[str, str]) -> None:
 
 @pytest.mark.parametrize("seeds", ["3, 1", " 3,1 ", [3, 1]])
 def test_seeds_come_as_a_person_types_them_or_as_a_list(asked: Any, seeds: Any) -> None:
-    assert asked(Warmup, {"seeds": seeds}).seeded().seeds == (3, 1)
-    assert asked(Warmup, {}).seeded().seeds == load_lineup(lineup_paths()["demo"]).seeds
+    assert asked(Warmup, {"seeds": seeds}).chosen()[0].seeds == (3, 1)
+    assert asked(Warmup, {}).chosen()[0].seeds == load_lineup(lineup_paths()["demo"]).seeds
 
 
 @pytest.mark.parametrize(
@@ -113,6 +114,34 @@ def test_what_cannot_be_a_seed_is_named_with_its_field(asked: Any, seeds: str, w
     with pytest.raises(BadInput, match="the form of mine: ") as error:
         asked(Warmup, {"seeds": seeds})
     assert words in str(error.value)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("teacher", [None, "teacher"])
+def test_any_policy_is_tried_by_name_alone_and_with_a_teacher(asked: Any, way: str, teacher: str | None) -> None:
+    """In the line-up that both daily DAGs train: at the fraction of all rows that was asked for, with a batch that fits."""
+    conf = {"policy": way, "keep": 0.5, "teacher": teacher}
+    (lineup, variants), (daily, _) = asked(Warmup, conf).chosen(), asked(Online, conf).chosen()
+    name = f"{way}_50" if teacher is None else f"{way}_50_of_teacher"
+    added, reference = lineup.variant(name), lineup.variant(lineup.reference)
+    assert daily.variant(name) == added
+    assert variants == (), "all are trained, the added one too"
+    assert asked(Warmup, {**conf, "variants": ["teacher"]}).chosen()[1] == ("teacher", name)
+    assert added.selection.share(reference.model.prior) == pytest.approx(0.5)
+    assert added.optimizer.batch_size == pytest.approx(0.5 * reference.optimizer.batch_size, abs=1)
+    assert added.teacher == teacher
+    assert {read.source for read in added.selection.reads().values()} <= {lineup.reference}
+
+
+def test_a_policy_that_cannot_be_tried_says_why(asked: Any) -> None:
+    for conf, words in (
+        ({"policy": "od"}, "'od'"),
+        ({"policy": "odds", "keep": 0.9, "teacher": "nobody"}, "nobody"),
+        ({"policy": "odds", "keep": 0.05}, "odds keeps all clicks.*keep at least 0.4"),
+        ({"policy": "odds", "keep": 0}, "keep"),
+    ):
+        with pytest.raises(BadInput, match=words):
+            asked(Warmup, conf).chosen()
 
 
 def test_every_checked_in_line_up_can_be_run(root: Path) -> None:

@@ -60,7 +60,7 @@ def test_a_policy_and_a_model_from_outside_are_used_by_the_command_and_by_a_form
     }
     monkeypatch.setattr(form_answers, "get_current_context", lambda: context)
     asked = form_answers.answers(Warmup)
-    job = TrainJob(lineup=asked.seeded(), first=DAY, last=DAY.next(), start="scratch")
+    job = TrainJob(lineup=asked.chosen()[0], first=DAY, last=DAY.next(), start="scratch")
     assert load_job(job.model_dump_json()) == job, "what the form's task hands to the cluster"
     Engine(lake, job, None, alone()).run()
     step = StepStore(lake, DATASET).head("outside", "sampled", 0, DAY.next())

@@ -29,8 +29,8 @@ def services_status(settings: Settings | None = None) -> list[ServiceStatus]:
     kept = supervisor.kept()
     return [
         *_airflow(settings, kept),
-        _asked("mlflow", f"{settings.tracking_uri}/health", {}),
-        _ray(f"{settings.ray_dashboard}/api/v0/nodes", bearer),
+        _mlflow(settings.tracking_uri),
+        _ray(settings.ray_dashboard, bearer),
         ServiceStatus(
             name="supervisor",
             address=str(supervisor.log),
@@ -41,9 +41,9 @@ def services_status(settings: Settings | None = None) -> list[ServiceStatus]:
 
 
 def _airflow(settings: Settings, kept: Mapping[str, Kept]) -> list[ServiceStatus]:
-    url = f"{settings.airflow_url}/api/v2/monitor/health"
+    url = settings.airflow_url
     try:
-        health = _get(url, {}).raise_for_status().json()
+        health = _get(f"{url}/api/v2/monitor/health", {}).raise_for_status().json()
     except (httpx.HTTPError, ValueError) as error:
         names = ["airflow-api", *AIRFLOW_PARTS]
         return [ServiceStatus(name=name, address=url, healthy=False, detail=_reason(error)) for name in names]
@@ -64,19 +64,19 @@ def _part(found: Mapping[str, str | None], part: str, kept: Kept | None) -> str:
     return found["status"] or "no status"
 
 
-def _asked(name: str, url: str, headers: Mapping[str, str]) -> ServiceStatus:
+def _mlflow(url: str) -> ServiceStatus:
     try:
-        _get(url, headers).raise_for_status()
+        _get(f"{url}/health", {}).raise_for_status()
     except httpx.HTTPError as error:
-        return ServiceStatus(name=name, address=url, healthy=False, detail=_reason(error))
-    return ServiceStatus(name=name, address=url, healthy=True, detail="healthy")
+        return ServiceStatus(name="mlflow", address=url, healthy=False, detail=_reason(error))
+    return ServiceStatus(name="mlflow", address=url, healthy=True, detail="healthy")
 
 
 def _ray(url: str, headers: Mapping[str, str]) -> ServiceStatus:
     """Its pages are up before a node has joined that could run a job, and stay up when the last one has gone."""
     alive = {"filter_keys": "state", "filter_predicates": "=", "filter_values": "ALIVE", "limit": "1"}
     try:
-        found = _get(url, headers, alive).raise_for_status().json()
+        found = _get(f"{url}/api/v0/nodes", headers, alive).raise_for_status().json()
         num_nodes = found["data"]["result"]["num_filtered"]
     except (httpx.HTTPError, ValueError, LookupError, TypeError) as error:
         return ServiceStatus(name="ray", address=url, healthy=False, detail=_reason(error))

@@ -39,7 +39,7 @@ class ServiceStatus:
     """`airflow-api`, `airflow-scheduler`, `airflow-dags`, `airflow-triggerer`, `mlflow`, `ray`, or `supervisor`,
     which keeps the others running."""
     address: str
-    """Where it was asked."""
+    """Where a person finds it: its pages, or its log."""
     healthy: bool
     """Whether it answered, and well."""
     detail: str
