@@ -30,7 +30,7 @@ then trains on it. The teacher goes first. Afterwards all variants are compared 
 Before the first day run `historical_warmup`. While this DAG is paused, runs triggered by hand and backfills stay
 queued; unpausing starts the latest day only. Past days, in order, and again those that are done: `airflow backfill create
 --dag-id online_training --from-date {online_start} --to-date {last} --max-active-runs 1 --reprocess-behavior completed
---dag-run-conf '{"lineup": "demo"}'`.
+--dag-run-conf '{"lineup": "demo"}'`, in a shell with `export AIRFLOW_HOME={airflow_home}`.
 
 A window that is done already is skipped, and the log says so. When something before it changed (a window was published
 again, a recipe was edited), its chain is **stale**: `windrow status` says what and why, and a day that would go on from

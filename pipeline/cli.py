@@ -741,6 +741,8 @@ def status(lineup: LineUpFile = None, as_json: AsJson = False) -> None:
     if not as_json:
         if cures:
             out.print(Text(cures), soft_wrap=True)
+            if "`airflow " in cures and (home := settings.home / "airflow").is_dir():
+                out.print(f"`airflow` needs a shell with `export AIRFLOW_HOME={home}`.", markup=False, soft_wrap=True)
         for s in services:
             line = f"{s.name:24} {'up' if s.healthy else 'down':5} {s.address}"
             out.print(line if s.healthy else f"{line}  {s.detail}", markup=False, soft_wrap=True)

@@ -153,7 +153,14 @@ def test_status_shows_what_is_missing_and_what_is_stale_and_why(home: Path) -> N
         }
     ]
     assert {service["healthy"] for service in told["services"]} == {False}
+    assert {service["address"] for service in told["services"] if service["name"] != "supervisor"} == {
+        Settings().airflow_url,
+        Settings().tracking_uri,
+        Settings().ray_dashboard,
+    }, "pages, which a person can open"
+    (home / "airflow").mkdir()
     shown = " ".join(windrow("status", "-l", written(home, chosen)).output.split())
+    assert f"export AIRFLOW_HOME={home / 'airflow'}" in shown
     assert "2024-01-03" in shown
     assert "published again" in shown
 

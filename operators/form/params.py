@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -34,9 +35,10 @@ def form(
 
 
 def dated(text: str) -> str:
-    """A DAG's page with the suggested days in the place of `{first}`, `{online_start}` and `{last}`."""
+    """A DAG's page with the suggested days in the place of `{first}`, `{online_start}` and `{last}`, and this Airflow's home."""
     dates = Dates.suggested()
-    days = {"{first}": dates.first, "{online_start}": dates.online_start, "{last}": dates.online(6)}
-    for name, suggested in days.items():
+    found = {"{first}": dates.first, "{online_start}": dates.online_start, "{last}": dates.online(6)}
+    found["{airflow_home}"] = os.environ.get("AIRFLOW_HOME", "~/airflow")
+    for name, suggested in found.items():
         text = text.replace(name, suggested)
     return text
