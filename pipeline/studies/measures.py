@@ -103,6 +103,11 @@ def split_seeds(evidence: Evidence) -> tuple[slice, slice | None]:
     return slice(0, choosing), slice(choosing, seeds) if enough else None
 
 
+def over_seeds(by_seed: NDArray[np.float64], *, independent: bool) -> Interval:
+    """The mean of a number (S,) that each seed has, with its interval over worlds; without ends where there are too few."""
+    return Series(by_seed[:, None], np.zeros((0, 1)), independent).mean().interval()
+
+
 def ends(name: str, interval: Interval) -> dict[str, float]:
     """An interval as three figures."""
     return {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}

@@ -111,7 +111,7 @@ def test_a_policy_is_tried_from_the_form(stack: Stack, page: Page, tmp_path: Pat
     airflow, lake, lineup = Airflow(stack.addresses), Lake(stack.lake), load_lineup(lineup_path("tiny"))
     airflow.await_dag("historical_warmup")
     first, last = Window.of("2024-01-01"), Window.of("2024-01-02")
-    run_ingest(lake, IngestJob(dataset=lineup.dataset, first=first, last=last))
+    run_ingest(IngestJob(dataset=lineup.dataset, first=first, last=last), lake)
 
     form = open_form(page, stack, "historical_warmup")
     choose(form, "lineup", "tiny")

@@ -144,7 +144,16 @@ def file(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_it_stands_beside_the_built_in_ones(folder: Path) -> None:
-    assert list(kinds()) == ["distillation", "downsampling", "iso_compute", "scaling", "selection", "tuning", "width"]
+    assert list(kinds()) == [
+        "distillation",
+        "downsampling",
+        "iso_compute",
+        "ranking",
+        "scaling",
+        "selection",
+        "tuning",
+        "width",
+    ]
     assert [kind.name for kind in kinds().values() if not kind.is_built_in] == ["width"]
 
 

@@ -8,8 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.spec.study import Cell
-from pipeline.statistics.interval import Interval
-from pipeline.statistics.series import Series
 from pipeline.studies import measures
 from pipeline.studies.evidence import Evidence
 from pipeline.studies.findings import Section, Table
@@ -51,7 +49,9 @@ def recommended(evidence: Evidence, rates: Sequence[float], metrics: dict[str, f
             continue
         taken = _taken(evidence, cells, choosing, confirming)
         for name, (losses, least) in taken.items():
-            regret, apart = _mean(losses - least), _mean(losses - taken[ALWAYS][0])
+            regret, apart = (
+                measures.over_seeds(losses - other, independent=True) for other in (least, taken[ALWAYS][0])
+            )
             rows.append(
                 (f"{100 * rate:g} %", name, percent(regret), "" if name == ALWAYS else percent(apart)),
             )
@@ -87,7 +87,3 @@ def _taken(
         LONG: losses(early, confirming).argmin(axis=0),
     }
     return {name: (later[place, np.arange(later.shape[1])], later.min(axis=0)) for name, place in chosen.items()}
-
-
-def _mean(by_seed: NDArray[np.float64]) -> Interval:
-    return Series(by_seed[:, None], np.zeros((0, 1)), independent=True).mean().interval()
