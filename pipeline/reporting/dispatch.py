@@ -425,7 +425,13 @@ def answered(
     except ValueError as error:  # all is read by now: the statistics say what they lack
         raise StudyError(f"study {study.name!r} cannot be answered yet: {error}") from error
     findings = replace(findings, notes=(*findings.notes, *notes))
-    html = study_page.render(evidence.study, findings, facts=evidence.facts(), times=evidence.wall_times(beside or {}))
+    html = study_page.render(
+        evidence.study,
+        findings,
+        facts=evidence.facts(),
+        times=evidence.wall_times(beside or {}),
+        took=evidence.took(),
+    )
     texts = {".html": html, ".md": findings.markdown(study.question, study.name)}
     texts |= {f"_{name}.json": json.dumps(document, indent=1) for name, document in findings.documents.items()}
     _leave(folder, study.name, texts, findings.figures)

@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
-import base64
 import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
 
 import matplotlib as mpl
+import yaml
 from jinja2 import Environment, StrictUndefined, select_autoescape
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from pipeline.spec.lineup import document
 from pipeline.spec.study import Study
+from pipeline.studies.drawing import Drawn
 from pipeline.studies.findings import Findings, Table
 
+SVG = "{http://www.w3.org/2000/svg}"
+ElementTree.register_namespace("", SVG.strip("{}"))
+ElementTree.register_namespace("xlink", "http://www.w3.org/1999/xlink")
 TEMPLATE = Path(__file__).parent / "templates" / "study.html"
 
 
-def render(study: Study, findings: Findings, *, facts: Mapping[str, str], times: Table) -> str:
+def render(study: Study, findings: Findings, *, facts: Mapping[str, str], times: Table, took: str = "") -> str:
     """The page of a study.
 
     Args:
@@ -28,24 +34,48 @@ def render(study: Study, findings: Findings, *, facts: Mapping[str, str], times:
         findings: the answer.
         facts: what made it, by name: versions, commands, seeds.
         times: where the wall time went.
+        took: one sentence on what it cost.
     """
     environment = Environment(
         autoescape=select_autoescape(default=True), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     template = environment.from_string(TEMPLATE.read_text())
     figures = {
-        section.slug: _inline(section.figure, section.title)
+        section.slug: inline(section.figure, section.title)
         for section in findings.sections
         if section.figure is not None
     }
     settings = json.dumps(document(study.lineup), indent=1)
-    return template.render(study=study, findings=findings, figures=figures, facts=facts, times=times, settings=settings)
+    return template.render(
+        study=study,
+        findings=findings,
+        figures=figures,
+        facts=facts,
+        times=times,
+        took=took,
+        settings=settings,
+        again=yaml.safe_dump(again(study), sort_keys=False, width=120, default_flow_style=None),
+    )
 
 
-def _inline(figure: Figure, title: str) -> Markup:
-    """A figure as an image within the page; vector, so that it prints well."""
+def again(study: Study) -> dict[str, Any]:
+    """The file of answers that describes a study, without what nobody filled in."""
+    return {"kind": study.kind, **{name: given for name, given in study.asked.items() if given is not None}}
+
+
+def inline(figure: Figure, title: str) -> Markup:
+    """A figure drawn into the page: vectors, so that it prints well, whose points say their values under a mouse."""
     drawn = io.BytesIO()
     with mpl.rc_context({"svg.fonttype": "path", "svg.hashsalt": title}):
         figure.savefig(drawn, format="svg", metadata={"Date": None})
-    data = base64.b64encode(drawn.getvalue()).decode()
-    return Markup('<img src="data:image/svg+xml;base64,{}" alt="{}">').format(data, title)
+    root = ElementTree.fromstring(drawn.getvalue())
+    root.set("role", "img")
+    root.set("aria-label", title)
+    if isinstance(figure, Drawn):
+        for line in root.iter(f"{SVG}g"):
+            points = list(line.iter(f"{SVG}use"))
+            said = figure.said.get(line.get("id", ""), [])
+            if len(points) == len(said):  # a point outside the picture has no mark
+                for point, words in zip(points, said, strict=True):
+                    ElementTree.SubElement(point, f"{SVG}title").text = words
+    return Markup(ElementTree.tostring(root, encoding="unicode"))

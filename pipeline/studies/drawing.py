@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, MaxNLocator, NullLocator, StrMethodFormatter
 
 from pipeline.spec.window import Window
@@ -25,14 +26,34 @@ Band = tuple[Sequence[float], Sequence[float], Sequence[float]]
 """Values with the lower and upper ends of their intervals."""
 
 
+class Drawn(Figure):
+    """A figure that knows what its points say."""
+
+    def __init__(self, *args: Any, **given: Any) -> None:
+        """No point says anything yet."""
+        super().__init__(*args, **given)
+        self.said: dict[str, list[str]] = {}
+        """By the `gid` of a line, for each of its points what a page shows when a mouse is over it."""
+
+    def say(self, line: Line2D, label: str, across: Iterable[str], band: Band) -> None:
+        """Let each point of a curve say its label, its place and its value with its interval; points without a value say nothing."""
+        gid = f"points-{len(self.said)}"
+        line.set_gid(gid)
+        self.said[gid] = [
+            f"{label}\n{where}: {value:.3g}" + (f" ({low:.3g} to {high:.3g})" if np.isfinite(low) else "")
+            for where, value, low, high in zip(across, *band, strict=True)
+            if np.isfinite(value)
+        ]
+
+
 def styles() -> Iterator[tuple[str, Any, str]]:
     """Colour, dash and marker of one curve after the other, each telling them apart by itself."""
     return zip(cycle(COLOURS), cycle(DASHES), cycle(MARKERS), strict=False)
 
 
-def axes_of(title: str, across: str, up: str) -> tuple[Figure, Axes]:
+def axes_of(title: str, across: str, up: str) -> tuple[Drawn, Axes]:
     """A figure with one plot."""
-    figure = Figure(figsize=(9, 5), layout="constrained")
+    figure = Drawn(figsize=(9, 5), layout="constrained")
     axes = figure.subplots()
     axes.set_title(title, loc="left", fontsize=11)
     axes.set_xlabel(across)
@@ -62,7 +83,8 @@ def by_window(
     figure, axes = axes_of(_as_known(title, (band for _, band in curves.values())), "window", up)
     axes.axhline(0, color="#000000", linewidth=0.8)
     for (label, (windows, band)), style in zip(curves.items(), styles(), strict=False):
-        _band(axes, np.array([w.name for w in windows], dtype="datetime64[D]"), band, label, style)
+        days = np.array([w.name for w in windows], dtype="datetime64[D]")
+        figure.say(_band(axes, days, band, label, style), label, [w.name for w in windows], band)
     for place, (label, window) in enumerate(marks.items()):
         day: Any = np.datetime64(window.name)
         axes.axvline(day, color="#777777", linewidth=0.8, linestyle=":")
@@ -97,7 +119,7 @@ def by_number(
         curves.items(), styles(), strict=False
     ):
         error = np.maximum(0, [np.subtract(values, lows), np.subtract(highs, values)])  # rounding may pass an end
-        axes.errorbar(
+        drawn = axes.errorbar(
             numbers,
             values,
             yerr=error,
@@ -108,6 +130,7 @@ def by_number(
             markersize=5,
             label=label,
         )
+        figure.say(drawn[0], label, (f"{number:,.7g}" for number in numbers), (values, lows, highs))
     for place, (label, level) in enumerate((levels or {}).items()):
         axes.axhline(level, color="#777777", linewidth=0.8, linestyle=":")
         along = 1 - 0.15 * (place % 4)  # side by side: levels may lie closer than letters are high
@@ -123,11 +146,12 @@ def by_number(
     return figure
 
 
-def _band(axes: Axes, across: Any, band: Band, label: str, style: tuple[str, Any, str]) -> None:
+def _band(axes: Axes, across: Any, band: Band, label: str, style: tuple[str, Any, str]) -> Line2D:
     colour, dash, marker = style
     values, lows, highs = band
-    axes.plot(across, values, color=colour, linestyle=dash, marker=marker, markersize=4, label=label)
+    (line,) = axes.plot(across, values, color=colour, linestyle=dash, marker=marker, markersize=4, label=label)
     axes.fill_between(across, lows, highs, color=colour, alpha=0.12, linewidth=0)
+    return line
 
 
 def _legend(axes: Axes) -> None:

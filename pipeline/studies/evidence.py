@@ -189,10 +189,23 @@ class Evidence:
             "command": f"airflow dags trigger {study.kind}_study, or windrow study; the settings are below",
         }
 
+    def took(self) -> str:
+        """What all of it cost, in one sentence."""
+        steps = self._steps()
+        rows, flops = sum(row.num_selected for row in steps), sum(row.training_flops for row in steps)
+        return (
+            f"It took {rows / 1e6:,.1f} million rows to train on, {flops / 1e12:,.2f} TFLOP of training, and "
+            f"{sum(self._seconds().values()) / 60:,.0f} minutes of work in {len(steps):,} steps, all seeds together."
+        )
+
+    def _steps(self) -> list[Result]:
+        """The steps of all seeds; each once however many variants share it."""
+        return list({row.step: row for track in self.tracks.values() for row in track.rows.values()}.values())
+
     def _seconds(self) -> dict[str, float]:
-        """What the steps of all seeds took, by part; each counted once however many variants share it."""
+        """What the steps of all seeds took, by part."""
         seconds: dict[str, float] = {}
-        for row in {row.step: row for track in self.tracks.values() for row in track.rows.values()}.values():
+        for row in self._steps():
             for part, name in PARTS.items():
                 seconds[name] = seconds.get(name, 0.0) + getattr(row, f"{part}_seconds")
         return seconds

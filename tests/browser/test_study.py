@@ -171,10 +171,11 @@ def read_report(page: Page, path: Path, tmp_path: Path) -> str:
     asked: list[str] = []
     page.on("request", lambda request: asked.append(request.url))
     page.goto(path.as_uri())
-    pictures = page.locator("img")
+    pictures = page.locator("svg[role=img]")
     assert pictures.count() >= 2
     for place in range(pictures.count()):
-        assert pictures.nth(place).evaluate("image => image.complete && image.naturalWidth") > 100
+        assert pictures.nth(place).evaluate("image => image.getBoundingClientRect().width") > 100
+        assert pictures.nth(place).locator("use title").count() > 0, "points say their values under a mouse"
     assert not [url for url in asked if not url.startswith(("file:", "data:"))]
     page.screenshot(path=tmp_path / "report.png", full_page=True)
     return page.locator("#headline").inner_text()

@@ -80,14 +80,15 @@ def test_the_page_shows_headline_figures_tables_and_checks_and_asks_nothing_of_t
 ) -> None:
     found = findings[study.name]
     seen = evidence[study.name]
-    page = render(study, found, facts=seen.facts(), times=seen.wall_times({}))
+    page = render(study, found, facts=seen.facts(), times=seen.wall_times({}), took=seen.took())
     assert re.search(r'id="headline">[^<]+%', page)
     for section in found.sections:
         assert section.title in page
-        assert (section.figure is not None) == (f'alt="{section.title}"' in page)
+        assert (section.figure is not None) == (f'aria-label="{section.title}"' in page)
     assert {check.signature for check in found.checks} >= {"too much run-to-run variance to see the effect"}
     assert not re.search(r"""(src|href)\s*=\s*["']?(https?:)?//""", page), "something is loaded from elsewhere"
     assert "<script" not in page
+    assert re.search(r"It took [\d.,]+ million rows to train on, [\d.,]+ TFLOP of training", page)
     assert "**" not in page, "markdown is for another page"
 
 

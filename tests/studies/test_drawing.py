@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
+from pipeline.reporting.study_page import inline
 from pipeline.studies.drawing import by_number
 
 
@@ -24,3 +27,12 @@ def test_a_title_promises_an_interval_only_where_a_point_has_one() -> None:
         for band in (known, unknown)
     ]
     assert titles == ["loss (95 %)", "loss"]
+
+
+def test_each_point_of_a_page_says_its_value_and_one_without_a_value_nothing() -> None:
+    band = ([1.0, float("nan"), 3.0], [0.5, float("nan"), float("nan")], [1.5, float("nan"), float("nan")])
+    figure = by_number("title", "across", "up", {"a < b": ([1.0, 2.0, 3e6], band)})
+    page = str(inline(figure, "title"))
+    said = re.findall(r"<title>(.*?)</title>", page, re.DOTALL)
+    assert said == ["a &lt; b\n1: 1 (0.5 to 1.5)", "a &lt; b\n3,000,000: 3"]
+    assert 'aria-label="title"' in page

@@ -147,7 +147,7 @@ def test_the_answer_finds_the_law_that_made_the_losses() -> None:
     law_document = json.loads(json.dumps(found.documents))["law"]
     assert law_document["law"]["exponents"] == pytest.approx([0.5, 0.5], abs=0.05)
     assert len(law_document["without_a_seed"]) == 8
-    assert render(study, found, facts={}, times=Table(("part", "seconds"), ())).count("<img") >= 2
+    assert render(study, found, facts={}, times=Table(("part", "seconds"), ())).count("<svg") >= 2
 
 
 def test_where_windows_are_given_up_rows_count_to_the_middle_of_the_judged_ones() -> None:

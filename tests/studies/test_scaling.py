@@ -70,7 +70,7 @@ def test_the_answer_finds_what_pays_and_what_is_saturated() -> None:
     assert ("the schemes of parameters differ", "held") in claims.rows
     assert ("parameters are out of steam, whichever scheme", "held") not in claims.rows, "not all schemes were asked"
     page = render(whole, found, facts={}, times=Table(("part", "seconds"), ()))
-    assert page.count("<img") == 3
+    assert page.count("<svg") == 3
 
 
 def test_a_doubling_that_was_trained_counts_and_no_curve_beside_it() -> None:

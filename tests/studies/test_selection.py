@@ -104,8 +104,8 @@ def test_the_best_policy_is_chosen_on_some_seeds_and_judged_by_the_others() -> N
     assert "not shown" not in found.headline
     study = planned(seeds="1-12")
     page = render(study, found, facts={}, times=Table(("part", "seconds"), ()))
-    assert page.count("<img") == 1, "one fraction of the rows, one picture"
-    kinds = re.findall(r"&#34;kind&#34;: &#34;(\w+)&#34;", page.split("The study as it was run")[1])
+    assert page.count("<svg") == 1, "one fraction of the rows, one picture"
+    kinds = re.findall(r"&#34;kind&#34;: &#34;(\w+)&#34;", page.split("Every variant as it was run")[1])
     assert {*WAYS} <= {*kinds}, "what the page says was run names each policy"
     noisy = answer(made(planned(seeds="1-12"), loss("none"), noise=2e-2))
     assert "which is not shown to be better" in noisy.headline or "nothing beats" in noisy.headline
