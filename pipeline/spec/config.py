@@ -154,6 +154,12 @@ class Read(NamedTuple):
     signal: str = "logit"
     """Which: a name of `pipeline.training.signals.SIGNALS`."""
 
+    @property
+    def passes(self) -> int:
+        """Over each window, that its maker takes for it."""
+        name, _, passes = self.signal.rpartition("_")
+        return int(passes) if name == "forgetting" and passes.isdecimal() else 1
+
 
 class Policy(Frozen):
     """Which examples of a window are trained on, and with what correction: a kind is one file that says all of it.

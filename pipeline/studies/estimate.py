@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 from math import ceil
 from typing import TYPE_CHECKING
@@ -80,13 +80,13 @@ def estimate(study: Study, lake: Lake) -> Estimate:
         rows = _published_rows(study, lake)
     if rows is None:
         return Estimate(seeds * len(steps))
-    trained = [rows * step.selection.share(step.model.prior) for step in steps]
-    flops = [forward_flops(step.model, num_dense, num_sparse) for step in steps]
+    trained = [rows * step.selection.share(step.model.prior) for step, _ in steps]
+    flops = [forward_flops(step.model, num_dense, num_sparse) for step, _ in steps]
     known = [each or 0.0 for each in flops]
     scored = min(rows, lineup.evaluation.max_rows)
     seconds = sum(
-        _seconds(step, many, scored, num_sparse, operations, rows)
-        for step, many, operations in zip(steps, trained, known, strict=True)
+        _seconds(step, passes, many, scored, num_sparse, operations, rows)
+        for (step, passes), many, operations in zip(steps, trained, known, strict=True)
     )
     published = rows * (study.last.days_since(study.first) + 1) * len(lineup.dataset.names(lineup.seeds))
     drawn = PER_DRAWN * published if isinstance(lineup.dataset.source, SimulatedSource) else 0.0
@@ -120,22 +120,26 @@ def update_seconds(num_updates: float, num_windows: float = 0.0) -> float:
     return PER_UPDATE * num_updates + PER_STEP * num_windows
 
 
-def _steps(study: Study) -> Iterator[StepConfig]:
-    """The steps of one seed, each once however many variants share it."""
-    seen: set[int] = set()
-    for variant in study.lineup.only(()):
+def _steps(study: Study) -> Iterable[tuple[StepConfig, int]]:
+    """The steps of one seed, each once however many variants share it, with the passes over the window that are asked of it."""
+    found: dict[int, tuple[StepConfig, int]] = {}
+    variants = study.lineup.only(())
+    reads = [read for variant in variants for read in variant.reads]
+    for variant in variants:
+        passes = max((read.passes for read in reads if read.source == variant.name), default=1)
         chain: Hashable = None
         for window in Window.span(max(study.first, variant.start or study.first), study.last):
             step = step_in(study, variant, window)
             chain = hash((chain, step))
-            if chain not in seen:
-                seen.add(chain)
-                yield step[1]
+            found[chain] = step[1], max(passes, found[chain][1] if chain in found else 1)
+    return found.values()
 
 
-def _seconds(step: StepConfig, trained: float, scored: float, num_sparse: int, flops: float, rows: float) -> float:
-    """Of one core: training, evaluation, and the pass that selects."""
+def _seconds(
+    step: StepConfig, passes: int, trained: float, scored: float, num_sparse: int, flops: float, rows: float
+) -> float:
+    """Of one core: training, all passes, evaluation, and the pass that selects."""
     updates = trained / step.optimizer.batch_size
-    training = update_seconds(updates, 1) + trained * row_seconds(num_sparse, flops)
+    training = passes * (update_seconds(updates, 1) + trained * row_seconds(num_sparse, flops))
     selecting = 0.0 if isinstance(step.selection, All) else PER_READ * rows
     return training + selecting + scored * (PER_SCORED + PER_FEATURE * num_sparse + PER_FLOP * flops)

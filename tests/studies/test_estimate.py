@@ -11,9 +11,10 @@ from torch.profiler import ProfilerActivity, profile
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from pipeline.data.simulator import Simulator
-from pipeline.spec.config import SIZES, ModelConfig, Size
+from pipeline.spec.config import SIZES, ModelConfig, Read, Size
 from pipeline.spec.errors import BadInput
-from pipeline.spec.lineup import DatasetConfig, LogSource, SimulatedSource
+from pipeline.spec.lineup import DatasetConfig, LogSource, SimulatedSource, load_lineup
+from pipeline.spec.lineups import lineup_path
 from pipeline.spec.schema import Schema
 from pipeline.spec.simulated import SimulatorConfig
 from pipeline.storage.lake import Lake
@@ -21,9 +22,11 @@ from pipeline.studies.declared import declared
 from pipeline.studies.estimate import TO_START, Estimate, estimate
 from pipeline.studies.operations import embedding_bytes, forward_flops
 from pipeline.studies.results import read
+from pipeline.studies.selection.fields import WAYS
 from pipeline.training.model import build_model
 from pipeline.training.model import forward_flops as counted
 from pipeline.training.models.features import Features
+from pipeline.training.signals import SIGNALS
 from tests.conftest import ROOT
 from tests.planned import planned
 from tests.trained import DATASET, DAY, TINY, lineup, publish, variant, windows
@@ -107,6 +110,17 @@ def test_a_seed_of_a_published_study_took_about_what_is_estimated(name: str, lak
     assert found.training_flops == pytest.approx(np.mean(flops), rel=0.02)
     assert found.minutes is not None
     assert 0.8 < (60 * found.minutes - 2 * TO_START) / measured < 1.25
+
+
+def test_a_pilots_further_passes_take_time(lake: Lake) -> None:
+    """Three more of each window than a pilot that is asked for its error."""
+    span = {"study": "rows", "first": "2024-01-01", "online_start": "2024-01-03", "last": "2024-01-04", "seeds": [1]}
+    asked = {way: planned("selection", load_lineup(lineup_path("drift")), **span, policies=[way]) for way in WAYS}
+    minutes = {way: estimate(study, lake).minutes or 0.0 for way, study in asked.items()}
+    assert minutes["grand"] == minutes["el2n"]
+    assert minutes["forgetting"] > 1.5 * minutes["el2n"] - 0.5 * minutes["uniform"]
+    for name, signal in SIGNALS.items():
+        assert Read("pilot", 0, name).passes == signal.passes, name
 
 
 def test_it_is_said_in_one_sentence() -> None:
