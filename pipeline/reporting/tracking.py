@@ -152,6 +152,17 @@ def describe(config: StepConfig) -> dict[str, str]:
     return flat
 
 
+MODEL_TAGS = (
+    "windrow.variant",
+    "windrow.seed",
+    "windrow.phase",
+    "windrow.step",
+    "windrow.generation",
+    "windrow.checkpoint",
+)
+"""Of a stage's run, that its model has too."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Point:
     """What is sent to a run for a step."""
@@ -186,6 +197,7 @@ class _Stage:
     params: dict[str, str]
     began: int
     run_id: str | None = None
+    model_id: str | None = None
     examples: int = 0
     training_flops: float = 0.0
     seconds: float = 0.0
@@ -375,6 +387,7 @@ class MlflowRecorder:
         for stage in list(self._stages):
             self._send_stage(stage)
             if stage.ended is not None and stage.run_id is not None:
+                self._send_model(stage)
                 self._client.set_terminated(stage.run_id, *stage.ended)
                 self._stages.remove(stage)
 
@@ -454,6 +467,19 @@ class MlflowRecorder:
         self._notes.remove(stage)
         stage.unsent = []
 
+    def _send_model(self, stage: _Stage) -> None:
+        """The last checkpoint of a stage as a model of the experiment, which points into the lake; nothing if none was kept."""
+        if not stage.tags.get("windrow.checkpoint"):
+            return
+        if stage.model_id is None:
+            name = f"{stage.curve.variant.name} seed {stage.curve.seed} {stage.windows[-1]}".replace(".", "_")
+            tags = {tag: stage.tags[tag] for tag in MODEL_TAGS} | {"windrow.closed": stage.windows[-1]}
+            made = self._client.create_logged_model(
+                self._open_experiment[0], name=name, source_run_id=stage.run_id, tags=tags, model_type="click model"
+            )
+            stage.model_id = str(made.model_id)
+        self._client.finalize_logged_model(stage.model_id, "READY")
+
     def _end_all(self, status: Ending) -> Callable[[], None]:
         """Ends the curves, and with them a run whose making was answered to nobody."""
 
@@ -488,6 +514,9 @@ class MlflowRecorder:
         same = {k: tags[k] for k in ("windrow.kind", "windrow.variant", "windrow.seed", "windrow.window")}
         for run in self._client.search_runs([self._open_experiment[0]], _filter(same)):
             self._client.set_tag(run.info.run_id, SUPERSEDED_TAG, "true")
+            made_by = f"source_run_id = '{run.info.run_id}'"
+            for model in self._client.search_logged_models([self._open_experiment[0]], filter_string=made_by):
+                self._client.set_logged_model_tags(model.model_id, {SUPERSEDED_TAG: "true"})
 
 
 class _Notes:

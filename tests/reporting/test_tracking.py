@@ -12,11 +12,11 @@ import pytest
 import yaml
 from matplotlib.figure import Figure
 from mlflow import MlflowClient
-from mlflow.entities import Run, ViewType
+from mlflow.entities import LoggedModel, LoggedModelStatus, Run, ViewType
 from typer.testing import CliRunner
 
 from pipeline import cli
-from pipeline.data.dataset import require_manifest
+from pipeline.data.dataset import read_schema, require_manifest
 from pipeline.reporting.tracking import MAX_DIGEST, MlflowRecorder, record_comparison
 from pipeline.selection.policies.negatives import NegativeDownsampling
 from pipeline.spec.config import Continuous, OptimizerConfig
@@ -24,7 +24,9 @@ from pipeline.spec.job import GAP_VIEW, SUBMISSION_TAG, SUBMISSION_VARIABLE, TAG
 from pipeline.spec.lineup import LineUp
 from pipeline.spec.window import Window
 from pipeline.storage.lake import Lake
-from pipeline.training.chain.steps import StepManifest
+from pipeline.training.chain.steps import StepManifest, StepStore
+from pipeline.training.checkpoint import load_served
+from pipeline.training.models.features import Features
 from tests.trained import DATASET, DAY, lineup, metrics, publish, train, variant, windows
 
 STUDENT = variant("student", distillation=Continuous(teacher="plain"))
@@ -192,6 +194,38 @@ def test_a_stage_links_step_checkpoint_parent_and_submission(
     for run in runs(uri):
         found = run.data.tags
         assert (found[SUBMISSION_TAG], found["dag_id"], found["task_try"]) == ("raysubmit_7", "online_training", "2")
+
+
+def models(uri: str, name: str = "test") -> dict[str, LoggedModel]:
+    """The experiment's models, by name."""
+    client = MlflowClient(uri)
+    experiment = client.get_experiment_by_name(name)
+    assert experiment is not None
+    return {model.name: model for model in client.search_logged_models([experiment.experiment_id])}
+
+
+def test_the_model_of_yesterday_is_found_and_serves(lake: Lake, uri: str) -> None:
+    """A model for the last checkpoint of each stage; its tags lead to files that a server reads."""
+    chosen, day = lineup(), DAY.shift(2)
+    record(lake, uri, chosen, 2)
+    made = record(lake, uri, chosen, 1, first=day, daily=True)
+    found = models(uri)
+    assert sorted(found) == ["plain seed 0 2024-01-02", "plain seed 0 2024-01-03"]
+    yesterday, (run,) = found["plain seed 0 2024-01-03"], runs(uri, kind="stage", window=day.name)
+    assert (yesterday.status, yesterday.source_run_id) == (LoggedModelStatus.READY, run.info.run_id)
+    step = StepStore(lake, DATASET).read(yesterday.tags["windrow.step"])
+    assert step == made["plain", day]
+    assert step.checkpoint is not None
+    assert yesterday.tags["windrow.checkpoint"] == lake.address(step.checkpoint)
+    features = Features(read_schema(lake, DATASET, step.schema_key))
+    load_served(lake, step.checkpoint, step.checkpoint_files, features, step.config.model)
+
+    publish(lake, [day], seed=8)
+    record(lake, uri, chosen, 1, first=day, daily=True)
+    same = MlflowClient(uri).search_logged_models(
+        [run.info.experiment_id], filter_string="name = 'plain seed 0 2024-01-03'"
+    )
+    assert sorted("windrow.superseded" in model.tags for model in same) == [False, True]
 
 
 def test_a_job_that_fails_leaves_no_run_open(lake: Lake, uri: str) -> None:
