@@ -68,7 +68,7 @@ endif
 test-long: setup ## run the same properties over many more cases (up to 90 minutes)
 	python -m pytest -m long $(ARGS)
 
-test-gpu: setup ## run the tests that need a GPU (five minutes)
+test-gpu: setup ## run the tests that need a GPU (3 minutes)
 	python -m pytest -m gpu $(ARGS)
 
 # The browser test drives Chromium: Debian's where root may install it, else the one that Playwright brings.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 import statistics
 import sys
 import tempfile
@@ -89,8 +90,8 @@ def over(side: Side, other: Side) -> Interval:
 INTRODUCTION = """\
 # A GPU beside a machine's cores
 
-Rows/s of a DLRM of each size on one window of Criteo's shape (13 dense and 26 categorical columns), from parquet to updated
-weights, progressive metrics included. The cores are one worker with all threads. Ratios are geometric means over rounds,
+Rows/s of DLRMs on one window of Criteo's shape (13 dense and 26 categorical columns), from parquet to updated
+weights, progressive metrics included. The cores are one worker with all threads, and are timed before the GPU, not by turns. Ratios are geometric means over rounds,
 with 95 % t-intervals. The last column is bfloat16's log-loss over float32's on rows that nobody trained on, after the first
 round; the FLOPs are those that a budget counts.
 """
@@ -148,7 +149,7 @@ def main(
                     side.run(examples, rounds)
                     typer.echo(f"{side.name}: {max(side.speeds):,.0f} rows/s", err=True)
             dist.destroy_process_group()
-    made = page(" ".join(["python -m benchmarks.devices", *sys.argv[1:]]), rows, rounds, load, sides)
+    made = page(shlex.join(["python", "-m", "benchmarks.devices", *sys.argv[1:]]), rows, rounds, load, sides)
     typer.echo(made)
     if write:
         PAGE.write_text(made)

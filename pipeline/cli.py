@@ -36,7 +36,7 @@ from pipeline.spec.job import AnyJob, CompareJob, IngestJob, ReportJob, TrainJob
 from pipeline.spec.lineup import DatasetConfig, LineUp, LogSource, SimulatedSource, document, load_lineup
 from pipeline.spec.lineups import ONLINE_DAYS, at_home, is_homemade, lineup_path, yesterday
 from pipeline.spec.schema import EventTime, Schema
-from pipeline.spec.settings import CANNOT, Settings, make_folder
+from pipeline.spec.settings import CANNOT, Settings, make_folder, without_password
 from pipeline.spec.study import Study
 from pipeline.spec.window import Window
 from pipeline.studies.kinds import kind_of, kinds
@@ -708,7 +708,7 @@ def status(lineup: LineUpFile = None, as_json: AsJson = False) -> None:
         "dataset": chosen.dataset.name,
         "simulated_from": begins,
         "online_start": chosen.online_start.name,
-        "lake": settings.lake,
+        "lake": without_password(settings.lake),
         "chains": [
             {
                 "variant": c.variant,
@@ -976,7 +976,7 @@ def _of_the_forms(lineup: Path | None) -> tuple[Path, bool]:
 
 @app.command()
 def settings(as_json: AsJson = False) -> None:
-    """Show what is in use: the environment variables that say where things are, and what each stands at."""
+    """Show what is in use: the environment variables that say where things are, and the value of each."""
     from pipeline.spec.settings import settings_in_use, settings_table
 
     with _errors_as_messages():
@@ -985,6 +985,6 @@ def settings(as_json: AsJson = False) -> None:
     document = {}
     for name, default, meaning in settings_table():
         value, source = used[name]
-        table.add_row(name, value, source, meaning)
+        table.add_row(name, Text(value), source, meaning)
         document[name] = {"in_use": value, "from": source, "default": default, "meaning": meaning}
     _answer(document, as_json, table)

@@ -127,6 +127,16 @@ def test_settings_show_what_is_in_use_and_from_where_and_no_password(
     assert (told["WINDROW_HOME"]["in_use"], told["WINDROW_HOME"]["from"]) == (str(home), "environment")
     assert (told["WINDROW_LAKE"]["in_use"], told["WINDROW_LAKE"]["from"]) == (str(home / "lake"), "default")
     assert told["MLFLOW_TRACKING_URI"]["in_use"] == "https://...@mlflow.example:8443"
+    for secret in (
+        "https://ada:pa/ss@h",
+        "postgresql://h/db?user=a&password=ss",
+        "s3://AK:s/s@bucket",
+        "https://a:p@ss@h",
+    ):
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", secret)
+        assert "ss" not in json.loads(windrow("settings", "--json").stdout)["MLFLOW_TRACKING_URI"]["in_use"], secret
+    monkeypatch.setenv("WINDROW_DAGS", "/tmp/a[/x]b[old]c")
+    assert "a[/x]b[old]c" in windrow("settings").output
     monkeypatch.setenv("WINDROW_AIRFLOW_PORT", "many")
     assert "WINDROW_AIRFLOW_PORT" in windrow("settings").output
 

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 from pydantic.config import JsonDict
 
 from operators.form.run_window import Interval, resolve_window
-from pipeline.spec.config import Continuous, Rate
-from pipeline.spec.documents import Flag
-from pipeline.spec.errors import BadInput, asked
+from pipeline.spec.config import All, Continuous, NoTeacher, Rate, Variant
+from pipeline.spec.documents import Flag, as_yaml
+from pipeline.spec.errors import BadInput, asked, shown
 from pipeline.spec.forms.asked import OfLineUp, OnWorkers, suggest_first, suggest_online
 from pipeline.spec.forms.fields import LIMITS, Day, Minutes, OptionalDay, OptionalSeeds, unless_empty
-from pipeline.spec.lineup import LineUp
+from pipeline.spec.lineup import LineUp, document
 from pipeline.spec.lineups import variant_names
 from pipeline.spec.window import Window
 from pipeline.studies.selection.cells import click_rate, name_of, on_few, policy
@@ -25,6 +26,7 @@ def _offer_variants(schema: JsonDict) -> None:
     schema |= {"type": ["array", "null"], "examples": [*names]}
 
 
+log = logging.getLogger(__name__)
 Variants = Annotated[
     tuple[str, ...],
     BeforeValidator(lambda given: () if given is None else given),
@@ -46,10 +48,11 @@ class TriesPolicy(OnWorkers):
     variants: Variants = Field(default=(), title="Variants")
     policy: Literal["none", Way] = Field(default="none", title="Selection policy", json_schema_extra=TRIED)
     """Adds a variant: the line-up's reference, trained on the rows that this policy keeps. The page of `selection_study` explains
-    the policies; one that asks a pilot asks the reference. Batches shrink with the rows. Warm it up before it goes online, with the
-    same fields; to keep it for good, write it into the line-up's file."""
+    the policies; one that asks a pilot asks the reference, which trains again where it did not keep what is asked. Batches shrink with
+    the rows. Warm the variant up before it goes online, with the same fields; to keep it for good, write it into the line-up's file,
+    as the log of the task `plan` shows it."""
     keep: Rate = Field(default=0.1, title="Fraction of the rows", json_schema_extra=TRIED)
-    """That the policy keeps, clicks and others together, e.g. `0.1`."""
+    """Share of all rows, clicks included, that the policy keeps, e.g. `0.1`."""
     teacher: Annotated[str | None, BeforeValidator(unless_empty)] = Field(
         default=None, title="With a teacher", json_schema_extra=_offer_teachers
     )
@@ -58,25 +61,46 @@ class TriesPolicy(OnWorkers):
     def chosen(self) -> tuple[LineUp, tuple[str, ...]]:
         """The line-up on the requested workers, with the added variant, and the names of the chosen variants: none for all.
 
+        Whom the added variant reads is chosen with it.
+
         Raises:
-            BadInput: see `on_workers`; or the line-up has a variant of that name or no such teacher, or its click rate is not known.
+            BadInput: see `on_workers`; or the line-up has a variant of that name or no such teacher, its reference selects, its click
+                rate is not known, or a teacher is named without a policy.
         """
         lineup = self.on_workers()
         if self.policy == "none":
+            if self.teacher is not None:
+                raise BadInput(
+                    f"a teacher is for a selection policy, got {shown(self.teacher)} and no policy: choose one"
+                )
             return lineup, self.variants
-        model = lineup.variant(lineup.reference)
-        kept = policy(self.policy, self.keep, click_rate(lineup, model), lineup.reference)
-        name = (
-            name_of(self.policy, self.keep)
-            if self.teacher is None
-            else f"{name_of(self.policy, self.keep)}_of_{self.teacher}"
-        )
-        added = on_few(lineup, model, name, kept, self.keep)
-        if self.teacher is not None:
-            added = added.model_copy(update={"distillation": Continuous(teacher=self.teacher)})
         with asked("the selection policy"):
+            added = self._added(lineup, self.policy)
+            if added.name in [variant.name for variant in lineup.variants]:
+                raise BadInput(
+                    f"line-up {lineup.name!r} has a variant {added.name!r} already: choose it under Variants, and no policy"
+                )
             grown = LineUp.model_validate(lineup.model_dump() | {"variants": (*lineup.variants, added)})
-        return grown, (*self.variants, added.name) if self.variants else ()
+        log.info("The added variant, as the line-up's file takes it:\n%s", as_yaml([document(added)]))
+        if not self.variants:
+            return grown, ()
+        sources = sorted({read.source for read in added.reads})
+        return grown, tuple(dict.fromkeys((*self.variants, *sources, added.name)))
+
+    def _added(self, lineup: LineUp, way: Way) -> Variant:
+        """The model and the optimizer of a line-up's reference on the rows that the policy keeps."""
+        reference = lineup.variant(lineup.reference)
+        if reference.selection != All():
+            raise BadInput(
+                f"a policy is tried on all rows, got the reference {reference.name!r}, which selects by {reference.selection.kind!r} "
+                "itself: write the variant into the line-up's file"
+            )
+        model = Variant(name=reference.name, model=reference.model, optimizer=reference.optimizer)
+        kept = policy(way, self.keep, click_rate(lineup, model), lineup.reference)
+        name = name_of(way, self.keep)
+        added = on_few(lineup, model, name if self.teacher is None else f"{name}_of_{self.teacher}", kept, self.keep)
+        taught = NoTeacher() if self.teacher is None else Continuous(teacher=self.teacher)
+        return Variant.model_validate(added.model_dump() | {"distillation": taught})
 
 
 class Ingest(OfLineUp):

@@ -6,15 +6,14 @@ import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 from xml.etree import ElementTree
 
 import matplotlib as mpl
-import yaml
 from jinja2 import Environment, StrictUndefined, select_autoescape
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
+from pipeline.spec.documents import as_yaml
 from pipeline.spec.lineup import document
 from pipeline.spec.study import Study
 from pipeline.studies.drawing import Drawn
@@ -22,7 +21,8 @@ from pipeline.studies.findings import Findings, Table
 
 SVG = "{http://www.w3.org/2000/svg}"
 ElementTree.register_namespace("", SVG.strip("{}"))
-ElementTree.register_namespace("xlink", "http://www.w3.org/1999/xlink")
+XLINK = "{http://www.w3.org/1999/xlink}"
+ElementTree.register_namespace("xlink", XLINK.strip("{}"))
 TEMPLATE = Path(__file__).parent / "templates" / "study.html"
 
 
@@ -54,13 +54,14 @@ def render(study: Study, findings: Findings, *, facts: Mapping[str, str], times:
         times=times,
         took=took,
         settings=settings,
-        again=yaml.safe_dump(again(study), sort_keys=False, width=120, default_flow_style=None),
+        again=again(study),
     )
 
 
-def again(study: Study) -> dict[str, Any]:
-    """The file of answers that describes a study, without what nobody filled in."""
-    return {"kind": study.kind, **{name: given for name, given in study.asked.items() if given is not None}}
+def again(study: Study) -> str:
+    """The file of answers that describes a study, on the seeds that were answered, and without what nobody filled in."""
+    asked = {name: given for name, given in study.asked.items() if given is not None}
+    return as_yaml({"kind": study.kind, **asked, "seeds": list(study.lineup.seeds)})
 
 
 def inline(figure: Figure, title: str) -> Markup:
@@ -78,4 +79,15 @@ def inline(figure: Figure, title: str) -> Markup:
             if len(points) == len(said):  # a point outside the picture has no mark
                 for point, words in zip(points, said, strict=True):
                     ElementTree.SubElement(point, f"{SVG}title").text = words
+    _rename(root, "".join(c if c.isalnum() else "-" for c in title))
     return Markup(ElementTree.tostring(root, encoding="unicode"))
+
+
+def _rename(root: ElementTree.Element, picture: str) -> None:
+    """Let every id of a picture begin with the picture's: a page has several pictures, and each id once."""
+    for each in root.iter():
+        if (own := each.get("id")) is not None:
+            each.set("id", f"{picture}-{own}")
+        for name in ("clip-path", f"{XLINK}href"):
+            if "#" in (named := each.get(name, "")):
+                each.set(name, named.replace("#", f"#{picture}-"))

@@ -102,8 +102,8 @@ class ModelConfig(Frozen):
     prior: Real = Field(default=0.5, gt=0, lt=1)
     """Probability that an untrained model predicts: the first bias of the logit."""
     precision: Precision = "float32"
-    """In what the dense layers multiply. Under `bfloat16` weights, optimizer, embeddings, sums and the loss stay in float32; it is
-    faster on GPUs and on CPUs that multiply it (avx512_bf16, amx), slower on others."""
+    """In what the dense layers multiply. Under `bfloat16` weights, optimizer, embeddings, sums and the loss stay in float32; it may
+    be faster on GPUs and on CPUs that multiply it (avx512_bf16, amx), and is slower on others."""
     distillation_head: Literal["serving", "auxiliary"] = "serving"
     """What learns from a teacher: the tower that serves, or a second one on the same backbone while the first sees labels
     alone (ExFM, Meta 2025; Rec-Distill, ByteDance 2026)."""

@@ -128,9 +128,19 @@ class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[mi
     """Plain values alone, and `1e-3` is a number, as in YAML 1.2 and everywhere else."""
 
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
-)
+class _Dumper(yaml.SafeDumper):
+    """Quotes what the loader would take for a number."""
+
+
+for _each in (_Loader, _Dumper):
+    _each.add_implicit_resolver(
+        "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+    )
+
+
+def as_yaml(value: Any) -> str:
+    """Plain values as YAML that `parse_yaml` reads as they are: short lists and mappings in one line."""
+    return yaml.dump(value, Dumper=_Dumper, sort_keys=False, width=120, default_flow_style=None, allow_unicode=True)
 
 
 def _at(mark: Any) -> str:

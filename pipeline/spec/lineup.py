@@ -225,8 +225,8 @@ class LineUp(Frozen):
         return tuple(v for v in teachers_first(self.variants) if v.name in chosen)
 
 
-def document(lineup: LineUp) -> dict[str, Any]:
-    """A line-up as its file has it: what has its default is left out, but for the kinds that say what a mapping is."""
+def document(lineup: LineUp | Variant) -> dict[str, Any]:
+    """A line-up, or a variant of one, as its file has it: what has its default is left out, but for the kinds that say what a mapping is."""
 
     def short(whole: Any, given: Any) -> Any:
         if isinstance(given, dict):

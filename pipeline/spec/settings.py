@@ -196,13 +196,15 @@ def settings_in_use(environ: Mapping[str, str] | None = None) -> dict[str, tuple
     environ = os.environ if environ is None else environ
     found = Settings.of(environ)
     return {
-        variable: (_without_password(str(getattr(found, name))), "environment" if environ.get(variable) else "default")
+        variable: (without_password(str(getattr(found, name))), "environment" if environ.get(variable) else "default")
         for name, variable in _VARIABLES.items()
     }
 
 
-def _without_password(value: str) -> str:
-    return re.sub(r"(?<=://)[^/@]*@", "...@", value)
+def without_password(address: str) -> str:
+    """An address as it may be shown: without a user's name and password, and without what a URL asks behind a question mark."""
+    shown = re.sub(r"(?<=://).*@", "...@", address)
+    return re.sub(r"\?.*", "?...", shown) if "://" in shown else shown
 
 
 _DEFAULTS = {

@@ -194,7 +194,7 @@ class Evidence:
         steps = self._steps()
         rows, flops = sum(row.num_selected for row in steps), sum(row.training_flops for row in steps)
         return (
-            f"It took {rows / 1e6:,.1f} million rows to train on, {flops / 1e12:,.2f} TFLOP of training, and "
+            f"It trained on {rows / 1e6:,.1f} million rows: {flops / 1e12:,.2f} TFLOP of training, and "
             f"{sum(self._seconds().values()) / 60:,.0f} minutes of work in {len(steps):,} steps, all seeds together."
         )
 

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any, TypeVar
 
 import pytest
+import yaml
 
 from operators.form import answers as operators_answers
 from operators.form.answers import answers, interval
@@ -15,6 +16,7 @@ from operators.form.params import form
 from operators.form.questions import Ingest, Online, Warmup
 from operators.form.run_window import resolve_window
 from operators.inputs import missing_lines, needed_paths, still_missing
+from pipeline.spec.config import Variant
 from pipeline.spec.errors import BadInput
 from pipeline.spec.forms.fields import Fields
 from pipeline.spec.job import TrainJob
@@ -126,11 +128,35 @@ def test_any_policy_is_tried_by_name_alone_and_with_a_teacher(asked: Any, way: s
     added, reference = lineup.variant(name), lineup.variant(lineup.reference)
     assert daily.variant(name) == added
     assert variants == (), "all are trained, the added one too"
-    assert asked(Warmup, {**conf, "variants": ["teacher"]}).chosen()[1] == ("teacher", name)
+    some = asked(Warmup, {**conf, "variants": ["teacher"]}).chosen()[1]
+    assert (some[0], some[-1]) == ("teacher", name)
+    assert {read.source for read in added.reads} <= set(some), "whom it reads is trained with it"
     assert added.selection.share(reference.model.prior) == pytest.approx(0.5)
     assert added.optimizer.batch_size == pytest.approx(0.5 * reference.optimizer.batch_size, abs=1)
     assert added.teacher == teacher
     assert {read.source for read in added.selection.reads().values()} <= {lineup.reference}
+
+
+def test_what_the_reference_has_besides_model_and_optimizer_is_left_behind(
+    asked: Any, monkeypatch: pytest.MonkeyPatch, root: Path, tmp_path: Path
+) -> None:
+    """A reference that is taught lends no teacher to a variant that was to have none; one that selects is refused."""
+    given = yaml.safe_load((root / "dags" / "lineups" / "demo.yaml").read_text())
+    file = tmp_path / "own.yaml"
+    monkeypatch.setenv("WINDROW_LINEUP", str(file))
+    file.write_text(yaml.safe_dump({**given, "name": "own", "reference": "continuous"}))
+    lineup, _ = asked(Warmup, {"lineup": "own", "policy": "uniform", "keep": 0.5}).chosen()
+    assert lineup.variant("uniform_50").teacher is None
+    file.write_text(yaml.safe_dump({**given, "name": "own", "reference": "downsampled_50"}))
+    with pytest.raises(BadInput, match="which selects by 'negatives' itself"):
+        asked(Warmup, {"lineup": "own", "policy": "uniform"}).chosen()
+
+
+def test_the_added_variant_goes_on_from_what_the_log_shows(asked: Any, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO"):
+        lineup, _ = asked(Warmup, {"policy": "negatives", "keep": 0.3}).chosen()
+    (variant,) = yaml.safe_load(caplog.text.split("as the line-up's file takes it:\n")[1])
+    assert Variant.model_validate(variant) == lineup.variant("negatives_30")
 
 
 def test_a_policy_that_cannot_be_tried_says_why(asked: Any) -> None:
@@ -139,6 +165,9 @@ def test_a_policy_that_cannot_be_tried_says_why(asked: Any) -> None:
         ({"policy": "odds", "keep": 0.9, "teacher": "nobody"}, "nobody"),
         ({"policy": "odds", "keep": 0.05}, "odds keeps all clicks.*keep at least 0.4"),
         ({"policy": "odds", "keep": 0}, "keep"),
+        ({"teacher": "teacher"}, "no policy: choose one"),
+        ({"policy": "uniform", "teacher": " pilot "}, "name"),
+        ({"policy": "uniform", "teacher": "x" * 60}, "name"),
     ):
         with pytest.raises(BadInput, match=words):
             asked(Warmup, conf).chosen()

@@ -260,8 +260,8 @@ def forms_page() -> str:
 def settings_page() -> str:
     """The environment variables."""
     return (
-        "# Settings\n\nEnvironment variables say where things are; none of them changes a result. `windrow settings` shows what "
-        "each stands at. Airflow reaches the cluster and the tracking server through its connections `windrow_ray` (host: Ray's dashboard, "
+        "# Settings\n\nEnvironment variables say where things are; none of them changes a result. `windrow settings` shows the "
+        "value of each. Airflow reaches the cluster and the tracking server through its connections `windrow_ray` (host: Ray's dashboard, "
         "password: its token) and `windrow_mlflow`; `windrow up` provides both.\n"
         "\n| variable | default | meaning |\n|---|---|---|\n"
         + rows((f"`{name}`", given, meaning) for name, given, meaning in settings_table())

@@ -17,7 +17,7 @@ NUM_ROWS = 10_000
 """Evaluated, of each window."""
 
 
-def made(study: Study, loss: Callable[[Variant, float, float], float], noise: float = 0.0) -> Evidence:
+def made(study: Study, loss: Callable[[Variant, float, float], float], noise: float = 0.0, seed: int = 0) -> Evidence:
     """The evidence of a study whose variants lose what a formula says of (variant, forward operations, rows seen).
 
     Rows are counted to the middle of the judged windows.
@@ -26,16 +26,19 @@ def made(study: Study, loss: Callable[[Variant, float, float], float], noise: fl
         study: whose.
         loss: mean log-loss of the formula.
         noise: relative, of each seed's and each variant's own.
+        seed: of the noise.
     """
-    return Evidence.of(study, rows(study, loss, noise))
+    return Evidence.of(study, rows(study, loss, noise, seed))
 
 
-def rows(study: Study, loss: Callable[[Variant, float, float], float], noise: float = 0.0) -> Iterator[Result]:
+def rows(
+    study: Study, loss: Callable[[Variant, float, float], float], noise: float = 0.0, seed: int = 0
+) -> Iterator[Result]:
     """One row for each seed, variant and window; a variant loses nearly alike in all windows."""
     window_rows, num_dense, num_sparse = shape_of(study.lineup)
     assert window_rows is not None
-    random = np.random.default_rng(0)
-    for seed in study.lineup.seeds:
+    random = np.random.default_rng(seed)
+    for world in study.lineup.seeds:
         for variant in study.lineup.variants:
             flops = forward_flops(variant.model, num_dense, num_sparse) or 0.0
             selected = round(window_rows * variant.selection.share(variant.model.prior))
@@ -45,8 +48,8 @@ def rows(study: Study, loss: Callable[[Variant, float, float], float], noise: fl
             for place, window in enumerate(span):
                 here = NUM_ROWS * mean * (1 + noise * random.normal() / 4)
                 yield Result(
-                    seed=seed, variant=variant.name, window=window.name, recipe=recipe_of(study.lineup, variant, window, seed),
-                    step="made", slice=seed, num_rows=NUM_ROWS, loss=here, true_loss=here, excess=0.0,
+                    seed=world, variant=variant.name, window=window.name, recipe=recipe_of(study.lineup, variant, window, world),
+                    step="made", slice=world, num_rows=NUM_ROWS, loss=here, true_loss=here, excess=0.0,
                     positives=500, prediction=500.0, true_prob=500.0, auc=0.7, groups=None, kappa=None,
                     window_rows=round(window_rows), num_selected=selected, num_updates=98, examples=selected * place,
                     total_training_flops=3 * flops * selected * (place + 1), training_flops=3 * flops * selected,

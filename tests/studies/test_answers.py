@@ -88,7 +88,7 @@ def test_the_page_shows_headline_figures_tables_and_checks_and_asks_nothing_of_t
     assert {check.signature for check in found.checks} >= {"too much run-to-run variance to see the effect"}
     assert not re.search(r"""(src|href)\s*=\s*["']?(https?:)?//""", page), "something is loaded from elsewhere"
     assert "<script" not in page
-    assert re.search(r"It took [\d.,]+ million rows to train on, [\d.,]+ TFLOP of training", page)
+    assert re.search(r"It trained on [\d.,]+ million rows: [\d.,]+ TFLOP of training", page)
     assert "**" not in page, "markdown is for another page"
 
 

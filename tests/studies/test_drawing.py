@@ -36,3 +36,7 @@ def test_each_point_of_a_page_says_its_value_and_one_without_a_value_nothing() -
     said = re.findall(r"<title>(.*?)</title>", page, re.DOTALL)
     assert said == ["a &lt; b\n1: 1 (0.5 to 1.5)", "a &lt; b\n3,000,000: 3"]
     assert 'aria-label="title"' in page
+    both = page + str(inline(figure, "another title"))
+    ids = re.findall(r' id="([^"]+)"', both)
+    assert len(ids) == len(set(ids)), "an id stands once on a page"
+    assert {found for found in re.findall(r'(?:href="|url\()#([^")]+)', both)} <= set(ids), "and what is named is there"

@@ -10,7 +10,7 @@ import httpx
 from pipeline.local.services.folder import run_folder
 from pipeline.local.services.supervisor import Kept, Supervisor
 from pipeline.local.services.values import ServiceStatus
-from pipeline.spec.settings import Settings
+from pipeline.spec.settings import Settings, without_password
 
 AIRFLOW_PARTS = {"airflow-scheduler": "scheduler", "airflow-dags": "dag_processor", "airflow-triggerer": "triggerer"}
 
@@ -46,10 +46,13 @@ def _airflow(settings: Settings, kept: Mapping[str, Kept]) -> list[ServiceStatus
         health = _get(f"{url}/api/v2/monitor/health", {}).raise_for_status().json()
     except (httpx.HTTPError, ValueError) as error:
         names = ["airflow-api", *AIRFLOW_PARTS]
-        return [ServiceStatus(name=name, address=url, healthy=False, detail=_reason(error)) for name in names]
+        return [
+            ServiceStatus(name=name, address=without_password(url), healthy=False, detail=_reason(error))
+            for name in names
+        ]
     parts = [(name, _part(health.get(part) or {}, part, kept.get(name))) for name, part in AIRFLOW_PARTS.items()]
     return [
-        ServiceStatus(name=name, address=url, healthy=detail == "healthy", detail=detail)
+        ServiceStatus(name=name, address=without_password(url), healthy=detail == "healthy", detail=detail)
         for name, detail in [("airflow-api", "healthy"), *parts]
     ]
 
@@ -68,8 +71,8 @@ def _mlflow(url: str) -> ServiceStatus:
     try:
         _get(f"{url}/health", {}).raise_for_status()
     except httpx.HTTPError as error:
-        return ServiceStatus(name="mlflow", address=url, healthy=False, detail=_reason(error))
-    return ServiceStatus(name="mlflow", address=url, healthy=True, detail="healthy")
+        return ServiceStatus(name="mlflow", address=without_password(url), healthy=False, detail=_reason(error))
+    return ServiceStatus(name="mlflow", address=without_password(url), healthy=True, detail="healthy")
 
 
 def _ray(url: str, headers: Mapping[str, str]) -> ServiceStatus:
@@ -79,9 +82,9 @@ def _ray(url: str, headers: Mapping[str, str]) -> ServiceStatus:
         found = _get(f"{url}/api/v0/nodes", headers, alive).raise_for_status().json()
         num_nodes = found["data"]["result"]["num_filtered"]
     except (httpx.HTTPError, ValueError, LookupError, TypeError) as error:
-        return ServiceStatus(name="ray", address=url, healthy=False, detail=_reason(error))
+        return ServiceStatus(name="ray", address=without_password(url), healthy=False, detail=_reason(error))
     detail = "healthy" if num_nodes else "no node has joined"
-    return ServiceStatus(name="ray", address=url, healthy=bool(num_nodes), detail=detail)
+    return ServiceStatus(name="ray", address=without_password(url), healthy=bool(num_nodes), detail=detail)
 
 
 def _get(url: str, headers: Mapping[str, str], params: Mapping[str, str] | None = None) -> httpx.Response:
@@ -90,4 +93,4 @@ def _get(url: str, headers: Mapping[str, str], params: Mapping[str, str] | None 
 
 
 def _reason(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"
+    return without_password(f"{type(error).__name__}: {error}")

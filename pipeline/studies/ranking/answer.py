@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -26,7 +27,7 @@ DECIDED = 0.5
 
 @dataclass(frozen=True)
 class Rankings:
-    """Losses of C configurations under S seeds, on all rows and by each policy on few."""
+    """Orders of C configurations under S seeds, each held against what all rows say under the *other* seeds."""
 
     evidence: Evidence
 
@@ -36,118 +37,154 @@ class Rankings:
         return [cell.label for cell in self.evidence.study.of("all_rows")]
 
     @cached_property
-    def losses(self) -> dict[str, NDArray[np.float64]]:
-        """(C, S) percent of the reference's log-loss over the judged windows: on all rows, and by policy."""
-        found = {ALL_ROWS: self._losses([cell.variant for cell in self.evidence.study.of("all_rows")])}
-        few = self.evidence.study.of("few_rows")
-        for way in Fields.of(self.evidence.study).policies:
-            by_label = {cell.label: cell.variant for cell in few if cell.family == way}
-            found[way] = self._losses([by_label[label] for label in self.labels])
-        return found
-
-    def _losses(self, variants: list[str]) -> NDArray[np.float64]:
-        judged = self.evidence.judged
-        return np.stack([self.evidence.series(name, REFERENCE, judged).values.mean(axis=1) for name in variants])
+    def truth(self) -> NDArray[np.float64]:
+        """(C, S) percent of the reference's log-loss on all rows over the judged windows: on true probabilities where known."""
+        return self._losses(ALL_ROWS, labels=False)
 
     @cached_property
-    def decided(self) -> list[tuple[int, int]]:
-        """Pairs (better, worse) of configurations whose difference on all rows has an interval without zero."""
-        cells, judged, found = self.evidence.study.of("all_rows"), self.evidence.judged, []
-        for one, other in combinations(range(len(cells)), 2):
-            ours, theirs = (self.evidence.series(cells[each].variant, REFERENCE, judged) for each in (one, other))
-            apart = (ours - theirs).mean().interval()
-            if apart.high < 0:
-                found.append((one, other))
-            elif apart.low > 0:
-                found.append((other, one))
+    def seen(self) -> dict[str, NDArray[np.float64]]:
+        """The same on the labels, which is all that a person has to choose by: on all rows, and by policy on few."""
+        return {way: self._losses(way, labels=True) for way in (ALL_ROWS, *Fields.of(self.evidence.study).policies)}
+
+    def _losses(self, way: str, *, labels: bool) -> NDArray[np.float64]:
+        study, judged = self.evidence.study, self.evidence.judged
+        cells = study.of("all_rows") if way == ALL_ROWS else [c for c in study.of("few_rows") if c.family == way]
+        by_label = {cell.label: cell.variant for cell in cells}
+        found = [self.evidence.series(by_label[each], REFERENCE, judged, labels=labels) for each in self.labels]
+        return np.stack([series.values.mean(axis=1) for series in found])
+
+    @cached_property
+    def decided(self) -> list[list[tuple[int, int]]]:
+        """By seed, pairs (better, worse) of configurations that all rows tell apart under the others: an interval without zero."""
+        return [self._pairs(np.delete(self.truth, seed, axis=1)) for seed in range(self.truth.shape[1])]
+
+    @cached_property
+    def of_all(self) -> list[tuple[int, int]]:
+        """The same pairs under all seeds."""
+        return self._pairs(self.truth)
+
+    def _pairs(self, losses: NDArray[np.float64]) -> list[tuple[int, int]]:
+        found = []
+        for one, other in combinations(range(len(losses)), 2):
+            if losses.shape[1]:
+                apart = over(self.evidence, losses[one] - losses[other])
+                if apart.high < 0 or apart.low > 0:
+                    found.append((one, other) if apart.high < 0 else (other, one))
         return found
 
-    def taus(self, way: str) -> NDArray[np.float64]:
-        """(S,) Kendall's tau of each seed's order with that of all rows under all seeds, over the decided pairs."""
-        losses = self.losses[way]
-        signs = [np.sign(losses[worse] - losses[better]) for better, worse in self.decided]
-        return np.mean(signs, axis=0) if signs else np.full(losses.shape[1], np.nan)
+    def tau(self, way: str, seeds: slice) -> Interval:
+        """Kendall's tau over the decided pairs of some seeds together, with its interval over these seeds.
+
+        A ratio of two sums over seeds, agreements less reversals over pairs: its error is that of what each seed adds beyond it.
+        """
+        losses, agreed, pairs = self.seen[way], [], []
+        for seed in range(losses.shape[1])[seeds]:
+            signs = [np.sign(losses[worse, seed] - losses[better, seed]) for better, worse in self.decided[seed]]
+            agreed.append(float(np.sum(signs)))
+            pairs.append(len(signs))
+        if not sum(pairs):
+            return Interval(math.nan, math.nan, math.nan)
+        tau = sum(agreed) / sum(pairs)
+        return over(self.evidence, tau + (np.array(agreed) - tau * np.array(pairs)) / np.mean(pairs))
 
     def regrets(self, way: str) -> NDArray[np.float64]:
-        """(S,) what the configuration that a seed puts first loses on all rows, mean of all seeds, more than the best one."""
-        whole = self.losses[ALL_ROWS].mean(axis=1)
-        lost: NDArray[np.float64] = whole[self.losses[way].argmin(axis=0)] - whole.min()
-        return lost
+        """(S,) what the configuration that a seed puts first loses on all rows under the other seeds, more than the best there."""
+        found = []
+        for seed, first in enumerate(self.seen[way].argmin(axis=0)):
+            others = np.delete(self.truth, seed, axis=1) if self.truth.shape[1] > 1 else self.truth
+            whole = others.mean(axis=1)
+            found.append(whole[first] - whole.min())
+        return np.array(found)
+
+
+def over(evidence: Evidence, by_seed: NDArray[np.float64]) -> Interval:
+    """The mean over seeds, with its interval over worlds."""
+    return measures.over_seeds(by_seed, independent=evidence.independent)
 
 
 def answer(evidence: Evidence) -> Findings:
     """What the study says."""
     rankings, asked = Rankings(evidence), Fields.of(evidence.study)
     choosing, confirming = measures.split_seeds(evidence)
+    if len(asked.policies) == 1 and confirming is not None:
+        confirming = slice(None)  # nothing is chosen
     judging = slice(None) if confirming is None else confirming
-    metrics: dict[str, float] = {"decided_pairs": len(rankings.decided)}
+    metrics: dict[str, float] = {"decided_pairs": len(rankings.of_all)}
     for way in (*asked.policies, ALL_ROWS):
         name = way.replace(" ", "_")
-        metrics |= measures.ends(f"{name}_tau", _over(evidence, rankings.taus(way)[judging]))
-        metrics |= measures.ends(f"{name}_regret_percent", _over(evidence, rankings.regrets(way)[judging]))
+        metrics |= measures.ends(f"{name}_tau", rankings.tau(way, judging))
+        metrics |= measures.ends(f"{name}_regret_percent", over(evidence, rankings.regrets(way)[judging]))
     return Findings(
         headline=_headline(rankings, asked, choosing, confirming, metrics),
         metrics=metrics,
-        sections=(_orders(rankings, asked, choosing, confirming), _configurations(rankings), _costs(evidence)),
+        sections=(_orders(rankings, asked, choosing, judging), _configurations(rankings), _costs(evidence)),
         checks=tuple(_checks(rankings)),
         notes=(measures.scope(evidence),),
     )
 
 
-def _over(evidence: Evidence, by_seed: NDArray[np.float64]) -> Interval:
-    return measures.over_seeds(by_seed, independent=evidence.independent)
-
-
 def _headline(
     rankings: Rankings, asked: Fields, choosing: slice, confirming: slice | None, metrics: dict[str, float]
 ) -> str:
-    share = f"{100 * asked.rate:g} % of the rows"
-    if not rankings.decided:
-        return "Not shown: all rows decide no pair of these configurations, so that nothing can be in their order."
-    best = max(asked.policies, key=lambda way: float(rankings.taus(way)[choosing].mean()))
     if confirming is None:
-        why = "so few seeds" if rankings.evidence.independent else "a single log"
-        return (
-            f"No policy is recommended on {why}; there {best} puts configurations on {share} into an order with a Kendall tau of "
-            f"{float(rankings.taus(best).mean()):.2f} with that of all rows, over the {len(rankings.decided)} pairs that these decide."
-        )
-    tau, regret = (_over(rankings.evidence, found(best)[confirming]) for found in (rankings.taus, rankings.regrets))
+        why = "Too few seeds" if rankings.evidence.independent else "A single log"
+        return f"{why} to say which configurations differ on all rows, and so whether few rows put them into the same order."
+    best = max(asked.policies, key=lambda way: rankings.tau(way, choosing).value)
+    tau, regret = rankings.tau(best, confirming), over(rankings.evidence, rankings.regrets(best)[confirming])
     metrics |= measures.ends("chosen_tau", tau) | measures.ends("chosen_regret_percent", regret)
+    if not _told_apart(rankings):
+        return f"Not shown: all rows tell {len(rankings.of_all)} of {_num_pairs(rankings)} pairs apart, too few to speak of an order."
+    chosen = "" if len(asked.policies) == 1 else ", chosen on other seeds,"
     return (
-        f"On {share} {best}, chosen on other seeds, puts configurations into an order with a Kendall tau of {_tau(tau)} with that of all "
-        f"rows, over the {len(rankings.decided)} pairs that these decide; what it puts first loses {percent(regret)} % more than the best."
+        f"On {100 * asked.rate:g} % of the rows {best}{chosen} puts configurations into an order with a Kendall tau of {_tau(tau)} with "
+        f"that of all rows in other worlds; what it puts first loses {percent(regret)} % more than the best."
     )
+
+
+def _num_pairs(rankings: Rankings) -> int:
+    return math.comb(len(rankings.labels), 2)
+
+
+def _told_apart(rankings: Rankings) -> bool:
+    return len(rankings.of_all) >= DECIDED * _num_pairs(rankings)
 
 
 def _tau(interval: Interval) -> str:
-    return f"{interval.value:.2f} ({interval.low:.2f} to {interval.high:.2f})"
+    """As people read it."""
+    if math.isnan(interval.value):
+        return "not known"
+    if math.isnan(interval.low):
+        return f"{interval.value:.2f} (interval not known)"
+    if interval.low == interval.high:
+        return f"{interval.value:.2f} (alike in all of these seeds)"
+    return f"{interval.value:.2f} ({max(-1, interval.low):.2f} to {min(1, interval.high):.2f})"
 
 
-def _orders(rankings: Rankings, asked: Fields, choosing: slice, confirming: slice | None) -> Section:
+def _orders(rankings: Rankings, asked: Fields, choosing: slice, judging: slice) -> Section:
     evidence, rows = rankings.evidence, []
-    judging = slice(None) if confirming is None else confirming
+    chose = judging != slice(None)
     for way in (*asked.policies, ALL_ROWS):
-        taus, regrets = rankings.taus(way), rankings.regrets(way)
-        chose = () if confirming is None else (f"{float(taus[choosing].mean()):.2f}",)
+        regret = over(evidence, rankings.regrets(way)[judging])
         rows.append(
             (
                 way if way == ALL_ROWS else f"{way}, {100 * asked.rate:g} % of rows",
-                *chose,
-                _tau(_over(evidence, taus[judging])),
-                percent(_over(evidence, regrets[judging])),
+                *((f"{rankings.tau(way, choosing).value:.2f}",) if chose else ()),
+                _tau(rankings.tau(way, judging)),
+                f"{regret.value:+.2f} (alike in all of these seeds)" if regret.low == regret.high else percent(regret),
             )
         )
-    total = len(rankings.labels) * (len(rankings.labels) - 1) // 2
     text = (
-        f"Of {total} pairs of configurations all rows decide {len(rankings.decided)}: the interval of their difference over all seeds "
-        "does not hold zero. Tau is the share of these that one seed's order has the same way round, less the share that it has the "
-        "other way round. The last line is one seed's order on all rows: no sample can be expected to do better. Regret is what the "
-        "configuration that a seed puts first loses on all rows, over all seeds, more than the best one."
+        f"All rows tell {len(rankings.of_all)} of {_num_pairs(rankings)} pairs of configurations apart: the interval of their difference "
+        "over the seeds does not hold zero. Where none differs, one pair in twenty is told apart by chance. A seed's order is held "
+        "against the pairs that the other seeds decide: tau is the share of these that it has the same way round, less the share that it has "
+        "the other way round. The last line is one seed's own order on all rows. Regret is what the configuration that a seed puts first "
+        "loses on all rows under the other seeds, more than the best one. Orders are by the labels, what they are held against by the "
+        "true probabilities where these are known."
     )
     header = (
         "compared on",
-        *(() if confirming is None else ("tau on the choosing seeds",)),
-        "Kendall tau (95 %)" if confirming is None else "Kendall tau on the others (95 %)",
+        *(("tau on the choosing seeds",) if chose else ()),
+        "Kendall tau on the others (95 %)" if chose else "Kendall tau (95 %)",
         "regret, percent of log-loss (95 %)",
     )
     return Section("Orders", text, None, Table(header, tuple(rows)))
@@ -156,11 +193,11 @@ def _orders(rankings: Rankings, asked: Fields, choosing: slice, confirming: slic
 def _configurations(rankings: Rankings) -> Section:
     study, curves = rankings.evidence.study, {}
     sizes = dict.fromkeys(str(cell.family) for cell in study.of("all_rows"))
-    for way, losses in rankings.losses.items():
+    for way, losses in rankings.seen.items():
         for size in sizes:
             places = [place for place, cell in enumerate(study.of("all_rows")) if cell.family == size]
             numbers = [float(study.of("all_rows")[place].value or 0.0) for place in places]
-            bands = [_over(rankings.evidence, losses[place]) for place in places]
+            bands = [over(rankings.evidence, losses[place]) for place in places]
             curves[f"{size}, {way}"] = (numbers, measures.band(bands))
     figure = by_number(
         "Each configuration on all rows and on few (95 %)",
@@ -170,11 +207,13 @@ def _configurations(rankings: Rankings) -> Section:
         logarithmic=True,
     )
     rows = [
-        (label, *(percent(_over(rankings.evidence, losses[place])) for losses in rankings.losses.values()))
+        (label, *(percent(over(rankings.evidence, losses[place])) for losses in rankings.seen.values()))
         for place, label in enumerate(rankings.labels)
     ]
-    header = ("configuration", *(f"{way}, percent (95 %)" for way in rankings.losses))
-    text = "Curves may lie apart and still have one order: what counts is which point of each is lowest."
+    header = ("configuration", *(f"{way}, percent (95 %)" for way in rankings.seen))
+    text = (
+        "On the labels. Curves may lie apart and still have one order: what counts is the order of the points of each."
+    )
     return Section("Configurations", text, figure, Table(header, tuple(rows)))
 
 
@@ -185,16 +224,16 @@ def _costs(evidence: Evidence) -> Section:
 
 
 def _checks(rankings: Rankings) -> Iterator[Check]:
-    total = len(rankings.labels) * (len(rankings.labels) - 1) // 2
+    enough = measures.split_seeds(rankings.evidence)[1] is not None
     yield Check(
         "configurations too alike to be ranked",
-        f"all rows decide {len(rankings.decided)} of {total} pairs",
-        len(rankings.decided) >= DECIDED * total,
+        f"all rows tell {len(rankings.of_all)} of {_num_pairs(rankings)} pairs apart",
+        _told_apart(rankings) if enough else None,
     )
-    lowest = int(rankings.losses[ALL_ROWS].mean(axis=1).argmin())
+    lowest = int(rankings.truth.mean(axis=1).argmin())
     rates = [float(cell.value or 0.0) for cell in rankings.evidence.study.of("all_rows")]
     yield Check(
         "a best configuration at the edge of the learning rates",
         f"on all rows {rankings.labels[lowest]} loses least",
-        min(rates) < rates[lowest] < max(rates),
+        min(rates) < rates[lowest] < max(rates) if len(set(rates)) > 2 else None,
     )

@@ -36,6 +36,10 @@ def draft(base: LineUp, asked: Fields) -> Draft:
             f"a ranking needs at least {MIN_CONFIGURATIONS} configurations, got {len(asked.sizes)} sizes at "
             f"{len(asked.learning_rates)} learning rates: give more of either"
         )
+    if len({f"{rate:g}" for rate in asked.learning_rates}) < len(asked.learning_rates):
+        raise StudyError(
+            f"learning rates differ in their first six digits, got {list(asked.learning_rates)}: take those out that are nearly alike"
+        )
     reference = at_width(base, plain(base, REFERENCE, asked.sizes[0]))
     prior = click_rate(base, reference)
     kept = {way: policy(way, asked.rate, prior, PILOT) for way in asked.policies}

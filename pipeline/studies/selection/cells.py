@@ -139,9 +139,9 @@ def policy(
     clicks = min(1.0, rate / (2 * click_rate))
     negatives = (rate - clicks * click_rate) / (1 - click_rate)
     made: dict[Way, Policy] = {
-        "negatives": NegativeDownsampling(rate=negatives, clicks=clicks),
+        "negatives": NegativeDownsampling(rate=min(1.0, negatives), clicks=clicks),
         "uniform": Uniform(rate=rate),
-        "odds": OddsProportional(rate=negatives, **asked),
+        "odds": OddsProportional(rate=min(1.0, negatives), **asked),
         "local_case_control": LocalCaseControl(rate=rate, **asked),
         "el2n": El2n(rate=rate, **asked),
         "grand": Grand(rate=rate, **asked),

@@ -57,9 +57,9 @@ def recommended(evidence: Evidence, rates: Sequence[float], metrics: dict[str, f
             )
             metrics |= measures.ends(f"regret_at_{100 * rate:g}_{IN_METRICS[name]}", regret)
     text = (
-        "How should one choose on a log of one's own? Each rule's regret: what its policy lost more than the policy that lost least, in "
-        "hindsight, in the same world and windows. Hindsight has the luck of its side, so that no rule comes to zero. All rules are "
-        "judged by the seeds that had no part in the choice, in the second half of the judged windows."
+        "How should one choose on a log of one's own? By the labels, which is all that one has there. Each rule's regret: what its policy lost more than the policy that lost least, in "
+        "hindsight, in the same world and windows, on the true probabilities where these are known. Hindsight has luck on its side, so that "
+        "no rule comes to zero. All rules are judged by the seeds that had no part in the choice, in the second half of the judged windows."
     )
     header = ("rows kept", "rule", "regret, percent of log-loss (95 %)", f"against {ALWAYS}, percent (95 %)")
     return Section("Which policy to take", text, None, Table(header, tuple(rows))) if rows else None
@@ -72,12 +72,12 @@ def _taken(
     middle = (evidence.judged.start + evidence.judged.stop) // 2
     early, late = slice(evidence.judged.start, middle), slice(middle, evidence.judged.stop)
 
-    def losses(windows: slice, seeds: slice) -> NDArray[np.float64]:
-        """(policies, seeds)"""
-        found = [evidence.series(cell.variant, ALL_ROWS, windows, seeds).values.mean(axis=1) for cell in cells]
-        return np.stack(found)
+    def losses(windows: slice, seeds: slice, *, labels: bool = True) -> NDArray[np.float64]:
+        """(policies, seeds); who chooses has the labels alone."""
+        found = [evidence.series(cell.variant, ALL_ROWS, windows, seeds, labels=labels) for cell in cells]
+        return np.stack([series.values.mean(axis=1) for series in found])
 
-    later = losses(late, confirming)
+    later = losses(late, confirming, labels=False)
     always = next(place for place, cell in enumerate(cells) if cell.family == BASELINE)
     elsewhere = int(losses(evidence.judged, choosing).mean(axis=1).argmin())
     chosen = {
