@@ -48,7 +48,7 @@ class TriesPolicy(OnWorkers):
     variants: Variants = Field(default=(), title="Variants")
     policy: Literal["none", Way] = Field(default="none", title="Selection policy", json_schema_extra=TRIED)
     """Adds a variant: the line-up's reference, trained on the rows that this policy keeps. The page of `selection_study` explains
-    the policies; one that asks a pilot asks the reference, which trains again where it did not keep what is asked. Batches shrink with
+    the policies; one that asks a pilot asks the reference, which trains again where it did not keep the signal. Batches shrink with
     the rows. Warm the variant up before it goes online, with the same fields; to keep it for good, write it into the line-up's file,
     as the log of the task `plan` shows it."""
     keep: Rate = Field(default=0.1, title="Fraction of the rows", json_schema_extra=TRIED)
@@ -61,7 +61,7 @@ class TriesPolicy(OnWorkers):
     def chosen(self) -> tuple[LineUp, tuple[str, ...]]:
         """The line-up on the requested workers, with the added variant, and the names of the chosen variants: none for all.
 
-        Whom the added variant reads is chosen with it.
+        The variants that the added one reads are chosen with it.
 
         Raises:
             BadInput: see `on_workers`; or the line-up has a variant of that name or no such teacher, its reference selects, its click

@@ -94,7 +94,7 @@ def test_where_nothing_differs_nothing_is_claimed() -> None:
     found = [
         answer(made(planned(seeds="1-12", study=f"orders{n}"), lambda *_: 0.2, noise=1e-3, seed=n)) for n in range(12)
     ]
-    claimed = [each for each in found if not each.headline.startswith("Not shown: all rows tell")]
+    claimed = [each for each in found if not each.headline.startswith("Not shown: all rows decide")]
     assert len(claimed) <= 2, "by chance"
     assert np.mean([each.metrics["decided_pairs"] for each in found]) < 1, "one pair in twenty"
     assert all(each.metrics["all_rows_tau"] < 0.9 for each in claimed)

@@ -132,8 +132,8 @@ def _headline(
     best = max(asked.policies, key=lambda way: rankings.tau(way, choosing).value)
     tau, regret = rankings.tau(best, confirming), over(rankings.evidence, rankings.regrets(best)[confirming])
     metrics |= measures.ends("chosen_tau", tau) | measures.ends("chosen_regret_percent", regret)
-    if not _told_apart(rankings):
-        return f"Not shown: all rows tell {len(rankings.of_all)} of {_num_pairs(rankings)} pairs apart, too few to speak of an order."
+    if not _decides_enough(rankings):
+        return f"Not shown: all rows decide {len(rankings.of_all)} of {_num_pairs(rankings)} pairs, too few to speak of an order."
     chosen = "" if len(asked.policies) == 1 else ", chosen on other seeds,"
     return (
         f"On {100 * asked.rate:g} % of the rows {best}{chosen} puts configurations into an order with a Kendall tau of {_tau(tau)} with "
@@ -145,7 +145,7 @@ def _num_pairs(rankings: Rankings) -> int:
     return math.comb(len(rankings.labels), 2)
 
 
-def _told_apart(rankings: Rankings) -> bool:
+def _decides_enough(rankings: Rankings) -> bool:
     return len(rankings.of_all) >= DECIDED * _num_pairs(rankings)
 
 
@@ -174,8 +174,8 @@ def _orders(rankings: Rankings, asked: Fields, choosing: slice, judging: slice) 
             )
         )
     text = (
-        f"All rows tell {len(rankings.of_all)} of {_num_pairs(rankings)} pairs of configurations apart: the interval of their difference "
-        "over the seeds does not hold zero. Where none differs, one pair in twenty is told apart by chance. A seed's order is held "
+        f"All rows decide {len(rankings.of_all)} of {_num_pairs(rankings)} pairs of configurations: the interval of their difference "
+        "over the seeds does not hold zero. Where none differs, one pair in twenty is decided by chance. A seed's order is held "
         "against the pairs that the other seeds decide: tau is the share of these that it has the same way round, less the share that it has "
         "the other way round. The last line is one seed's own order on all rows. Regret is what the configuration that a seed puts first "
         "loses on all rows under the other seeds, more than the best one. Orders are by the labels, what they are held against by the "
@@ -227,8 +227,8 @@ def _checks(rankings: Rankings) -> Iterator[Check]:
     enough = measures.split_seeds(rankings.evidence)[1] is not None
     yield Check(
         "configurations too alike to be ranked",
-        f"all rows tell {len(rankings.of_all)} of {_num_pairs(rankings)} pairs apart",
-        _told_apart(rankings) if enough else None,
+        f"all rows decide {len(rankings.of_all)} of {_num_pairs(rankings)} pairs",
+        _decides_enough(rankings) if enough else None,
     )
     lowest = int(rankings.truth.mean(axis=1).argmin())
     rates = [float(cell.value or 0.0) for cell in rankings.evidence.study.of("all_rows")]
