@@ -103,13 +103,17 @@ def _range(curve: dict[float, NDArray[np.float64]]) -> tuple[list[float], tuple[
 
 
 def _edges(evidence: Evidence, best: dict[str, str]) -> Check:
-    """Whether a best setting has nothing tried on both sides of its learning rate: a better one may lie beyond."""
+    """Whether a best setting has nothing tried on both sides of its learning rate, or of its batch where three were tried."""
     edges = []
     for arm, name in best.items():
-        tried = [cell.value or 0.0 for cell in evidence.study.of("setting") if cell.against == arm]
-        if not min(tried) < _optimizer(evidence, name).embedding_lr < max(tried):
-            edges.append(_words(arm))
-    found = f"at or beyond an end of the learning rates tried: {', '.join(edges) or 'none'}"
+        tried = [_optimizer(evidence, cell.variant) for cell in evidence.study.of("setting") if cell.against == arm]
+        rates, batches = {each.embedding_lr for each in tried}, {each.batch_size for each in tried}
+        own = _optimizer(evidence, name)
+        if not min(rates) < own.embedding_lr < max(rates):
+            edges.append(f"{_words(arm)} (learning rate)")
+        if len(batches) > 2 and not min(batches) < own.batch_size < max(batches):
+            edges.append(f"{_words(arm)} (batch)")
+    found = f"at or beyond an end of what was tried: {', '.join(edges) or 'none'}"
     return Check("a best setting that lies at the edge of the grid", found, not edges)
 
 
