@@ -8,7 +8,7 @@ from typing import Any
 from airflow.sdk import DAG, Asset, CronDataIntervalTimetable, task
 
 from operators.form.answers import answers, interval
-from operators.form.params import dated, form
+from operators.form.params import filled_in, form
 from operators.form.questions import Ingest
 from operators.inputs import AwaitInputs
 from operators.operator import RayJobOperator, planned
@@ -40,7 +40,7 @@ days since 2014. A window that is published already, from the same content, is l
 with DAG(
     "ingest_windows",
     description="Publish a day of the raw log as a window, or a span of days",
-    doc_md=dated(DOC),
+    doc_md=filled_in(DOC),
     schedule=CronDataIntervalTimetable("@daily", timezone="UTC"),
     start_date=datetime(2014, 1, 1, tzinfo=UTC),
     catchup=False,

@@ -8,7 +8,7 @@ from typing import Any
 from airflow.sdk import DAG, Asset, CronDataIntervalTimetable, task
 
 from operators.form.answers import answers, interval
-from operators.form.params import dated, form
+from operators.form.params import filled_in, form
 from operators.form.questions import Online
 from operators.form.run_window import resolve_window
 from operators.inputs import AwaitInputs
@@ -41,7 +41,7 @@ skipped. Without `--reprocess-behavior completed` Airflow skips days that it has
 with DAG(
     "online_training",
     description="Each day: score the new window, train on it, compare the variants",
-    doc_md=dated(DOC),
+    doc_md=filled_in(DOC),
     schedule=CronDataIntervalTimetable("@daily", timezone="UTC"),
     start_date=datetime(2014, 1, 1, tzinfo=UTC),
     catchup=False,

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
-import yaml
 from pydantic import TypeAdapter
 from pydantic_core import to_json
 from rich import box
@@ -29,7 +28,7 @@ from typer.core import TyperCommand, TyperGroup
 from typer.exceptions import TyperException
 
 from pipeline.spec.config import Name
-from pipeline.spec.documents import decoded, parse_yaml, read_text
+from pipeline.spec.documents import as_yaml, decoded, parse_yaml, read_text
 from pipeline.spec.errors import BadInput, TryAgain, asked, named, readable
 from pipeline.spec.forms.fields import worded
 from pipeline.spec.job import AnyJob, CompareJob, IngestJob, ReportJob, TrainJob, load_job
@@ -609,7 +608,7 @@ def plan(
         proposal = propose(ground, beyond=beyond, unsure=unsure)
         later = [] if growth is None else horizon(ground, proposal, growth, quarters, beyond=beyond)
         if write is not None:
-            write.write_text(yaml.safe_dump(document(proposal.lineup), sort_keys=False))
+            write.write_text(as_yaml(document(proposal.lineup)))
     if as_json:
         _answer({**proposal.figures(), "quarters": [asdict(each) for each in later]}, as_json=True)
         return
@@ -982,9 +981,9 @@ def settings(as_json: AsJson = False) -> None:
     with _errors_as_messages():
         used = settings_in_use()
     table = Table("variable", "in use", "from", "meaning")
-    document = {}
+    shown = {}
     for name, default, meaning in settings_table():
         value, source = used[name]
         table.add_row(name, Text(value), source, meaning)
-        document[name] = {"in_use": value, "from": source, "default": default, "meaning": meaning}
-    _answer(document, as_json, table)
+        shown[name] = {"in_use": value, "from": source, "default": default, "meaning": meaning}
+    _answer(shown, as_json, table)

@@ -135,6 +135,8 @@ def test_settings_show_what_is_in_use_and_from_where_and_no_password(
     ):
         monkeypatch.setenv("MLFLOW_TRACKING_URI", secret)
         assert "ss" not in json.loads(windrow("settings", "--json").stdout)["MLFLOW_TRACKING_URI"]["in_use"], secret
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://ada:hidden@127.0.0.1:9")
+    assert "hidden" not in windrow("status", "--json").output
     monkeypatch.setenv("WINDROW_DAGS", "/tmp/a[/x]b[old]c")
     assert "a[/x]b[old]c" in windrow("settings").output
     monkeypatch.setenv("WINDROW_AIRFLOW_PORT", "many")

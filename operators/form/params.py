@@ -34,7 +34,7 @@ def form(
     return params
 
 
-def dated(text: str) -> str:
+def filled_in(text: str) -> str:
     """A DAG's page with the suggested days in the place of `{first}`, `{online_start}` and `{last}`, and this Airflow's home."""
     dates = Dates.suggested()
     found = {"{first}": dates.first, "{online_start}": dates.online_start, "{last}": dates.online(6)}

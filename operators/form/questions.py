@@ -20,13 +20,14 @@ from pipeline.spec.window import Window
 from pipeline.studies.selection.cells import click_rate, name_of, on_few, policy
 from pipeline.studies.selection.fields import Way
 
+log = logging.getLogger(__name__)
+
 
 def _offer_variants(schema: JsonDict) -> None:
     names = list(variant_names())
     schema |= {"type": ["array", "null"], "examples": [*names]}
 
 
-log = logging.getLogger(__name__)
 Variants = Annotated[
     tuple[str, ...],
     BeforeValidator(lambda given: () if given is None else given),
@@ -35,17 +36,15 @@ Variants = Annotated[
 
 
 TRIED: JsonDict = {"section": "Try a selection policy"}
-
-
-def _offer_teachers(schema: JsonDict) -> None:
-    schema.pop("anyOf", None)
-    schema |= {"type": ["string", "null"], **TRIED}
+"""Of the fields that a form folds away until somebody tries one."""
 
 
 class TriesPolicy(OnWorkers):
     """The fields of a form that trains a line-up, and may add a variant that trains on fewer rows."""
 
     variants: Variants = Field(default=(), title="Variants")
+    """Train these only; leave empty for all of the line-up. A student needs its teacher's logits: choose the teacher too,
+    unless it has trained on the same windows before."""
     policy: Literal["none", Way] = Field(default="none", title="Selection policy", json_schema_extra=TRIED)
     """Adds a variant: the line-up's reference, trained on the rows that this policy keeps. The page of `selection_study` explains
     the policies; one that asks a pilot asks the reference, which trains again where it did not keep the signal. Batches shrink with
@@ -54,7 +53,7 @@ class TriesPolicy(OnWorkers):
     keep: Rate = Field(default=0.1, title="Fraction of the rows", json_schema_extra=TRIED)
     """Share of all rows, clicks included, that the policy keeps, e.g. `0.1`."""
     teacher: Annotated[str | None, BeforeValidator(unless_empty)] = Field(
-        default=None, title="With a teacher", json_schema_extra=_offer_teachers
+        default=None, title="With a teacher", json_schema_extra=TRIED
     )
     """A variant of the line-up from which the added variant learns, too, at weight 1, all the while; leave empty for none."""
 
@@ -137,9 +136,6 @@ class Ingest(OfLineUp):
 class Warmup(TriesPolicy):
     """The fields of the form of `historical_warmup`."""
 
-    variants: Variants = Field(default=(), title="Variants")
-    """Train these only; leave empty for all of the line-up. A student needs its teacher's logits: choose the teacher too,
-    unless it has trained on the same windows before."""
     first: Day = Field(title="First window", json_schema_extra=suggest_first)
     """Training starts here, with new weights."""
     last: Day = Field(title="Last window", json_schema_extra=suggest_online(-1))
@@ -162,9 +158,6 @@ class Warmup(TriesPolicy):
 class Online(TriesPolicy):
     """The fields of the form of `online_training`."""
 
-    variants: Variants = Field(default=(), title="Variants")
-    """Train these only; leave empty for all of the line-up. A student needs its teacher's logits: choose the teacher too,
-    unless it has trained on the same window before."""
     window_date: OptionalDay = Field(default=None, title="Window")
     """The day to train on; leave empty for the run's own day."""
     force: Flag = Field(default=False, title="Do it again", json_schema_extra=LIMITS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import datetime
 
 import httpx
@@ -27,7 +28,7 @@ def services_status(settings: Settings | None = None) -> list[ServiceStatus]:
     bearer = {"Authorization": f"Bearer {token}"} if token else {}
     supervisor = supervisor_of(settings)
     kept = supervisor.kept()
-    return [
+    found = [
         *_airflow(settings, kept),
         _mlflow(settings.tracking_uri),
         _ray(settings.ray_dashboard, bearer),
@@ -38,6 +39,9 @@ def services_status(settings: Settings | None = None) -> list[ServiceStatus]:
             detail="healthy" if kept else "services that end are not started again; `windrow up` starts all of them",
         ),
     ]
+    return [
+        replace(each, address=without_password(each.address), detail=without_password(each.detail)) for each in found
+    ]
 
 
 def _airflow(settings: Settings, kept: Mapping[str, Kept]) -> list[ServiceStatus]:
@@ -46,13 +50,10 @@ def _airflow(settings: Settings, kept: Mapping[str, Kept]) -> list[ServiceStatus
         health = _get(f"{url}/api/v2/monitor/health", {}).raise_for_status().json()
     except (httpx.HTTPError, ValueError) as error:
         names = ["airflow-api", *AIRFLOW_PARTS]
-        return [
-            ServiceStatus(name=name, address=without_password(url), healthy=False, detail=_reason(error))
-            for name in names
-        ]
+        return [ServiceStatus(name=name, address=url, healthy=False, detail=_reason(error)) for name in names]
     parts = [(name, _part(health.get(part) or {}, part, kept.get(name))) for name, part in AIRFLOW_PARTS.items()]
     return [
-        ServiceStatus(name=name, address=without_password(url), healthy=detail == "healthy", detail=detail)
+        ServiceStatus(name=name, address=url, healthy=detail == "healthy", detail=detail)
         for name, detail in [("airflow-api", "healthy"), *parts]
     ]
 
@@ -71,8 +72,8 @@ def _mlflow(url: str) -> ServiceStatus:
     try:
         _get(f"{url}/health", {}).raise_for_status()
     except httpx.HTTPError as error:
-        return ServiceStatus(name="mlflow", address=without_password(url), healthy=False, detail=_reason(error))
-    return ServiceStatus(name="mlflow", address=without_password(url), healthy=True, detail="healthy")
+        return ServiceStatus(name="mlflow", address=url, healthy=False, detail=_reason(error))
+    return ServiceStatus(name="mlflow", address=url, healthy=True, detail="healthy")
 
 
 def _ray(url: str, headers: Mapping[str, str]) -> ServiceStatus:
@@ -82,9 +83,9 @@ def _ray(url: str, headers: Mapping[str, str]) -> ServiceStatus:
         found = _get(f"{url}/api/v0/nodes", headers, alive).raise_for_status().json()
         num_nodes = found["data"]["result"]["num_filtered"]
     except (httpx.HTTPError, ValueError, LookupError, TypeError) as error:
-        return ServiceStatus(name="ray", address=without_password(url), healthy=False, detail=_reason(error))
+        return ServiceStatus(name="ray", address=url, healthy=False, detail=_reason(error))
     detail = "healthy" if num_nodes else "no node has joined"
-    return ServiceStatus(name="ray", address=without_password(url), healthy=bool(num_nodes), detail=detail)
+    return ServiceStatus(name="ray", address=url, healthy=bool(num_nodes), detail=detail)
 
 
 def _get(url: str, headers: Mapping[str, str], params: Mapping[str, str] | None = None) -> httpx.Response:
@@ -93,4 +94,4 @@ def _get(url: str, headers: Mapping[str, str], params: Mapping[str, str] | None 
 
 
 def _reason(error: Exception) -> str:
-    return without_password(f"{type(error).__name__}: {error}")
+    return f"{type(error).__name__}: {error}"

@@ -57,9 +57,10 @@ def recommended(evidence: Evidence, rates: Sequence[float], metrics: dict[str, f
             )
             metrics |= measures.ends(f"regret_at_{100 * rate:g}_{IN_METRICS[name]}", regret)
     text = (
-        "How should one choose on a log of one's own? By the labels, which is all that one has there. Each rule's regret: what its policy lost more than the policy that lost least, in "
-        "hindsight, in the same world and windows, on the true probabilities where these are known. Hindsight has luck on its side, so that "
-        "no rule comes to zero. All rules are judged by the seeds that had no part in the choice, in the second half of the judged windows."
+        "How should one choose on a log of one's own? By the labels, which is all that one has there. Each rule's regret: what its policy "
+        "lost more than the policy that lost least, in hindsight, in the same world and windows, on the true probabilities where these are "
+        "known. Hindsight has luck on its side, so that no rule comes to zero. All rules are judged by the seeds that had no part in the "
+        "choice, in the second half of the judged windows."
     )
     header = ("rows kept", "rule", "regret, percent of log-loss (95 %)", f"against {ALWAYS}, percent (95 %)")
     return Section("Which policy to take", text, None, Table(header, tuple(rows))) if rows else None

@@ -209,7 +209,7 @@ def test_the_backfill_of_the_daily_run_trains_again_what_changed(home: Path, lak
 def test_the_backfill_that_is_named_is_one_that_airflow_takes(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AIRFLOW_HOME", "/of/this/airflow")
     named = [backfill_command("demo", DAY, DAY.shift(3))]
-    page = params.dated((root / "dags" / "online_training.py").read_text())
+    page = params.filled_in((root / "dags" / "online_training.py").read_text())
     named += [" ".join(found.split()) for found in re.findall(r"`(airflow backfill create.*?)`", page, re.DOTALL)]
     assert len(named) == 2
     assert "`export AIRFLOW_HOME=/of/this/airflow`" in page
