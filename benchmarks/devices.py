@@ -91,8 +91,8 @@ INTRODUCTION = """\
 # A GPU beside a machine's cores
 
 Rows/s of DLRMs on one window of Criteo's shape (13 dense and 26 categorical columns), from parquet to updated
-weights, progressive metrics included. The cores are one worker with all threads, and are timed before the GPU, not by turns. Ratios are geometric means over rounds,
-with 95 % t-intervals. The last column is bfloat16's log-loss over float32's on rows that nobody trained on, after the first
+weights, progressive metrics included. The cores are one worker with all threads, and are timed before the GPU, not by turns.
+Ratios are geometric means over rounds, with 95 % t-intervals. The last column is bfloat16's log-loss over float32's on rows that nobody trained on, after the first
 round; the FLOPs are those that a budget counts.
 """
 

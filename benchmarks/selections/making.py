@@ -12,7 +12,7 @@ import sys
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -33,7 +33,6 @@ from pipeline.training.models.features import Features
 from pipeline.training.signals import PASSES, Scored, Signal, SignalReader, write_signals
 from pipeline.training.train import Trainer
 
-T = TypeVar("T")
 PAGE = Path(__file__).parents[2] / "docs" / "results" / "making_selections.md"
 KEY = "f" * 64
 ALL_ROWS = "training on all rows"
