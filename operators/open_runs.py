@@ -13,7 +13,7 @@ from airflow.sdk import Connection
 from airflow.sdk.exceptions import AirflowException
 
 from operators.client import address
-from pipeline.spec.job import GAP_VIEW, SUBMISSION_TAG
+from pipeline.spec.job import GAP_VIEW, MODEL_TRAINING, SUBMISSION_TAG
 
 KIND_TAG = "windrow.kind"
 KINDS = ("comparison", "summary", "variant", "stage")
@@ -101,12 +101,12 @@ class TrackingServer:
         shown = f"viewStateShareKey={GAP_VIEW}" if by_kind["summary"] else f"searchFilter={chains}"
         match chosen:
             case []:
-                run_page = experiment
+                run_page = f"{experiment}?{MODEL_TRAINING}"
             case [only]:
-                run_page = f"{experiment}/runs/{only['info']['run_id']}"
+                run_page = f"{experiment}/runs/{only['info']['run_id']}?{MODEL_TRAINING}"
             case _:
-                run_page = f"{experiment}/runs?searchFilter={selected}"
-        return Pages(run=run_page, curves=f"{experiment}/runs?{shown}&compareRunsMode=CHART")
+                run_page = f"{experiment}/runs?searchFilter={selected}&{MODEL_TRAINING}"
+        return Pages(run=run_page, curves=f"{experiment}/runs?{shown}&compareRunsMode=CHART&{MODEL_TRAINING}")
 
     async def _experiments(self, name: str | None) -> list[str]:
         """The id of the experiment of that name, if there is one."""

@@ -11,7 +11,7 @@ import httpx
 
 from pipeline.local.services import Addresses
 from pipeline.spec.errors import BadInput, TryAgain, Unreachable
-from pipeline.spec.job import GAP_VIEW
+from pipeline.spec.job import GAP_VIEW, MODEL_TRAINING
 from pipeline.spec.lineup import LineUp, SimulatedSource
 from pipeline.spec.window import Window
 
@@ -200,7 +200,7 @@ def pages(mlflow: str, experiment: str) -> dict[str, str]:
         }
         runs = client.post("/runs/search", json=asked).raise_for_status().json().get("runs", [])
     shown = f"{mlflow}/#/experiments/{number}/runs"
-    found_pages = {"Curves": f"{shown}?viewStateShareKey={GAP_VIEW}&compareRunsMode=CHART"}
+    found_pages = {"Curves": f"{shown}?viewStateShareKey={GAP_VIEW}&compareRunsMode=CHART&{MODEL_TRAINING}"}
     for run in runs:
-        found_pages["Picture"] = f"{shown}/{run['info']['run_id']}/artifacts/gap_by_window.png"
+        found_pages["Picture"] = f"{shown}/{run['info']['run_id']}/artifacts/gap_by_window.png?{MODEL_TRAINING}"
     return found_pages

@@ -26,6 +26,8 @@ SUBMISSION_TAG = "ray_submission_id"
 
 GAP_VIEW = "gap"
 """Name of the view, in the MLflow experiment of whatever was compared, of all variants' gaps on one chart."""
+MODEL_TRAINING = "workflowType=machine_learning"
+"""In an address of MLflow's pages: else they open on language models, where runs are evaluations and models are agents."""
 
 
 class JobError(BadInput):

@@ -90,6 +90,8 @@ def test_a_study_from_the_form_to_the_curves_on_one_chart(stack: Stack, page: Pa
     comparison.screenshot(path=tmp_path / "comparison.png")
 
     curves = follow(page, "MLflow curves")
+    for name in ("Runs", "Models"):  # of models in training, and no evaluations or agents
+        expect(curves.get_by_role("link", name=name, exact=True).first).to_be_visible()
     charts = curves.get_by_test_id("experiment-view-compare-runs-card")
     expect(charts).to_have_count(1)  # of all that MLflow knows, the one that answers
     expect(charts).to_contain_text("gap_percent")

@@ -11,7 +11,7 @@ import pytest
 from operators.client import RayError, RayJobs
 from operators.open_runs import TrackingServer
 from operators.trigger import RayJobTrigger
-from pipeline.spec.job import GAP_VIEW
+from pipeline.spec.job import GAP_VIEW, MODEL_TRAINING
 from tests.operators.fakes import FakeMlflow, FakeRay
 
 pytestmark = pytest.mark.usefixtures("connections")
@@ -118,12 +118,14 @@ async def test_the_link_leads_to_the_run_that_tells_most(ray: FakeRay, mlflow: F
         async def run() -> str:
             pages = await tracking.pages("job")
             assert pages is not None
-            return pages.run.removeprefix(f"{mlflow.url}/#/experiments/7/")
+            for each in (pages.run, pages.curves):
+                assert each.endswith(MODEL_TRAINING), "not where language models are shown"
+            return pages.run.removeprefix(f"{mlflow.url}/#/experiments/7/").removesuffix(f"?{MODEL_TRAINING}")
 
         assert await tracking.pages("job") is None
         done = await tracking.pages("job", "all of it was done before")
         assert done is not None
-        assert done.run == f"{mlflow.url}/#/experiments/7"
+        assert done.run == f"{mlflow.url}/#/experiments/7?{MODEL_TRAINING}"
         stage = mlflow.add("job", "stage")
         assert await run() == f"runs/{stage}"
         variant = mlflow.add("job", "variant")
