@@ -1,9 +1,9 @@
-"""Waits, deferred, for what a job needs: to train, a window's manifest and the parent checkpoints; to ingest, the log's files."""
+"""Waits, deferred, for what a job needs: to ingest, files; to select, windows and pilots; to train, a window and checkpoints."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -14,7 +14,7 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 from operators.failures import RETRY_DELAY, RETRY_POLICY, DeadlinePassed
 from operators.operator import checked_document, checked_timeout
 from pipeline.spec.errors import BadInput
-from pipeline.spec.job import IngestJob, TrainJob, load_job
+from pipeline.spec.job import IngestJob, OfVariants, SelectJob, TrainJob, load_job
 from pipeline.spec.lineup import LogSource, SimulatedSource
 from pipeline.spec.settings import Settings
 from pipeline.spec.window import Window
@@ -34,7 +34,7 @@ class AwaitInputs(BaseOperator):
     """Wait for the inputs of a job, up to a set time, and then fail with the cure.
 
     Args:
-        document: the training or ingest job that runs next; templated.
+        document: the job that runs next: it ingests, selects or trains; templated.
         wait_minutes: how long to wait; templated.
         lake: the lake's root; the settings' when not given.
         poll_s: seconds between two looks.
@@ -64,8 +64,8 @@ class AwaitInputs(BaseOperator):
         """
         document = checked_document(self.document)
         lake = self.lake or Settings().lake
-        if not isinstance(load_job(document), TrainJob | IngestJob):
-            raise BadInput("only a training job or one that ingests has inputs to wait for")
+        if not isinstance(load_job(document), TrainJob | SelectJob | IngestJob):
+            raise BadInput("only a job that ingests, selects or trains has inputs to wait for")
         try:
             missing = missing_inputs(document, lake)
         except BadInput as error:
@@ -147,13 +147,13 @@ def missing_inputs(document: str, lake: str) -> Needed:
     """What a job needs and is not there yet.
 
     Raises:
-        BadInput: the document is neither a training job nor one that ingests; or the log cannot be looked at.
+        BadInput: the document is of no job that ingests, selects or trains; or the log cannot be looked at.
     """
     job = load_job(document)
     if isinstance(job, IngestJob):
         return missing_files(job.dataset.source, list(Window.span(job.first, job.last)))
     missing = still_missing(lake, needed_paths(document))
-    if isinstance(job, TrainJob):
+    if isinstance(job, TrainJob | SelectJob):
         source, windows = job.lineup.dataset.source, {manifest_path(name, job.first) for name in _names(job)}
         with suppress(BadInput):  # then only the window is named
             if missing.keys() & windows and (files := missing_files(source, [job.first])):
@@ -162,7 +162,7 @@ def missing_inputs(document: str, lake: str) -> Needed:
     return missing
 
 
-def _names(job: TrainJob) -> list[str]:
+def _names(job: OfVariants) -> list[str]:
     return list(job.lineup.dataset.names(job.lineup.seeds))
 
 
@@ -196,20 +196,20 @@ def missing_files(source: LogSource | SimulatedSource, windows: list[Window]) ->
 
 
 def needed_paths(document: Any) -> Needed:
-    """What must lie in the lake before a training job may start.
+    """What must lie in the lake before a job that selects or trains may start.
 
     Raises:
-        BadInput: the document is not a training job.
+        BadInput: the document is of no such job.
     """
     job = load_job(checked_document(document))
+    if isinstance(job, SelectJob):
+        return {path: named for window in Window.span(job.first, job.last) for path, named in _selected(job, window)}
     if not isinstance(job, TrainJob):
-        raise BadInput(f"only a training or an ingest job has inputs to wait for, got one of kind {job.kind!r}")
+        raise BadInput(
+            f"only a job that ingests, selects or trains has inputs to wait for, got one of kind {job.kind!r}"
+        )
     seeds, lineup, first = job.lineup.seeds, job.lineup.name, job.first
-    publish = f"Run ingest_windows for line-up {lineup!r} with window_date {first}."
-    needed = {
-        manifest_path(dataset, first): (f"window {first} of data set {dataset!r}", publish)
-        for dataset in map(job.lineup.dataset.under, seeds)
-    }
+    needed = dict(_published(job, first))
     if job.start == "scratch":
         return needed
     before = first.previous()
@@ -225,6 +225,30 @@ def needed_paths(document: Any) -> Needed:
             what = f"checkpoint of {variant.name!r} (seed {seed}) that closed window {before}"
             needed[head_path(dataset, lineup, variant.name, seed, before)] = (what, train)
     return needed
+
+
+def _published(job: OfVariants, window: Window) -> Iterator[tuple[str, tuple[str, str]]]:
+    """A window in every data set of a job."""
+    cure = f"Run ingest_windows for line-up {job.lineup.name!r} with window_date {window}."
+    for dataset in _names(job):
+        yield manifest_path(dataset, window), (f"window {window} of data set {dataset!r}", cure)
+
+
+def _selected(job: SelectJob, window: Window) -> Iterator[tuple[str, tuple[str, str]]]:
+    """A window, and the steps on it of the pilots that policies ask."""
+    yield from _published(job, window)
+    for variant in job.chosen:
+        for seed in job.lineup.seeds if variant.start is None or variant.start <= window else ():
+            for read in job.lineup.asked_of_pilots(variant, window, seed).values():
+                path = head_path(job.lineup.dataset.under(seed), job.lineup.name, read.source, seed, window)
+                yield (
+                    path,
+                    (
+                        f"what {read.source!r} (seed {seed}) says of window {window}",
+                        f"Train {read.source!r} on it: run online_training for window {window}, or historical_warmup over a span "
+                        "that ends there.",
+                    ),
+                )
 
 
 def missing_lines(missing: Needed) -> str:

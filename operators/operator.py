@@ -20,7 +20,15 @@ from operators.submission import TaskTry
 from operators.trigger import POLL_S, RayJobTrigger
 from pipeline.spec.documents import canonical_json, content_key
 from pipeline.spec.errors import BadInput
-from pipeline.spec.job import ENTRYPOINT, SPEC_VARIABLE, SUBMISSION_VARIABLE, TAGS_VARIABLE, IngestJob, load_job
+from pipeline.spec.job import (
+    ENTRYPOINT,
+    SPEC_VARIABLE,
+    SUBMISSION_VARIABLE,
+    TAGS_VARIABLE,
+    IngestJob,
+    ReportJob,
+    load_job,
+)
 
 if TYPE_CHECKING:
     from airflow.sdk import Connection, Context
@@ -118,8 +126,20 @@ class RayJobOperator(BaseOperator):
         """
         submission_id = str(event["submission_id"])
         if event["outcome"] == "ended" and event["status"] == "SUCCEEDED":
+            self._say_what_made_them(context, submission_id)
             return submission_id
         raise failure(submission_id, event)
+
+    def _say_what_made_them(self, context: Context, submission_id: str) -> None:
+        """Leave with each asset that is new what made it: windows, line-up or data set, and the job on Ray."""
+        if not self.outlets:
+            return
+        job = load_job(checked_document(self.document))
+        name = {"dataset": job.dataset.name} if isinstance(job, IngestJob) else {"lineup": job.lineup.name}
+        span = job.study if isinstance(job, ReportJob) else job
+        made_by = {**name, "first": span.first.name, "last": span.last.name, "ray_submission_id": submission_id}
+        for asset in self.outlets:
+            context["outlet_events"][asset].extra |= made_by
 
     def on_kill(self) -> None:
         """The task is killed before it could defer: stop what it has submitted."""

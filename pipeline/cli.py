@@ -31,7 +31,7 @@ from pipeline.spec.config import Name
 from pipeline.spec.documents import as_yaml, decoded, parse_yaml, read_text
 from pipeline.spec.errors import BadInput, TryAgain, asked, named, readable
 from pipeline.spec.forms.fields import worded
-from pipeline.spec.job import AnyJob, CompareJob, IngestJob, ReportJob, TrainJob, load_job
+from pipeline.spec.job import AnyJob, CompareJob, IngestJob, ReportJob, SelectJob, TrainJob, load_job
 from pipeline.spec.lineup import DatasetConfig, LineUp, LogSource, SimulatedSource, document, load_lineup
 from pipeline.spec.lineups import ONLINE_DAYS, at_home, is_homemade, lineup_path, yesterday
 from pipeline.spec.schema import EventTime, Schema
@@ -365,6 +365,38 @@ def train(
             f"{chain['total_examples']:,}",
             f"{chain['log_loss'] or float('nan'):.5f}",
         )
+    _answer(outcome, as_json, table)
+
+
+@app.command()
+def select(
+    first: Day,
+    last: Annotated[str | None, typer.Option(help="The span's last window. [default: the first]")] = None,
+    lineup: LineUpFile = None,
+    variant: Variants = None,
+    force: Force = False,
+    as_json: AsJson = False,
+) -> None:
+    """Store what the policies of a line-up's variants keep of a span of windows, ahead of training.
+
+    Training makes the selections that it needs by itself, and takes those that are there. A policy that asks a pilot needs the pilot's
+    steps on these windows. What was kept, and what it was made of, appears in MLflow; `windrow inspect` shows more of it.
+    """
+    with _errors_as_messages():
+        chosen = _lineup(lineup)
+        with asked("the options"):
+            job = SelectJob(
+                lineup=chosen,
+                variants=tuple(variant or ()),
+                first=Window.of(first),
+                last=Window.of(last or first),
+                force=force,
+            )
+        outcome = _run(job)
+    table = Table(Column("variant", overflow="fold"), "seed", "window", "kept", "of the rows", "of the clicks")
+    for made in outcome["selections"]:
+        shares = (f"{made['share']:.2%}", f"{made['clicks_kept']:.2%}")
+        table.add_row(made["variant"], str(made["seed"]), made["window"], f"{made['num_rows']:,}", *shares)
     _answer(outcome, as_json, table)
 
 
@@ -755,7 +787,7 @@ def inspect(
 ) -> None:
     """Say what the policies of a line-up kept of a window, and what they left out.
 
-    Selections are made when a variant with a policy trains on the window. Rare ids have at most ten rows of it.
+    Selections are made by `windrow select`, or when a variant with a policy trains on the window. Rare ids have at most ten rows of it.
     """
     with _errors_as_messages():
         from pipeline.selection.inspection import inspect as look
@@ -816,7 +848,7 @@ def gc(
     What a manifest names is never removed. Outcomes of jobs stay a week at least.
     """
     from pipeline.storage.lake import Lake
-    from pipeline.training.chain.gc import leftovers, sweep
+    from pipeline.training.upkeep.gc import leftovers, sweep
 
     with _errors_as_messages():
         lake = Lake(Settings().lake)
@@ -861,8 +893,8 @@ def verify(
     Ends with status 2 if there is one. Reads every byte once: a tenth of a terabyte takes minutes.
     """
     from pipeline.storage.lake import Lake
-    from pipeline.training.chain.verify import documents
-    from pipeline.training.chain.verify import verify as read_again
+    from pipeline.training.upkeep.verify import documents
+    from pipeline.training.upkeep.verify import verify as read_again
 
     with _errors_as_messages():
         if lineup is not None and dataset is not None:
@@ -870,7 +902,7 @@ def verify(
         lake = Lake(Settings().lake)
         chosen = None if lineup is None else load_lineup(lineup)
         paths = documents(lake, dataset=dataset, lineup=chosen)
-        progress = logging.getLogger("pipeline.training.chain.verify").info
+        progress = logging.getLogger("pipeline.training.upkeep.verify").info
         found = read_again(lake, paths, progress, None if chosen is None else chosen.evaluation)
     faults = list(found.faults.values())
     if as_json:

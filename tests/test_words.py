@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from operators.form.questions import Ingest, Online, Warmup
+from operators.form.questions import Ingest, Online, Select, Warmup
 from pipeline.spec.forms.fields import Fields
 from pipeline.studies.kinds import kinds
 
@@ -37,7 +37,7 @@ RETIRED = {
 """What must not come back, and what to write instead. The glossary names a few of them, as what others call it."""
 
 FORMS: dict[str, type[Fields]] = {
-    **{model.__name__: model for model in (Ingest, Warmup, Online)},
+    **{model.__name__: model for model in (Ingest, Select, Warmup, Online)},
     **{f"study {name}": kind.fields for name, kind in kinds().items() if kind.is_built_in},
 }
 

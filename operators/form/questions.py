@@ -1,4 +1,4 @@
-"""The forms of the daily DAGs: to ingest, to warm up over past windows, to train on a day."""
+"""The forms of the daily DAGs: to ingest, to select, to warm up over past windows, to train on a day."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pipeline.spec.config import All, Continuous, NoTeacher, Rate, Variant
 from pipeline.spec.documents import Flag, as_yaml
 from pipeline.spec.errors import BadInput, asked, shown
 from pipeline.spec.forms.asked import OfLineUp, OnWorkers, suggest_first, suggest_online
-from pipeline.spec.forms.fields import LIMITS, Day, Minutes, OptionalDay, OptionalSeeds, unless_empty
+from pipeline.spec.forms.fields import LIMITS, Day, Fields, Minutes, OptionalDay, OptionalSeeds, unless_empty
 from pipeline.spec.lineup import LineUp, document
 from pipeline.spec.lineups import variant_names
 from pipeline.spec.window import Window
@@ -102,21 +102,15 @@ class TriesPolicy(OnWorkers):
         return Variant.model_validate(added.model_dump() | {"distillation": taught})
 
 
-class Ingest(OfLineUp):
-    """The fields of the form of `ingest_windows`."""
+class Spanned(Fields):
+    """The fields of a form that is about one day, by default the run's own, or about a span."""
 
     window_date: OptionalDay = Field(default=None, title="Window")
-    """One day to publish; leave empty for the run's own day."""
+    """One day; leave empty for the run's own."""
     first: OptionalDay = Field(default=None, title="First window of a span")
     """Instead of one day; give the last window too."""
     last: OptionalDay = Field(default=None, title="Last window of a span")
     """Included."""
-    force: Flag = Field(default=False, title="Do it again", json_schema_extra=LIMITS)
-    """Publish a new generation even where the content is the same."""
-    wait_minutes: Minutes = Field(default=36 * 60, title="Wait for files, in minutes", json_schema_extra=LIMITS)
-    """Then fail and name what is missing."""
-    timeout_minutes: Minutes = Field(default=360, title="Time limit of each job, in minutes", json_schema_extra=LIMITS)
-    """A job that runs longer is stopped and its task fails. Windows that are published stay published."""
 
     def span(self, interval: Interval) -> tuple[Window, Window]:
         """The first and last window given; the run's own window where none is.
@@ -131,6 +125,28 @@ class Ingest(OfLineUp):
             raise BadInput(f"a span has a first and a last window, got {self.first} and {self.last}: fill in both")
         Window.span(self.first, self.last)
         return self.first, self.last
+
+
+class Ingest(Spanned, OfLineUp):
+    """The fields of the form of `ingest_windows`."""
+
+    force: Flag = Field(default=False, title="Do it again", json_schema_extra=LIMITS)
+    """Publish a new generation even where the content is the same."""
+    wait_minutes: Minutes = Field(default=36 * 60, title="Wait for files, in minutes", json_schema_extra=LIMITS)
+    """Then fail and name what is missing."""
+    timeout_minutes: Minutes = Field(default=360, title="Time limit of each job, in minutes", json_schema_extra=LIMITS)
+    """A job that runs longer is stopped and its task fails. Windows that are published stay published."""
+
+
+class Select(Spanned, TriesPolicy):
+    """The fields of the form of `select_windows`."""
+
+    force: Flag = Field(default=False, title="Do it again", json_schema_extra=LIMITS)
+    """Store new generations even where the selections are stored."""
+    wait_minutes: Minutes = Field(default=36 * 60, title="Wait for inputs, in minutes", json_schema_extra=LIMITS)
+    """Then fail and name what is missing."""
+    timeout_minutes: Minutes = Field(default=360, title="Time limit of each job, in minutes", json_schema_extra=LIMITS)
+    """A job that runs longer is stopped and its task fails. Selections that are stored stay stored."""
 
 
 class Warmup(TriesPolicy):

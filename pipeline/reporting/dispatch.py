@@ -1,4 +1,4 @@
-"""What runs a job of each kind: ingest, train, compare and report, from its document to its outcome."""
+"""What runs a job of each kind: ingest, select, train, compare and report, from its document to its outcome."""
 
 from __future__ import annotations
 
@@ -15,7 +15,17 @@ from typing import TYPE_CHECKING, Any, Literal, assert_never
 
 from pipeline.data.account import FileAccount
 from pipeline.spec.errors import BadInput
-from pipeline.spec.job import SUBMISSION_VARIABLE, AnyJob, CompareJob, IngestJob, ReportJob, TrainJob, load_job
+from pipeline.spec.job import (
+    SUBMISSION_VARIABLE,
+    AnyJob,
+    CompareJob,
+    IngestJob,
+    OfVariants,
+    ReportJob,
+    SelectJob,
+    TrainJob,
+    load_job,
+)
 from pipeline.spec.lineup import LineUp, LogSource, SimulatedSource
 from pipeline.spec.settings import Settings
 from pipeline.spec.window import Window
@@ -49,6 +59,8 @@ def run(job: AnyJob, settings: Settings) -> dict[str, Any]:
     match job:
         case IngestJob():
             outcome = run_ingest(job, lake)
+        case SelectJob():
+            outcome = run_select(job, lake, settings)
         case TrainJob():
             outcome = run_train(job, lake, settings)
         case CompareJob():
@@ -95,6 +107,23 @@ def run_ingest(job: IngestJob, lake: Lake) -> dict[str, Any]:
     }
 
 
+def run_select(job: SelectJob, lake: Lake, settings: Settings) -> dict[str, Any]:
+    """Store what policies keep of a span's windows, on a group of Ray Train workers; it waits for no other job.
+
+    Raises:
+        BadInput: a window or what a policy reads is missing.
+    """
+    if not os.environ.get(SUBMISSION_VARIABLE):
+        require_cores(job.lineup.workers, settings)
+        require_ray(settings)
+    outcome = _on_workers(select_on_worker, job, lake, settings, uuid.uuid4().hex)
+    if "error" in outcome:
+        raise BadInput(outcome["error"])
+    for warning in outcome["warnings"]:
+        log.warning("%s", warning)
+    return outcome
+
+
 def run_train(job: TrainJob, lake: Lake, settings: Settings) -> dict[str, Any]:
     """Train a job's steps on a group of Ray Train workers, while nobody else trains their chains.
 
@@ -113,7 +142,7 @@ def run_train(job: TrainJob, lake: Lake, settings: Settings) -> dict[str, Any]:
         warnings = require_fresh(lake, job)
         for warning in warnings:
             log.warning("%s", warning)
-        outcome = _on_workers(job, lake, settings, run)
+        outcome = _on_workers(train_on_worker, job, lake, settings, run)
         for kind, error in (("error", BadInput), ("conflict", Conflict)):
             if kind in outcome:
                 raise error(outcome[kind])
@@ -123,8 +152,10 @@ def run_train(job: TrainJob, lake: Lake, settings: Settings) -> dict[str, Any]:
     return {**outcome, "warnings": warnings + news}
 
 
-def _on_workers(job: TrainJob, lake: Lake, settings: Settings, run: str) -> dict[str, Any]:
-    """Run `train_on_worker`; whatever ends this process ends the job's MLflow runs as well."""
+def _on_workers(
+    work: Callable[[dict[str, Any]], Any], job: OfVariants, lake: Lake, settings: Settings, run: str
+) -> dict[str, Any]:
+    """Run a job's work on its workers; whatever ends this process ends the job's MLflow runs as well."""
     from pipeline.training.workers import run_on_workers
 
     config = {
@@ -139,7 +170,7 @@ def _on_workers(job: TrainJob, lake: Lake, settings: Settings, run: str) -> dict
     name = f"{job.lineup.name}-{job.first}-{uuid.uuid4().hex[:8]}"
     try:
         outcome: dict[str, Any] = run_on_workers(
-            train_on_worker,
+            work,
             config,
             job.lineup.workers,
             address=settings.ray_address,
@@ -153,12 +184,57 @@ def _on_workers(job: TrainJob, lake: Lake, settings: Settings, run: str) -> dict
     finally:
         tidy(lake, f"ray-train/{name}")
         if status is not None:
-            from pipeline.reporting.tracking import close_runs
+            from pipeline.reporting.tracking.server import close_runs
 
             if status == "KILLED":
                 log.warning("Stopped. Steps that are done stay done: run the same again to go on")
             close_runs(job.lineup.name, run, settings.tracking_uri, status)
     return outcome
+
+
+def select_on_worker(config: dict[str, Any]) -> dict[str, Any]:
+    """What every Ray Train worker does for a job that selects; the process group of its lane is up.
+
+    Returns:
+        On every worker, what all lanes did.
+    """
+    from pipeline.training.workers import lane, of_all_lanes, quiet
+
+    job = load_job(config["job"])
+    if not isinstance(job, SelectJob):
+        raise BadInput(f"only a job that selects runs here, got {job.kind}")
+    quiet(config["log_level"])
+    lanes: list[dict[str, Any]] = of_all_lanes(_select_lane(job, config, lane()))
+    if failed := next((each for each in lanes if "error" in each), None):
+        return failed
+    return {
+        "lineup": job.lineup.name,
+        "selections": [made for each in lanes for made in each["selections"]],
+        "warnings": sorted({warning for each in lanes for warning in each["warnings"]}),
+    }
+
+
+def _select_lane(job: SelectJob, config: dict[str, Any], lane: int) -> dict[str, Any]:
+    """Store this lane's selections, and record them in MLflow, each as soon as it is there."""
+    import torch.distributed as dist
+
+    from pipeline.reporting.tracking.selection_runs import SelectionRuns
+    from pipeline.storage.together import is_of_all
+    from pipeline.training.chain.selections import made_ahead
+
+    lake = Lake(config["lake"])
+    runs = SelectionRuns(lake, job, config["tracking_uri"]) if dist.get_rank() == 0 else None
+    found: list[dict[str, Any]] = []
+    try:
+        for made in made_ahead(lake, job, lane):
+            if runs is not None:
+                found.append(runs.add(made))
+    except BadInput as error:
+        if is_of_all(error) or dist.get_world_size() == 1:
+            # Returned, not raised: Ray Train would start the workers again, and they would fail again.
+            return {"error": str(error)}
+        raise
+    return {"selections": found, "warnings": [] if runs is None else runs.end()}
 
 
 def train_on_worker(config: dict[str, Any]) -> dict[str, Any]:
@@ -192,7 +268,7 @@ def _train_lane(job: TrainJob, config: dict[str, Any]) -> dict[str, Any]:
     quiet(config["log_level"])
     import torch.distributed as dist
 
-    from pipeline.reporting.tracking import MlflowRecorder
+    from pipeline.reporting.tracking.recorder import MlflowRecorder
     from pipeline.storage.together import is_of_all
     from pipeline.training.chain.engine import Engine
 
@@ -264,7 +340,7 @@ def run_compare(job: CompareJob, lake: Lake, settings: Settings, folder: Path | 
     """Compare variants, and log table, figures and a summary run per variant; leave a copy in `folder` if one is given."""
     from pipeline.reporting import comparison_page
     from pipeline.reporting.comparison import compare, not_started
-    from pipeline.reporting.tracking import record_comparison
+    from pipeline.reporting.tracking.comparisons import record_comparison
     from pipeline.training.chain.status import cure, stale_lines
 
     compared = compare(lake, job.lineup, job.variants, job.first, job.last)
@@ -313,7 +389,7 @@ def run_compare(job: CompareJob, lake: Lake, settings: Settings, folder: Path | 
 
 def _recorded(record: Callable[[], str], settings: Settings, notes: list[str]) -> str | None:
     """The run in which MLflow has it; None, and a note for people, where it does not take it."""
-    from pipeline.reporting.tracking import TrackingLost, reaching
+    from pipeline.reporting.tracking.server import TrackingLost, reaching
 
     try:
         with reaching(settings.tracking_uri):
@@ -358,7 +434,7 @@ def _summary(compared: VariantComparison) -> dict[Window, dict[str, float]]:
 
 def run_report(job: ReportJob, lake: Lake, settings: Settings, folder: Path | None = None) -> dict[str, Any]:
     """Answer a study on one page, in the lake and in MLflow; leave a copy with the figures in `folder` if one is given."""
-    from pipeline.reporting.tracking import record_report
+    from pipeline.reporting.tracking.comparisons import record_report
     from pipeline.studies import results
     from pipeline.training.chain.status import stale_lines
     from pipeline.training.chain.timings import spent

@@ -90,6 +90,13 @@ def inspect(
     return Inspected(dataset, window.name, manifest.num_rows, manifest.num_positives / manifest.num_rows, kept)
 
 
+def kept_by(lake: Lake, window: WindowManifest, selection: SelectionManifest) -> Kept:
+    """What one stored selection kept of its window."""
+    schema = read_schema(lake, window.dataset, window.schema_key)
+    counts = _counts(lake, window, {feature.name: feature.hash_size for feature in schema.categorical})
+    return _kept(lake, window, selection, counts)
+
+
 def _counts(lake: Lake, manifest: WindowManifest, sizes: dict[str, int]) -> dict[str, NDArray[np.int64]]:
     """(H,) rows of the window that each id has, by feature."""
     found = {name: np.zeros(size, np.int64) for name, size in sizes.items()}

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
-from pipeline.spec.config import Name, Variant
+from pipeline.spec.config import All, Name, Variant
 from pipeline.spec.documents import Flag, Frozen, Seed
 from pipeline.spec.errors import BadInput, explain
 from pipeline.spec.lineup import DatasetConfig, LineUp
@@ -55,18 +55,34 @@ class IngestJob(Frozen):
         return self
 
 
-class TrainJob(Frozen):
-    """Train variants over the windows `first` to `last`: a list of steps for one group of workers."""
+class OfVariants(Frozen):
+    """What a job says that does something with variants of a line-up over the windows `first` to `last`."""
 
-    kind: Literal["train"] = "train"
     lineup: LineUp
     """The whole line-up; the cluster reads no file of it."""
     variants: tuple[Name, ...] = ()
-    """Those of the line-up to train, teachers before students; all when empty."""
+    """Those of the line-up that it is about; all when empty."""
     first: Window
     """The first window of the span."""
     last: Window
     """Its last, included."""
+
+    @model_validator(mode="after")
+    def _known(self) -> Self:
+        self.lineup.only(self.variants)
+        Window.span(self.first, self.last)
+        return self
+
+    @property
+    def chosen(self) -> tuple[Variant, ...]:
+        """Its variants, teachers before students."""
+        return self.lineup.only(self.variants)
+
+
+class TrainJob(OfVariants):
+    """Train variants over a span of windows: a list of steps for one group of workers."""
+
+    kind: Literal["train"] = "train"
     start: Literal["scratch", "parent"]
     """New weights before `first`, or the checkpoint that closed the window before it. A variant that has a later `start`
     of its own begins there, with new weights either way."""
@@ -76,19 +92,13 @@ class TrainJob(Frozen):
     """Go on from checkpoints, or learn from teacher logits, that are stale; remembered for the days
     after."""
 
-    @model_validator(mode="after")
-    def _known(self) -> Self:
-        self.lineup.only(self.variants)
-        Window.span(self.first, self.last)
-        return self
-
     @property
     def chains(self) -> list[tuple[int, Variant]]:
         """The seed and variant of each chain that it has something to do for, in the order in which they are trained."""
         return [
             (seed, variant)
             for seed in self.lineup.seeds
-            for variant in self.lineup.only(self.variants)
+            for variant in self.chosen
             if variant.start is None or variant.start <= self.last
         ]
 
@@ -106,27 +116,35 @@ class ReportJob(Frozen):
         return self.study.lineup
 
 
-class CompareJob(Frozen):
-    """Compare variants of a line-up on the same rows of the windows `first` to `last`."""
+class CompareJob(OfVariants):
+    """Compare variants of a line-up on the same rows of a span of windows."""
 
     kind: Literal["compare"] = "compare"
-    lineup: LineUp
-    """The whole line-up; the cluster reads no file of it."""
-    variants: tuple[Name, ...] = ()
-    """Those of the line-up to compare; all when empty."""
-    first: Window
-    """The first window of the span."""
-    last: Window
-    """Its last, included."""
+
+
+class SelectJob(OfVariants):
+    """Store what the policies of variants keep of each window of a span; nothing is trained."""
+
+    kind: Literal["select"] = "select"
+    force: Flag = False
+    """Store it again, as new generations, even where it is stored."""
 
     @model_validator(mode="after")
-    def _known(self) -> Self:
-        self.lineup.only(self.variants)
-        Window.span(self.first, self.last)
+    def _selects(self) -> Self:
+        if not self.chosen:
+            raise ValueError(
+                f"none of {[variant.name for variant in self.lineup.only(self.variants)]} has a selection policy: choose a "
+                "variant that has one"
+            )
         return self
 
+    @property
+    def chosen(self) -> tuple[Variant, ...]:
+        """Those of its variants that have a policy."""
+        return tuple(variant for variant in super().chosen if variant.selection != All())
 
-AnyJob = IngestJob | TrainJob | CompareJob | ReportJob
+
+AnyJob = IngestJob | SelectJob | TrainJob | CompareJob | ReportJob
 Job = Annotated[AnyJob, Field(discriminator="kind")]
 _ADAPTER: TypeAdapter[AnyJob] = TypeAdapter(Job)
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from pipeline.spec.config import EvaluationConfig, Name, StepConfig, Variant, resolve
+from pipeline.spec.config import EvaluationConfig, Name, Read, StepConfig, Variant, resolve
 from pipeline.spec.documents import Flag, Frozen, Real, Seed, Whole, read_yaml
 from pipeline.spec.errors import BadInput, asked, nearest, shown
 from pipeline.spec.schema import SHIPPED
@@ -208,6 +208,11 @@ class LineUp(Frozen):
     def resolved(self, variant: Variant, window: Window, seed: int) -> StepConfig:
         """What one of the variants is in one window, under one seed."""
         return resolve(variant, window, online_start=self.online_start, seed=seed)
+
+    def asked_of_pilots(self, variant: Variant, window: Window, seed: int) -> dict[str, Read]:
+        """What the policy of one of the variants reads in one window, by its name there."""
+        reads = variant.selection.reads()
+        return {name: reads[name] for name in self.resolved(variant, window, seed).selection.reads()}
 
     @property
     def teachers(self) -> frozenset[str]:

@@ -13,7 +13,7 @@ import yaml
 from operators.form import answers as operators_answers
 from operators.form.answers import answers, interval
 from operators.form.params import form
-from operators.form.questions import Ingest, Online, Warmup
+from operators.form.questions import Ingest, Online, Select, Warmup
 from operators.form.run_window import resolve_window
 from operators.inputs import missing_lines, needed_paths, still_missing
 from pipeline.spec.config import Variant
@@ -93,8 +93,9 @@ def test_an_unknown_line_up_is_refused_with_the_nearest_name(asked: Any) -> None
 
 @pytest.mark.parametrize("span", [{"first": "2024-01-01"}, {"last": "2024-01-01"}])
 def test_half_a_span_is_refused(asked: Any, span: dict[str, str]) -> None:
-    with pytest.raises(ValueError, match="both"):
-        asked(Ingest, span).span(interval())
+    for fields in (Ingest, Select):
+        with pytest.raises(ValueError, match="both"):
+            asked(fields, span).span(interval())
 
 
 @pytest.mark.parametrize("seeds", ["3, 1", " 3,1 ", [3, 1]])
@@ -124,6 +125,7 @@ def test_any_policy_is_tried_by_name_alone_and_with_a_teacher(asked: Any, way: s
     """In the line-up that both daily DAGs train: at the fraction of all rows that was asked for, with a batch that fits."""
     conf = {"policy": way, "keep": 0.5, "teacher": teacher}
     (lineup, variants), (daily, _) = asked(Warmup, conf).chosen(), asked(Online, conf).chosen()
+    assert asked(Select, conf).chosen()[0] == daily
     name = f"{way}_50" if teacher is None else f"{way}_50_of_teacher"
     added, reference = lineup.variant(name), lineup.variant(lineup.reference)
     assert daily.variant(name) == added

@@ -21,6 +21,7 @@ DAGS = [
     "online_training",
     "ranking_study",
     "scaling_study",
+    "select_windows",
     "selection_study",
     "tuning_study",
 ]
@@ -32,7 +33,7 @@ def test_all_dags_are_read_without_error_and_without_a_heavy_import(parsed: dict
     assert sorted(parsed["dags"]) == DAGS
 
 
-@pytest.mark.parametrize("dag_id", ["ingest_windows", "online_training"])
+@pytest.mark.parametrize("dag_id", ["ingest_windows", "online_training", "select_windows"])
 def test_the_daily_runs_cover_exactly_the_day_before(parsed: dict[str, Any], dag_id: str) -> None:
     start, end = map(datetime.fromisoformat, parsed["dags"][dag_id]["interval"])
     assert start == datetime(2014, 10, 25, tzinfo=UTC)
@@ -112,6 +113,7 @@ def test_every_dag_and_task_says_what_it_does(parsed: dict[str, Any], dag_id: st
     ("dag_id", "chain"),
     [
         ("ingest_windows", ["plan", "await_inputs", "ingest"]),
+        ("select_windows", ["plan", "await_inputs", "select"]),
         ("historical_warmup", ["plan", "train"]),
         ("online_training", ["plan", "await_inputs", "train", "compare"]),
         ("distillation_study", ["plan", "ingest", "teacher", "students", "compare", "report"]),

@@ -11,7 +11,7 @@ import pytest
 
 from operators.inputs import AwaitInputs, InputsTrigger, missing_inputs, missing_lines, needed_paths
 from pipeline.spec.config import Variant
-from pipeline.spec.job import IngestJob, TrainJob
+from pipeline.spec.job import IngestJob, SelectJob, TrainJob
 from pipeline.spec.lineup import DatasetConfig, LineUp, LogSource, SimulatedSource
 from pipeline.spec.window import Window
 from pipeline.storage.lake import Lake
@@ -37,6 +37,31 @@ def test_a_chain_that_starts_today_needs_no_parent_and_each_seed_has_its_data() 
         for name in ("long", "running")
     }
     assert set(needed_paths(job.model_dump(mode="json"))) == expected
+
+
+def test_a_job_that_selects_needs_its_windows_and_the_pilots_that_its_policies_ask() -> None:
+    variants = (
+        {"name": "plain"},
+        {"name": "few", "selection": {"kind": "uniform", "rate": 0.5}},
+        {"name": "told", "selection": {"kind": "distilled", "rate": 0.5, "pilot": "plain"}, "start": DAY.next()},
+    )
+    lineup = LineUp(
+        name="mine",
+        dataset=DatasetConfig(name="sim", source=SimulatedSource(origin=DAY)),
+        variants=tuple(map(Variant.model_validate, variants)),
+        reference="plain",
+        online_start=DAY,
+    )
+    needed = needed_paths(SelectJob(lineup=lineup, first=DAY, last=DAY.next()).model_dump(mode="json"))
+    assert set(needed) == {
+        manifest_path("sim", DAY),
+        manifest_path("sim", DAY.next()),
+        head_path("sim", "mine", "plain", 0, DAY.next()),
+    }
+    lines = missing_lines(needed)
+    assert "Missing: what 'plain' (seed 0) says of window 2024-01-06. Train 'plain' on it: run online_training" in lines
+    few = SelectJob(lineup=lineup, variants=("few",), first=DAY, last=DAY)
+    assert set(needed_paths(few.model_dump(mode="json"))) == {manifest_path("sim", DAY)}
 
 
 SCHEMA = """

@@ -14,7 +14,7 @@ from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import PydanticUndefined, to_jsonable_python
 from typer.cli import get_docs_for_click
 
-from operators.form.questions import Ingest, Online, Warmup
+from operators.form.questions import Ingest, Online, Select, Warmup
 from pipeline.cli import app
 from pipeline.spec.config import (
     MODELS,
@@ -252,7 +252,8 @@ def forms_page() -> str:
             }
             text += f"\n## {name}\n\n{kind.question} Beside the fields of every study:\n"
             text += form_rows(kind.fields, shared - changed)
-    for title, model in (("ingest_windows", Ingest), ("historical_warmup", Warmup), ("online_training", Online)):
+    daily = {"ingest_windows": Ingest, "select_windows": Select, "historical_warmup": Warmup, "online_training": Online}
+    for title, model in daily.items():
         text += f"\n## {title}\n" + form_rows(model)
     return text
 

@@ -10,11 +10,11 @@ import typer
 from pydantic import BaseModel
 
 from pipeline.cli import app
-from pipeline.spec.job import CompareJob, IngestJob, ReportJob, TrainJob
+from pipeline.spec.job import CompareJob, IngestJob, OfVariants, ReportJob, SelectJob, TrainJob
 from pipeline.spec.study import Cell, Study
 from tests.docs.reference import FOLDER, LINEUP, PAGES, SCHEMA, is_a_kind, page, policies
 
-NO_MODELS_OF_A_PAGE = (IngestJob, TrainJob, CompareJob, ReportJob, Study, Cell)
+NO_MODELS_OF_A_PAGE = (IngestJob, SelectJob, TrainJob, CompareJob, ReportJob, OfVariants, Study, Cell)
 CONFIGS = [*(part.model for part in (*SCHEMA, *LINEUP, *policies())), *NO_MODELS_OF_A_PAGE]
 
 

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from airflow.sdk import Asset
 from airflow.sdk.definitions.retry_policy import RetryAction
 from airflow.sdk.exceptions import TaskDeferred
 
@@ -54,6 +55,20 @@ def execute(try_number: int = 1, max_tries: int = 2, document: Any = DOCUMENT) -
 async def executed(**how: Any) -> RayJobTrigger:
     """The operator brings its own event loop, so it needs a thread of its own beside the fakes."""
     return await asyncio.to_thread(execute, **how)
+
+
+def test_an_asset_says_what_made_it() -> None:
+    windows = Asset(name="windows", uri="windrow://lake/windows")
+    operator = RayJobOperator(task_id="task", document=DOCUMENT, outlets=[windows])
+    events = {windows: SimpleNamespace(extra={})}
+    ended = {"submission_id": "a", "outcome": "ended", "status": "SUCCEEDED"}
+    assert operator.execute_complete({"outlet_events": events}, ended) == "a"  # type: ignore[typeddict-item]
+    assert events[windows].extra == {
+        "dataset": "d",
+        "first": "2024-01-01",
+        "last": "2024-01-02",
+        "ray_submission_id": "a",
+    }
 
 
 @pytest.mark.usefixtures("connections")

@@ -12,7 +12,9 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run, ViewType
 
-from pipeline.reporting.tracking import MlflowRecorder, TrackingLost, close_runs, reaching, record_comparison
+from pipeline.reporting.tracking.comparisons import record_comparison
+from pipeline.reporting.tracking.recorder import MlflowRecorder
+from pipeline.reporting.tracking.server import TrackingLost, close_runs, reaching
 from pipeline.spec.config import OptimizerConfig, Variant
 from pipeline.spec.lineup import LineUp
 from pipeline.spec.window import Window

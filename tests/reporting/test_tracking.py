@@ -17,13 +17,16 @@ from typer.testing import CliRunner
 
 from pipeline import cli
 from pipeline.data.dataset import read_schema, require_manifest
-from pipeline.reporting.tracking import MAX_DIGEST, MlflowRecorder, record_comparison
+from pipeline.reporting.tracking.comparisons import record_comparison
+from pipeline.reporting.tracking.recorder import MAX_DIGEST, MlflowRecorder
+from pipeline.reporting.tracking.selection_runs import SelectionRuns
 from pipeline.selection.policies.negatives import NegativeDownsampling
 from pipeline.spec.config import Continuous, OptimizerConfig
-from pipeline.spec.job import GAP_VIEW, SUBMISSION_TAG, SUBMISSION_VARIABLE, TAGS_VARIABLE
+from pipeline.spec.job import GAP_VIEW, SUBMISSION_TAG, SUBMISSION_VARIABLE, TAGS_VARIABLE, SelectJob
 from pipeline.spec.lineup import LineUp
 from pipeline.spec.window import Window
 from pipeline.storage.lake import Lake
+from pipeline.training.chain.selections import made_ahead
 from pipeline.training.chain.steps import StepManifest, StepStore
 from pipeline.training.checkpoint import load_served
 from pipeline.training.models.features import Features
@@ -321,3 +324,38 @@ def test_a_comparison_is_printed_once_and_says_what_its_intervals_know(
 def test_metrics_that_are_no_numbers_are_left_out(lake: Lake, uri: str) -> None:
     record(lake, uri, lineup(variant(selection=NegativeDownsampling(rate=1e-9))), 2)
     assert all(math.isfinite(value) for run in runs(uri) for value in run.data.metrics.values())
+
+
+def test_a_selection_has_a_run_that_says_what_was_kept_and_what_made_it(lake: Lake, uri: str, tmp_path: Path) -> None:
+    tenth = variant("tenth", selection=NegativeDownsampling(rate=0.1))
+    told = variant("told", selection={"kind": "distilled", "rate": 0.2, "pilot": "plain"})
+    chosen = lineup(variant("plain"), tenth, told)
+    done = train(lake, chosen, 2, variants=("plain",))
+    job = SelectJob(lineup=chosen, first=DAY, last=DAY.next())
+    for _ in range(2):  # the second time its run goes on
+        selections = SelectionRuns(lake, job, uri)
+        said = [selections.add(made) for made in made_ahead(lake, job)]
+        assert selections.end() == []
+    assert [(each["variant"], each["window"]) for each in said] == [
+        (name, day.name) for name in ("tenth", "told") for day in windows(2)
+    ]
+    (run,) = runs(uri, kind="selection", variant="told", seed="0")
+    assert run.info.status == "FINISHED"
+    assert run.data.params["selection.kind"] == "distilled"
+    assert {step for step, _ in curve(uri, run, "kept/share")} == {0, 1}
+    assert run.data.metrics["kept/share"] == pytest.approx(0.2, abs=0.06)
+    path = MlflowClient(uri).download_artifacts(run.info.run_id, f"{DAY}.json", str(tmp_path))
+    lineage = json.loads(Path(path).read_text())
+    assert lineage["read"]["pilot"]["step"] == done["plain", DAY].key
+    assert lineage["window_digest"] == require_manifest(lake, DATASET, DAY).digest
+    assert all(lake.files.get_file_info(file).is_file for file in lineage["files"])
+
+
+def test_selections_are_stored_where_mlflow_does_not_answer(lake: Lake) -> None:
+    chosen = lineup(variant("plain"), variant("tenth", selection=NegativeDownsampling(rate=0.1)))
+    job = SelectJob(lineup=chosen, first=DAY, last=DAY)
+    selections = SelectionRuns(lake, job, "http://127.0.0.1:9")
+    (made,) = made_ahead(lake, job)
+    assert selections.add(made)["num_rows"] == made.selection.num_rows
+    (warning,) = selections.end()
+    assert "all selections are in the lake, but not in MLflow" in warning

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import Field
 
-from operators.form.questions import Ingest, Online, Warmup
+from operators.form.questions import Ingest, Online, Select, Warmup
 from pipeline.spec.documents import Few, Real, Whole
 from pipeline.spec.errors import BadInput
 from pipeline.spec.forms.fields import Fields, Listed, OptionalDay, OptionalSeeds, worded
@@ -86,7 +86,9 @@ def test_a_default_is_shown_as_a_person_would_type_it() -> None:
 
 
 @pytest.mark.parametrize(
-    "fields", [Ingest, Warmup, Online, *(kind.fields for kind in kinds().values())], ids=lambda each: each.__module__
+    "fields",
+    [Ingest, Select, Warmup, Online, *(kind.fields for kind in kinds().values())],
+    ids=lambda each: each.__module__,
 )
 def test_every_field_has_a_title_help_and_words_for_what_it_takes(fields: type[Fields]) -> None:
     for name, field in fields.model_fields.items():

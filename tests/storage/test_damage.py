@@ -33,7 +33,7 @@ from pipeline.storage.paths import head_path
 from pipeline.training import workers
 from pipeline.training.chain.status import chain_statuses
 from pipeline.training.chain.steps import StepManifest, StepStore
-from pipeline.training.chain.verify import Fault, documents, verify
+from pipeline.training.upkeep.verify import Fault, documents, verify
 from tests.trained import (
     DATASET,
     DAY,

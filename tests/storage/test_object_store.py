@@ -12,7 +12,7 @@ from moto.server import ThreadedMotoServer
 from operators.inputs import still_missing
 from pipeline.storage.lake import Conflict, Lake
 from pipeline.storage.tensors import INDEX, Stored
-from pipeline.training.chain.gc import leftovers, sweep
+from pipeline.training.upkeep.gc import leftovers, sweep
 from tests.trained import DAY, lineup, publish, train, windows
 
 PATH = "windows/clicks/window=2026-01-01/manifest.json"

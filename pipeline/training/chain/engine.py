@@ -27,9 +27,10 @@ from pipeline.storage.parquet import write_table
 from pipeline.storage.together import is_of_all, on_all, on_first
 from pipeline.training.chain.evaluations import Closed, EvaluationManifest, EvaluationStore, evaluation_key
 from pipeline.training.chain.lanes import Chain, deal
-from pipeline.training.chain.models import Models, stored_selection, train, train_again
+from pipeline.training.chain.models import Models, train, train_again
 from pipeline.training.chain.plan import Plan, Planner
 from pipeline.training.chain.retention import keeps_checkpoint
+from pipeline.training.chain.selections import stored_selection
 from pipeline.training.chain.steps import Flops, StepManifest
 from pipeline.training.checkpoint import not_finite, save_checkpoint
 from pipeline.training.evaluate import Predicted, evaluate
@@ -119,7 +120,7 @@ class Engine:
         if not isinstance(config.selection, JointPolicy):
             return
         manifest = on_first(lambda: require_manifest(self.lake, self._planner.store(seed).dataset, window))
-        _, signals = on_first(lambda: self._planner.reads(variant, seed, manifest, config))
+        signals = on_first(lambda: self._planner.sources.signals(variant, manifest, config))
         stored_selection(self.lake, self._models.share(manifest), config, signals, force=self.job.force)
 
     def _step(self, variant: Variant, seed: int, plan: Plan) -> Closed:

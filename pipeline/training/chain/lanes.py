@@ -7,7 +7,7 @@ from itertools import chain as joined
 from typing import TypeVar
 
 from pipeline.spec.config import Variant
-from pipeline.spec.job import TrainJob
+from pipeline.spec.job import OfVariants
 from pipeline.spec.window import Window
 
 T = TypeVar("T")
@@ -18,13 +18,13 @@ BESIDE_TRAINING = 0.3
 """What scoring a window's evaluation slice and saving take, over training on all of the window's rows; roughly."""
 
 
-def deal(job: TrainJob) -> list[list[Chain]]:
+def deal(job: OfVariants) -> list[list[Chain]]:
     """The chains of each lane, in the order in which they are trained: seeds, then variants, teachers first.
 
     Chains of one seed that begin alike stay together, since what they have in common is trained once, and so do those that
     read each other's logits, since a source comes first. The rest is spread evenly, the longest first.
     """
-    seeds, chosen = job.lineup.seeds, job.lineup.only(job.variants)
+    seeds, chosen = job.lineup.seeds, job.chosen
     groups = [(seed, group) for seed in seeds for group in _together(job, chosen)]
     dealt = evenly(groups, job.lineup.workers.lanes, lambda each: cost(each[1], job.first, job.last))
     lanes = [[(seed, variant) for seed, group in lane for variant in group] for lane in dealt]
@@ -32,7 +32,7 @@ def deal(job: TrainJob) -> list[list[Chain]]:
     return [sorted(lane, key=lambda each: (seeds.index(each[0]), place[each[1].name])) for lane in lanes]
 
 
-def _together(job: TrainJob, chosen: tuple[Variant, ...]) -> list[list[Variant]]:
+def _together(job: OfVariants, chosen: tuple[Variant, ...]) -> list[list[Variant]]:
     """Variants in groups that have nothing to do with each other, whatever the seed."""
     names = {variant.name for variant in chosen}
     groups: list[tuple[set[Hashable], list[Variant]]] = []
@@ -48,7 +48,7 @@ def _together(job: TrainJob, chosen: tuple[Variant, ...]) -> list[list[Variant]]
     return [held for _, held in groups]
 
 
-def _first(job: TrainJob, variant: Variant) -> Window:
+def _first(job: OfVariants, variant: Variant) -> Window:
     return job.first if variant.start is None else max(job.first, variant.start)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,45 +11,20 @@ import torch
 
 from pipeline.data.dataset import WindowManifest, read_schema
 from pipeline.data.share import Share
-from pipeline.selection.stored import SelectionManifest, SelectionStore
-from pipeline.spec.config import All, StepConfig
+from pipeline.selection.stored import SelectionManifest
+from pipeline.spec.config import StepConfig
 from pipeline.storage.lake import Lake
 from pipeline.storage.tensors import MissingCheckpoint
 from pipeline.storage.together import of_all, on_first
 from pipeline.training.chain.plan import Plan, Planner
+from pipeline.training.chain.selections import stored_selection
 from pipeline.training.chain.steps import StepManifest
 from pipeline.training.checkpoint import load_checkpoint
 from pipeline.training.models.features import Features
-from pipeline.training.signals import PASSES, Scored, Signal, SignalReader, passes_of, readings_of
+from pipeline.training.signals import PASSES, Scored, SignalReader, passes_of, readings_of
 from pipeline.training.train import Progress, Trained, Trainer
 
 log = logging.getLogger(__name__)
-
-
-def stored_selection(
-    lake: Lake, share: Share, config: StepConfig, signals: Mapping[str, Signal], *, force: bool = False
-) -> SelectionManifest | None:
-    """The examples that a step trains on, stored now unless they are; None for all. Every worker calls this.
-
-    Args:
-        lake: where to.
-        share: this worker's part of the window.
-        config: the policy, and the seed that gives its salt.
-        signals: what the policy reads.
-        force: store them again even where they are stored.
-    """
-    if isinstance(config.selection, All):
-        return None
-    store = SelectionStore(lake, share.manifest.dataset)
-    digests = {name: signal.digest for name, signal in signals.items()}
-    known = on_first(lambda: store.of(config.selection, share.manifest, config.seed, digests))
-    if known is not None and not force:
-        return known
-    readers = {
-        name: (signal.digest, SignalReader(lake, signal, share.manifest.digest)) for name, signal in signals.items()
-    }
-    schema = read_schema(lake, share.manifest.dataset, share.manifest.schema_key)
-    return store.make(share, schema, config.selection, config.seed, readers)
 
 
 def train(

@@ -9,12 +9,13 @@ from pipeline.data.dataset import WindowManifest, read_schema, require_manifest,
 from pipeline.selection.policy import JointPolicy
 from pipeline.selection.stored import SelectionStore, selection_key
 from pipeline.selection.synthetic import SyntheticManifest, require_synthetic
-from pipeline.spec.config import HINDSIGHT, All, NoTeacher, Policy, Read, StepConfig, Variant
+from pipeline.spec.config import HINDSIGHT, All, Policy, StepConfig, Variant
 from pipeline.spec.errors import BadInput
 from pipeline.spec.job import TrainJob
 from pipeline.spec.window import Window
 from pipeline.storage.lake import Lake
 from pipeline.training.chain.evaluations import EvaluationManifest, EvaluationStore
+from pipeline.training.chain.reads import Sources
 from pipeline.training.chain.steps import StepManifest, StepStore, check_parent, check_start, step_key
 from pipeline.training.models.features import Features
 from pipeline.training.signals import Signal, SignalReader, require_signal
@@ -65,9 +66,14 @@ class Planner:
     lake: Lake
     job: TrainJob
 
+    @property
+    def sources(self) -> Sources:
+        """What its steps read of other chains."""
+        return Sources(self.lake, self.job.lineup)
+
     def store(self, seed: int) -> StepStore:
         """The steps of the data set that a seed is trained on."""
-        return StepStore(self.lake, self.job.lineup.dataset.under(seed))
+        return self.sources.store(seed)
 
     def plan(self, variant: Variant, seed: int, window: Window, before: StepManifest | None) -> Plan:
         """What a variant's step on a window is.
@@ -86,7 +92,8 @@ class Planner:
         manifest = require_whole(self.lake, require_manifest(self.lake, store.dataset, window))
         Features.of(read_schema(self.lake, manifest.dataset, manifest.schema_key), config.model)  # do they fit?
         parent = self._parent(variant, manifest, config, before)
-        soft, signals = self.reads(variant, seed, manifest, config)
+        soft = self.sources.soft(variant, manifest, config)
+        signals = self.sources.signals(variant, manifest, config)
         selection = selection_identity(self.lake, manifest, config.selection, seed, signals)
         synthetic = tuple(
             require_synthetic(self.lake, store.dataset, name, window, manifest.schema_key) for name in variant.sources
@@ -177,29 +184,6 @@ class Planner:
             before, head = (store.head(lineup, variant.name, config.seed, day) for day in (window.previous(), window))
             check_start(before, head, window, variant.name)
         return parent
-
-    def reads(
-        self, variant: Variant, seed: int, manifest: WindowManifest, config: StepConfig
-    ) -> tuple[Signal | None, dict[str, Signal]]:
-        """The signals that a step reads: its teacher's logits, and what its selection reads."""
-
-        def left(read: Read) -> Signal:
-            named = self.job.lineup.variant(read.source)
-            return self.store(seed).require_signal(
-                self.job.lineup.name,
-                read,
-                named,
-                manifest,
-                self.job.lineup.resolved(named, manifest.window, seed),
-                reader=variant.name,
-            )
-
-        taught = variant.distillation
-        soft = None
-        if config.soft_weight is not None and not isinstance(taught, NoTeacher):
-            soft = left(Read(taught.teacher, config.soft_age))
-        asked = variant.selection.reads()
-        return soft, {name: left(asked[name]) for name in config.selection.reads()}
 
     def _elders(
         self, store: StepStore, parent: StepManifest | None, asked: frozenset[tuple[str, int]]

@@ -22,7 +22,7 @@ from pipeline.data.dataset import WindowWriter, require_whole
 from pipeline.data.simulator import Simulator
 from pipeline.spec.simulated import SimulatorConfig
 from pipeline.storage.lake import Lake, _encode
-from pipeline.training.chain.gc import Leftover, leftovers, sweep
+from pipeline.training.upkeep.gc import Leftover, leftovers, sweep
 from tests.object_lake import ObjectLake
 from tests.trained import DATASET, DAY, lineup, listing, publish, train, windows
 

@@ -59,7 +59,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
         "COLUMNS": "250",
     }
-    monkeypatch.setattr("pipeline.reporting.tracking.LAST_PAUSE_S", 0.0)
+    monkeypatch.setattr("pipeline.reporting.tracking.recorder.LAST_PAUSE_S", 0.0)
     with mock.patch.dict(os.environ, environ):
         for name in ("WINDROW_LAKE", "WINDROW_LINEUP"):
             os.environ.pop(name, None)

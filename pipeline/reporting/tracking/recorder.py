@@ -1,29 +1,43 @@
-"""The one door to MLflow: one experiment per line-up or study, its curves, stages and comparisons."""
+"""The curves and stages of a training job in MLflow, sent while it trains and made whole at its end."""
 
 from __future__ import annotations
 
 import json
 import logging
 import math
-import os
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from importlib.metadata import version
-from typing import Any, Literal
+from typing import Any
 
-from matplotlib.figure import Figure
 from mlflow import MlflowClient
-from mlflow.entities import Dataset, DatasetInput, Experiment, InputTag, Metric, Param, Run, RunTag
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 from requests.exceptions import RequestException
 
 from pipeline.data.dataset import WindowManifest, read_manifest
+from pipeline.reporting.tracking.server import (
+    ATTEMPT_TAG,
+    JOB_TAG,
+    LAKE_TAG,
+    LANE_TAG,
+    MAX_METRICS,
+    RECIPE_TAG,
+    SUPERSEDED_TAG,
+    Ending,
+    all_runs,
+    job_tags,
+    log_points,
+    milliseconds,
+    open_experiment,
+    query,
+    recipe_of,
+    running,
+    short,
+)
 from pipeline.spec.config import StepConfig, Variant
 from pipeline.spec.documents import content_key
-from pipeline.spec.job import GAP_VIEW, SUBMISSION_TAG, SUBMISSION_VARIABLE, TAGS_VARIABLE
 from pipeline.spec.lineup import LineUp
 from pipeline.spec.window import Window
 from pipeline.storage.lake import Conflict, Lake
@@ -31,33 +45,9 @@ from pipeline.storage.leases import holders
 from pipeline.training.chain.evaluations import Closed
 from pipeline.training.chain.steps import StepManifest
 
-# Read by MLflow at each request. Its own defaults hold a job up for many minutes when the server is away.
-for _name, _value in {
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # two lines per run that ends
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
-}.items():
-    os.environ.setdefault(_name, _value)
-
 log = logging.getLogger(__name__)
 
-ORIGIN_TAG = "windrow.first_window"
-JOB_TAG = "windrow.job"
-"""The train job that opened a run, or last went on with it: whoever finds it dead closes the run."""
-ATTEMPT_TAG = "windrow.attempt"
-"""Which group of workers of that job."""
-LANE_TAG = "windrow.lane"
-"""Which of the job's lanes records a run."""
-LAKE_TAG = "windrow.lake"
-"""Which lake's jobs: several may share a server."""
-RECIPE_TAG = "windrow.recipe"
-"""What a curve's variant is made of: another recipe under the same name has a curve of its own."""
-SUPERSEDED_TAG = "windrow.superseded"
 MAX_DIGEST = 36
-MAX_METRICS = 1000
-"""What MLflow takes in one call."""
-MAX_TAG = 4000
-"""Characters of a tag; a little less than what MLflow takes."""
 SEND_EVERY_S = 5.0
 """What a curve may lag behind."""
 PAUSE_S = 30.0
@@ -65,76 +55,6 @@ PAUSE_S = 30.0
 LAST_TRIES = 3
 LAST_PAUSE_S = 5.0
 """At a job's end: a server that is being restarted comes back within seconds."""
-Ending = Literal["FINISHED", "FAILED", "KILLED"]
-
-
-class TrackingLost(RuntimeError):
-    """MLflow does not answer, or refuses what it is sent."""
-
-
-@contextmanager
-def reaching(tracking_uri: str) -> Iterator[None]:
-    """Name the server in whatever goes wrong with it.
-
-    Raises:
-        TrackingLost: it cannot be reached, or refuses.
-    """
-    try:
-        yield
-    except (MlflowException, RequestException) as error:
-        raise TrackingLost(f"MLflow at {tracking_uri} does not take it: {_short(error)}") from error
-
-
-def open_experiment(client: MlflowClient, lineup: LineUp, first: Window) -> tuple[str, Window]:
-    """The experiment of a line-up and the window that is point 0 of its curves: `first`, when it is new.
-
-    One that a person deleted is restored: its name is taken, so that no other can be made.
-    """
-    found = client.get_experiment_by_name(lineup.name)
-    if found is None:
-        tags = {
-            ORIGIN_TAG: first.name,
-            "windrow.dataset": lineup.dataset.name,
-            "windrow.reference": lineup.reference,
-            "mlflow.experimentKind": "custom_model_development",  # else its page opens on traces of language models
-        }
-        try:
-            return client.create_experiment(lineup.name, tags=tags), first
-        except MlflowException:
-            found = client.get_experiment_by_name(lineup.name)
-            if found is None:
-                raise
-    if found.lifecycle_stage != "active":
-        client.restore_experiment(found.experiment_id)
-        log.warning("MLflow's experiment %r had been deleted there, and is restored with its runs", lineup.name)
-    return str(found.experiment_id), _origin(client, found, first)
-
-
-def _origin(client: MlflowClient, found: Experiment, first: Window) -> Window:
-    if ORIGIN_TAG not in found.tags:
-        client.set_experiment_tag(found.experiment_id, ORIGIN_TAG, first.name)
-        return first
-    return Window.of(found.tags[ORIGIN_TAG])
-
-
-def close_runs(lineup: str, job: str, tracking_uri: str, status: Ending) -> None:
-    """Give the runs that a train job leaves open their end; what went wrong is logged, since the job ends anyway."""
-    try:
-        client = MlflowClient(tracking_uri)
-        found = client.get_experiment_by_name(lineup)
-        if found is not None:
-            for run in client.search_runs([found.experiment_id], _running({JOB_TAG: job})):
-                client.set_terminated(run.info.run_id, status)
-    except (MlflowException, RequestException) as error:
-        log.warning("MLflow at %s still shows this job as running, until the next one: %s", tracking_uri, _short(error))
-
-
-def job_tags() -> dict[str, str]:
-    """Who runs this job: the submission, and the DAG's run and task where there is one."""
-    tags = {str(name): str(value) for name, value in json.loads(os.environ.get(TAGS_VARIABLE) or "{}").items()}
-    if submission := os.environ.get(SUBMISSION_VARIABLE):
-        tags[SUBMISSION_TAG] = submission
-    return {**tags, "windrow.version": version("windrow")}
 
 
 def describe(config: StepConfig) -> dict[str, str]:
@@ -303,14 +223,14 @@ class MlflowRecorder:
     def done(self, variant: Variant, seed: int, closed: Closed, *, skipped: bool) -> None:
         """Add the step to its chain's curves, and to its stage when it was trained just now or never recorded."""
         curve, step = self._curve(variant, seed), closed.step
-        curve.points.append(_Point(step.window, _now(), _curve_point(closed)))
+        curve.points.append(_Point(step.window, milliseconds(), _curve_point(closed)))
         if skipped and self._notes.has(curve.variant.name, seed, step):
             manifest = read_manifest(self._lake, step.dataset, step.window)
             if manifest is not None:
                 self.begin(variant, seed, manifest, step.config)
                 skipped = False
         if not skipped and self._stage is not None:
-            self._stage.add(self._lake, closed, _now())
+            self._stage.add(self._lake, closed, milliseconds())
             if self.lost is not None:
                 self._notes.add(self._stage)
             if self._daily:
@@ -321,14 +241,14 @@ class MlflowRecorder:
     def close(self, status: Ending = "FINISHED") -> None:
         """End the open stage."""
         if self._stage is not None:
-            self._stage.ended = (status, _now())
+            self._stage.ended = (status, milliseconds())
             self._stage = None
             self._send()
 
     def end(self, status: Ending = "FINISHED") -> None:
         """End every run that this job opened or went on with."""
         if self._stage is not None:
-            self._stage.ended = (status, _now())
+            self._stage.ended = (status, milliseconds())
             self._stage = None
         for left in reversed(range(LAST_TRIES)):
             if self._send(self._end_all(status)) or not left:
@@ -345,7 +265,7 @@ class MlflowRecorder:
             "windrow.window": window.name,
         }
         name = f"{curve.variant.name} {phase}" + (f" {window}" if self._daily else "")
-        self._stage = _Stage(curve, phase, name, tags, describe(config), _now())
+        self._stage = _Stage(curve, phase, name, tags, describe(config), milliseconds())
         self._stages.append(self._stage)
         return self._stage
 
@@ -374,8 +294,8 @@ class MlflowRecorder:
 
     def _missed(self, error: Exception) -> None:
         if self.lost is None:
-            log.warning("MLflow at %s does not take this job's runs (%s); training goes on", self._uri, _short(error))
-        self.lost = _short(error)
+            log.warning("MLflow at %s does not take this job's runs (%s); training goes on", self._uri, short(error))
+        self.lost = short(error)
         for stage in self._stages:
             self._notes.add(stage)
 
@@ -395,12 +315,12 @@ class MlflowRecorder:
         """Find the experiment and its curves, and close what dead jobs, or lost workers of this one, left open."""
         experiment, origin = open_experiment(self._client, self._lineup, self._first)
         alive = holders(self._lake, self._lineup.name) - {self._job}
-        for run in _all_runs(self._client, experiment, _running({LAKE_TAG: self._tags[LAKE_TAG]})):
+        for run in all_runs(self._client, experiment, running({LAKE_TAG: self._tags[LAKE_TAG]})):
             owner = run.data.tags.get(JOB_TAG)
             beside = owner == self._job and run.data.tags.get(LANE_TAG) != self._tags[LANE_TAG]
             if owner not in alive and not beside:
                 self._client.set_terminated(run.info.run_id, "FAILED" if owner == self._job else "KILLED")
-        for run in _all_runs(self._client, experiment, _filter({"windrow.kind": "variant"})):
+        for run in all_runs(self._client, experiment, query({"windrow.kind": "variant"})):
             self._found.setdefault((run.data.tags["windrow.variant"], run.data.tags["windrow.seed"]), run)
         return experiment, origin
 
@@ -438,7 +358,7 @@ class MlflowRecorder:
             return run_id
         name = f"{curve.variant.name} seed {curve.seed}"
         run = self._client.create_run(experiment, tags=tags, run_name=name)
-        params = {"variant": curve.variant.name, "seed": str(curve.seed), **_recipe(curve.variant)}
+        params = {"variant": curve.variant.name, "seed": str(curve.seed), **recipe_of(curve.variant)}
         self._client.log_batch(run.info.run_id, params=[Param(k, v) for k, v in params.items()])
         if before is not None:
             # Another kind, so that no chart of the variants shows both.
@@ -456,7 +376,7 @@ class MlflowRecorder:
             self._client.log_batch(run.info.run_id, params=[Param(k, v) for k, v in stage.params.items()])
             stage.run_id = str(run.info.run_id)
         if stage.points:
-            _log_points(
+            log_points(
                 self._client, stage.run_id, [m for p in stage.points for m in _metrics(p, self._index(p.window))]
             )
             self._client.log_batch(stage.run_id, tags=[RunTag(k, v) for k, v in stage.tags.items()])
@@ -486,7 +406,7 @@ class MlflowRecorder:
         def ended() -> None:
             experiment, _ = self._open_experiment
             mine = {name: self._tags[name] for name in (JOB_TAG, ATTEMPT_TAG)}
-            for run in _all_runs(self._client, experiment, _running(mine)):
+            for run in all_runs(self._client, experiment, running(mine)):
                 self._client.set_terminated(run.info.run_id, status)
 
         return ended
@@ -512,7 +432,7 @@ class MlflowRecorder:
     def _supersede(self, tags: Mapping[str, str]) -> None:
         """Mark earlier runs of the same window: its step is trained again as a new generation."""
         same = {k: tags[k] for k in ("windrow.kind", "windrow.variant", "windrow.seed", "windrow.window")}
-        for run in self._client.search_runs([self._open_experiment[0]], _filter(same)):
+        for run in self._client.search_runs([self._open_experiment[0]], query(same)):
             self._client.set_tag(run.info.run_id, SUPERSEDED_TAG, "true")
             made_by = f"source_run_id = '{run.info.run_id}'"
             for model in self._client.search_logged_models([self._open_experiment[0]], filter_string=made_by):
@@ -564,148 +484,6 @@ class _Notes:
         return f"unrecorded/{self._lineup}/{variant}/seed={seed}.json"
 
 
-def record_comparison(
-    lineup: LineUp,
-    *,
-    first: Window,
-    tracking_uri: str,
-    summaries: Mapping[str, Mapping[Window, Mapping[str, float]]],
-    headline: Mapping[str, Mapping[str, float]],
-    table: Mapping[str, list[Any]],
-    figures: Mapping[str, Figure],
-    text: str,
-    stale: Mapping[str, str] | None = None,
-) -> str:
-    """Log a comparison: a summary run per variant, to be selected and compared, and one run with table and figures.
-
-    Args:
-        lineup: names the experiment.
-        first: point 0 of the curves, should the experiment be new.
-        tracking_uri: the server.
-        summaries: per variant and window, means over seeds and their bands.
-        headline: per variant, figures over all windows.
-        table: columns of the comparison's table.
-        figures: by file name.
-        text: the table as markdown.
-        stale: per variant, what of it would be made of something else today.
-
-    Returns:
-        The id of the run with table and figures.
-
-    Raises:
-        MlflowException: the server refuses, or cannot be reached.
-    """
-    client = MlflowClient(tracking_uri)
-    experiment, origin = open_experiment(client, lineup, first)
-    client.set_experiment_tag(experiment, f"mlflow.sharedViewState.{GAP_VIEW}", json.dumps(_gap_view()))
-    stale = stale or {}
-    now = _now()
-    for variant, windows in summaries.items():
-        tags = job_tags() | {"windrow.kind": "summary", "windrow.variant": variant}
-        tags |= {"windrow.stale": stale[variant][:MAX_TAG]} if variant in stale else {}
-        run = _renew(client, experiment, tags, f"{variant} (all seeds)")
-        client.log_batch(run, params=[Param(k, v) for k, v in _recipe(lineup.variant(variant)).items()])
-        points = [
-            Metric(name, float(value), now, window.days_since(origin))
-            for window, values in windows.items()
-            for name, value in values.items()
-            if math.isfinite(value)
-        ]
-        points += [Metric(f"overall/{name}", float(value), now, 0) for name, value in headline[variant].items()]
-        _log_points(client, run, points)
-        client.set_terminated(run)
-    compared = sorted(window for windows in summaries.values() for window in windows)
-    span = f"{compared[0]} to {compared[-1]}"
-    tags = job_tags() | {"windrow.kind": "comparison", "windrow.windows": span, "mlflow.note.content": text}
-    tags |= {"windrow.stale": "\n".join(stale.values())[:MAX_TAG]} if stale else {}
-    run = _renew(client, experiment, tags, f"comparison with {lineup.reference}")
-    client.log_table(run, dict(table), "comparison.json")
-    client.log_text(run, text, "comparison.md")
-    for name, figure in figures.items():
-        client.log_figure(run, figure, name)
-    client.set_terminated(run)
-    return run
-
-
-def record_report(
-    lineup: LineUp,
-    *,
-    first: Window,
-    tracking_uri: str,
-    metrics: Mapping[str, float],
-    headline: str,
-    figures: Mapping[str, Figure],
-    documents: Mapping[str, Any],
-    page: str,
-) -> str:
-    """Log what a study answers: its page, figures, the figures' numbers, and documents for programs, such as a law.
-
-    Returns:
-        The id of the run.
-    """
-    client = MlflowClient(tracking_uri)
-    experiment, _ = open_experiment(client, lineup, first)
-    tags = job_tags() | {"windrow.kind": "report", "mlflow.note.content": headline}
-    run = _renew(client, experiment, tags, f"report of {lineup.name}")
-    now = _now()
-    points = [Metric(name, float(value), now, 0) for name, value in metrics.items() if math.isfinite(value)]
-    _log_points(client, run, points)
-    client.log_text(run, page, "report.html")
-    for name, figure in figures.items():
-        client.log_figure(run, figure, name)
-    for name, document in documents.items():
-        client.log_dict(run, document, f"{name}.json")
-    client.set_terminated(run)
-    return run
-
-
-def _gap_view() -> dict[str, Any]:
-    """What MLflow's pages store when a person shares a view: here, one large chart of all summaries' gaps."""
-    section = {"uuid": "gaps", "name": "Against the reference", "display": True, "columns": 1, "cardHeight": 520}
-    chart = {
-        "uuid": "gap",
-        "type": "LINE",
-        "metricSectionId": section["uuid"],
-        "metricKey": "gap_percent",
-        "selectedMetricKeys": ["gap_percent"],
-        "xAxisKey": "step",
-        "lineSmoothness": 0,
-        "runsCountToCompare": 100,
-    }
-    return {
-        "searchFilter": _filter({"windrow.kind": "summary"}),
-        "chartsSearchFilter": "^gap_percent$",
-        "compareRunSections": [section],
-        "compareRunCharts": [chart],
-    }
-
-
-def _renew(client: MlflowClient, experiment: str, tags: Mapping[str, str], name: str) -> str:
-    """A fresh run in the place of the one that said the same before, which is removed from the list."""
-    same = {k: tags[k] for k in ("windrow.kind", "windrow.variant", "windrow.windows") if k in tags}
-    before = client.search_runs([experiment], _filter(same))
-    run = client.create_run(experiment, tags=dict(tags), run_name=name)
-    for old in before:
-        client.delete_run(old.info.run_id)
-    return str(run.info.run_id)
-
-
-def _recipe(variant: Variant) -> dict[str, str]:
-    """What distinguishes a variant, as parameters that the Compare page shows side by side."""
-    selection, distillation = variant.selection, variant.distillation
-    chosen = selection.model_dump(mode="json", exclude={"kind"}, exclude_none=True)
-    size = variant.model.size if isinstance(variant.model.size, str) else "custom"
-    return {
-        "model": f"{variant.model.arch} {size}",
-        "selection": ", ".join([selection.kind, *(f"{name} {value}" for name, value in chosen.items())]),
-        "knowledge_distillation": distillation.kind,
-        "teacher": variant.teacher or "none",
-        "soft_weight": "0" if distillation.kind == "none" else f"{distillation.weight:g}",
-        "batch_size": str(variant.optimizer.batch_size),
-        "learning_rates": f"{variant.optimizer.embedding_lr:g} and {variant.optimizer.dense_lr:g}",
-    }
-
-
 def _curve_point(closed: Closed) -> dict[str, float]:
     """The loss comes last: where MLflow has it, it has the rest of the point too."""
     step, evaluation = closed
@@ -723,48 +501,3 @@ def _curve_point(closed: Closed) -> dict[str, float]:
 
 def _metrics(point: _Point, index: int) -> list[Metric]:
     return [Metric(name, float(value), point.time, index) for name, value in point.values.items()]
-
-
-def _log_points(client: MlflowClient, run_id: str, points: list[Metric]) -> None:
-    """Log any number of points."""
-    for start in range(0, len(points), MAX_METRICS):
-        client.log_batch(run_id, metrics=points[start : start + MAX_METRICS])
-
-
-def _filter(tags: Mapping[str, str]) -> str:
-    return " and ".join(f"tags.`{name}` = '{value}'" for name, value in tags.items())
-
-
-def _running(tags: Mapping[str, str]) -> str:
-    return f"attributes.status = 'RUNNING' and {_filter(tags)}"
-
-
-def _all_runs(client: MlflowClient, experiment: str, condition: str) -> list[Run]:
-    """Every run that fits, the latest first."""
-    found: list[Run] = []
-    token: str | None = None
-    while token != "":
-        page = client.search_runs([experiment], condition, max_results=1000, page_token=token)
-        found += page
-        token = page.token or ""
-    return found
-
-
-def _now() -> int:
-    return int(time.time() * 1000)
-
-
-_OF_A_CONNECTION = {
-    "Connection refused": "nothing listens there",
-    "Name or service not known": "there is no such host",
-    "timed out": "it did not answer in time",
-    "Connection reset": "it closed the connection",
-    "Connection aborted": "it closed the connection",
-}
-"""What a library says in several lines, in words."""
-
-
-def _short(error: Exception) -> str:
-    """An error in a few words: what MLflow's client says of a server that is away goes on for several lines."""
-    said = " ".join(str(error).split())
-    return next((words for known, words in _OF_A_CONNECTION.items() if known in said), said[:300])
