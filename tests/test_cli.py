@@ -183,7 +183,7 @@ def test_status_shows_what_is_missing_and_what_is_stale_and_why(home: Path) -> N
         ("", "is not JSON"),
         ("{", "is not JSON"),
         ("[]", "must be a mapping of names to values, got []"),
-        ('{"kind": "bake"}', "'ingest', 'train', 'compare'"),
+        ('{"kind": "bake"}', "'ingest', 'select', 'train', 'compare'"),
         ('{"kind": "ingest"}', "ingest.dataset: is missing"),
         ('{"kind": "compare", "first": "soon"}', "a window is named YYYY-MM-DD, got 'soon'"),
     ],
