@@ -93,6 +93,19 @@ def test_a_study_plans_for_the_budget_that_its_form_names(tmp_path: Path) -> Non
         planned(plan_for="much")
 
 
+@pytest.mark.parametrize(("policy", "pilot"), [("uniform", False), ("local_case_control", True)])
+def test_a_policy_by_its_name_is_in_the_plan(policy: str, pilot: bool) -> None:
+    """Its price is in the law that its own cells gave; a pilot is in the line-up, and its minutes are said."""
+    found = propose(Ground.of(made(planned(budgets=BUDGETS, gives_up=policy, **SPAN), law, noise=2e-4), base(), "5e10"))
+    assert f" % of rows by {policy}. The best width" in found.words()
+    chosen, reference = found.lineup.variant(found.chosen.name), found.lineup.variant("all_rows")
+    assert chosen.selection.kind == policy
+    assert chosen.selection.share(reference.model.prior) == pytest.approx(found.chosen.share)
+    assert {read.source for read in chosen.reads} == ({"all_rows"} if pilot else set())
+    assert (found.pilot_minutes > found.minutes / 10) == pilot
+    assert ("which its policy asks" in found.words()) == pilot
+
+
 def test_a_log_that_grows_wants_the_size_that_is_best_for_its_rows() -> None:
     ground = Ground.of(made(planned(budgets=BUDGETS, **SPAN), law, noise=2e-4), base(), "5e10")
     today = propose(ground)
@@ -111,7 +124,7 @@ def test_a_log_that_grows_wants_the_size_that_is_best_for_its_rows() -> None:
 def test_a_study_that_gave_up_windows_plans_no_quarters() -> None:
     ground = Ground.of(made(planned(budgets=BUDGETS, **SPAN), law, noise=2e-4), base(), "5e10")
     asked = ground.grid.asked.model_copy(update={"gives_up": "windows"})
-    with pytest.raises(BadInput, match="larger models give up negatives, got one that gives up windows"):
+    with pytest.raises(BadInput, match="larger models give up rows of every window, got one that gives up windows"):
         horizon(replace(ground, grid=replace(ground.grid, asked=asked)), propose(ground), 0.5, 1)
 
 

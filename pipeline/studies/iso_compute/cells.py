@@ -12,8 +12,9 @@ from pipeline.spec.lineup import LineUp
 from pipeline.spec.study import StudyError
 from pipeline.studies.draft import WIDTHS, Draft, at_width, sampled, shrunk, with_batch
 from pipeline.studies.estimate import row_seconds, update_seconds
-from pipeline.studies.iso_compute.fields import Fields
+from pipeline.studies.iso_compute.fields import DataAxis, Fields
 from pipeline.studies.operations import forward_flops, shape_of
+from pipeline.studies.selection.cells import WITH_ALL_CLICKS, click_rate, on_few, policy
 
 ALL_ROWS = "all_rows"
 STEP = math.sqrt(2)
@@ -56,21 +57,27 @@ class Point:
     share: float
     """Of all rows, those that it is trained on."""
     rate: float | None
-    """Of the negatives; None where it gives up windows."""
+    """Of the negatives, or of all rows where a policy keeps them; None where it gives up windows."""
     num_windows: int
     """From its first to the study's last."""
+    gives_up: DataAxis = "negatives"
+    """What a larger model has less of."""
 
     @property
     def label(self) -> str:
         """As tables call it."""
-        kept = f"{self.num_windows} windows" if self.rate is None else f"{100 * self.rate:.3g} % of negatives"
-        return f"width {self.width}, {kept}"
+        if self.rate is None:
+            return f"width {self.width}, {self.num_windows} windows"
+        of = "negatives" if self.gives_up == "negatives" else f"rows by {self.gives_up}"
+        return f"width {self.width}, {100 * self.rate:.3g} % of {of}"
 
     @property
     def name(self) -> str:
         """As a line-up calls it."""
-        kept = f"windows_{self.num_windows}" if self.rate is None else f"kept_{100 * self.rate:.4g}"
-        return f"width_{self.width}_{kept}"
+        if self.rate is None:
+            return f"width_{self.width}_windows_{self.num_windows}"
+        by = "kept" if self.gives_up == "negatives" else self.gives_up
+        return f"width_{self.width}_{by}_{100 * self.rate:.4g}"
 
 
 @dataclass(frozen=True)
@@ -142,6 +149,8 @@ class Grid:
         """
         if self.asked.gives_up == "negatives":
             shrunk(self.base, self.reference, LOWEST_RATE)  # refuses a prior that is no click rate
+        elif self.asked.gives_up != "windows":
+            click_rate(self.base, self.reference)
         found = self.paid(budget)
         if len(found) < MIN_SIZES:
             tried = [budget * 10 ** (step / 5) for step in range(-15, 16)]
@@ -168,10 +177,13 @@ class Grid:
             num = round(share * self.num_windows)
             # As many windows before the judged ones as there are of these, at least.
             return (
-                Point(width, num / self.num_windows, None, num)
+                Point(width, num / self.num_windows, None, num, "windows")
                 if 2 * self.num_judged <= num <= self.num_windows
                 else None
             )
+        if self.asked.gives_up != "negatives":
+            least = 2 * prior if self.asked.gives_up in WITH_ALL_CLICKS else LOWEST_RATE
+            return Point(width, share, share, self.num_windows, self.asked.gives_up) if least <= share <= 1 else None
         rate = (share - prior) / (1 - prior)
         return Point(width, share, rate, self.num_windows) if LOWEST_RATE <= rate <= 1 else None
 
@@ -181,6 +193,9 @@ class Grid:
         whole = at_width(self.base, Variant(name=point.name, model=self.model(point.width), optimizer=own))
         if point.rate is None:
             return whole.model_copy(update={"start": self.asked.last.shift(1 - point.num_windows)})
+        if point.gives_up != "windows" and point.gives_up != "negatives":
+            kept = policy(point.gives_up, point.rate, self.reference.model.prior, ALL_ROWS)
+            return on_few(self.base, whole, point.name, kept, point.rate)
         batch = shrunk(self.base, whole, point.rate)
         return with_batch(sampled(whole, point.name, NegativeDownsampling(rate=point.rate)), batch)
 

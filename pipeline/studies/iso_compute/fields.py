@@ -13,6 +13,7 @@ from pipeline.spec.documents import Few, Real, Whole
 from pipeline.spec.errors import BadInput, shown
 from pipeline.spec.forms.asked import StudyFields
 from pipeline.spec.forms.fields import Listed, unless_empty
+from pipeline.studies.selection.fields import Way
 
 QUESTION = "For a budget of compute, how large a model on how many rows loses least?"
 PAGE = """
@@ -26,6 +27,7 @@ large a one sees too little of it; in between lies a **valley**, and its lowest 
 |---|---|
 | `negatives` | all clicks are kept, and a smaller fraction of the negatives, in both phases, corrected by an offset |
 | `windows` | it starts later, on all rows |
+| a selection policy | rows, in both phases: a smaller fraction is kept by that policy, which the page of `selection_study` explains; one that asks a pilot asks the reference, whose pass over all rows the budgets do not pay for |
 
 All are compared on the same rows of the last windows. A scaling law is fitted to all budgets together; it says where each
 valley is lowest, with an interval, and how the best size grows with the budget.
@@ -38,7 +40,7 @@ its own. `plan` refuses a budget that has no room for four sizes, and says which
 `iso_compute_first_look`: a page in minutes, which says what it cannot tell.
 """
 
-DataAxis = Literal["negatives", "windows"]
+DataAxis = Literal["negatives", "windows", Way]
 Unit = Literal["FLOPs", "core-hours"]
 Arch = Literal["as the line-up says", "dlrm", "dcnv2"]
 APART = 1.1

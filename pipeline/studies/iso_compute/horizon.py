@@ -57,7 +57,7 @@ def horizon(
     """
     if ground.grid.asked.gives_up == "windows":
         raise BadInput(
-            "planning ahead is for studies whose larger models give up negatives, got one that gives up windows"
+            "planning ahead is for studies whose larger models give up rows of every window, got one that gives up windows"
         )
     today, spend = ground.grid, partial(ground.log.spend, ground.amount, grid=ground.grid)
     best, _ = lowest(ground.fitted.law, ground.sizes, spend)

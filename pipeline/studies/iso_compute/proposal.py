@@ -20,6 +20,7 @@ from pipeline.studies.evidence import Evidence
 from pipeline.studies.iso_compute.cells import STEP, Grid, Point, short
 from pipeline.studies.iso_compute.fields import budget_of
 from pipeline.studies.iso_compute.valleys import Log, Valley, law_of, shown_width, valleys_of
+from pipeline.studies.operations import forward_flops, shape_of
 
 Array = NDArray[np.float64]
 
@@ -44,6 +45,8 @@ class Proposal:
     """Percent of loss that twice the budget would take away."""
     minutes: float
     """On one core as Windrow was measured on an AMD EPYC."""
+    pilot_minutes: float
+    """The same, of the reference's pass over all rows, where the policy asks it; else none."""
     fitted: tuple[str, str]
     """The smallest and the largest budget that the law was fitted to."""
     span: tuple[str, str]
@@ -62,6 +65,7 @@ class Proposal:
             "loss_percent": asdict(self.loss),
             "doubling_percent": asdict(self.doubling),
             "core_minutes": self.minutes,
+            "pilot_core_minutes": self.pilot_minutes,
             "fitted_budgets": list(self.fitted),
             "span": list(self.span),
             "lineup": document(self.lineup),
@@ -70,10 +74,15 @@ class Proposal:
     def words(self) -> str:
         """For people."""
         unsure = "" if math.isfinite(self.loss.low) else " Nothing here says how sure that is."
+        pilot = (
+            f", and {self.pilot_minutes:,.1f} of the reference on all rows, which its policy asks"
+            if self.pilot_minutes
+            else ""
+        )
         return (
             f"For {self.budget} from {self.span[0]} to {self.span[1]}: {self.chosen.label}. The best width by the law is "
             f"{shown_width(self.width)}; expected loss {_percent(self.loss)} % against the study's reference on all rows; about "
-            f"{self.minutes:,.1f} minutes of one core. Twice the budget would take away {_percent(self.doubling, sign='')} % of loss. "
+            f"{self.minutes:,.1f} minutes of one core{pilot}. Twice the budget would take away {_percent(self.doubling, sign='')} % of loss. "
             f"The law was fitted to budgets from {self.fitted[0]} to {self.fitted[1]}.{unsure}"
         )
 
@@ -169,6 +178,7 @@ def propose(ground: Ground, *, beyond: float | None = None, unsure: bool = False
         loss=fitted.predicted(point)[0],
         doubling=fitted.interval(lambda law: lowest(law, sizes, once)[1] - lowest(law, sizes, twice)[1]),
         minutes=minutes(grid, chosen, variant.optimizer.batch_size),
+        pilot_minutes=_of_pilot(grid) if variant.selection.reads() else 0.0,
         fitted=(valleys[0].words, valleys[-1].words),
         span=(asked.last.shift(1 - chosen.num_windows).name, asked.last.name),
         lineup=grid.base.model_copy(
@@ -250,6 +260,14 @@ def minutes(grid: Grid, chosen: Point, batch_size: float) -> float:
     trained = chosen.share * grid.rows * grid.num_windows
     updates = update_seconds(trained / batch_size, chosen.num_windows)
     return (updates + trained * grid.row_seconds(grid.flops(chosen.width))) / 60
+
+
+def _of_pilot(grid: Grid) -> float:
+    """On one core, to train the reference on all rows of all windows."""
+    own, rows = grid.reference, grid.rows * grid.num_windows
+    _, num_dense, num_sparse = shape_of(grid.base, own.model)
+    updates = update_seconds(rows / own.optimizer.batch_size, grid.num_windows)
+    return (updates + rows * grid.row_seconds(forward_flops(own.model, num_dense, num_sparse) or 0.0)) / 60
 
 
 def _percent(interval: Interval, sign: str = "+") -> str:

@@ -43,7 +43,7 @@ class Log:
 
     def seen(self, share: Array) -> Array:
         """(N,) rows that a model had seen at the middle of the judged windows, by its shares (N,) of all rows."""
-        if self.grid.asked.gives_up == "negatives":
+        if self.grid.asked.gives_up != "windows":
             return self.rows * self.before * share
         return self.rows * (share - (1 - self.before))  # the judged windows' second half stays away
 
