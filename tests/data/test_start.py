@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from pipeline.spec.schema import EventTime, Schema
 from pipeline.spec.window import Window
 from pipeline.storage.lake import Lake
 from pipeline.training.chain.engine import Engine
-from pipeline.training.chain.steps import StepStore
+from pipeline.training.chain.steps import StepManifest, StepStore
 from tests.trained import alone
 
 NUM_ROWS = 1_200
@@ -96,12 +97,16 @@ def test_the_proposed_files_say_what_the_columns_are(tmp_path: Path) -> None:
 def test_the_proposed_files_train_without_an_edit(tmp_path: Path) -> None:
     logs = written(tmp_path / "logs")
     assert init(tmp_path, "--from", f"{logs}/*.csv", *ASKED).exit_code == 0
-    lineup = load_lineup(tmp_path / "mine.yaml")
-    lake, first, last = Lake(str(tmp_path / "lake")), Window.of("2024-03-01"), Window.of("2024-03-03")
+    assert set(trained(tmp_path, Window.of("2024-03-01"), Window.of("2024-03-03"))) >= {"baseline", "kept_10"}
+
+
+def trained(folder: Path, first: Window, last: Window) -> dict[str, StepManifest]:
+    """The last step of each variant of the proposed line-up, over some windows."""
+    lineup, lake = load_lineup(folder / "mine.yaml"), Lake(str(folder / "lake"))
     run_ingest(IngestJob(dataset=lineup.dataset, first=first, last=last, seeds=lineup.seeds), lake)
     Engine(lake, TrainJob(lineup=lineup, first=first, last=last, start="scratch"), None, alone()).run()
-    heads = [StepStore(lake, "mine").head("mine", each.name, 0, last) for each in lineup.variants]
-    assert all(head is not None for head in heads)
+    heads = {each.name: StepStore(lake, "mine").head("mine", each.name, 0, last) for each in lineup.variants}
+    return {name: head for name, head in heads.items() if head is not None}
 
 
 @pytest.mark.parametrize(
@@ -208,7 +213,9 @@ def test_the_area_under_the_curve_is_the_share_of_pairs_in_order() -> None:
         ("criteo/*.tsv.gz", "column_1", "synthetic"),
     ],
 )
-def test_public_logs_are_understood(tmp_path: Path, files: str, label: str, time: object) -> None:
+def test_public_logs_are_understood_and_train_without_an_edit(
+    tmp_path: Path, files: str, label: str, time: object
+) -> None:
     if not (SHARED / files).parent.is_dir():
         pytest.skip(f"{SHARED / files} is not on this machine; the simulated log above always runs")
     ran = init(tmp_path, "--from", str(SHARED / files))
@@ -216,3 +223,7 @@ def test_public_logs_are_understood(tmp_path: Path, files: str, label: str, time
     schema = Schema.load(tmp_path / "mine.schema.yaml")
     assert (schema.label, schema.event_time) == (label, time)
     assert len(schema.features) >= 4
+    first, last = map(Window.of, re.findall(r"--(?:first|last) ([0-9-]+)", ran.output)[:2])
+    done = trained(tmp_path, first, min(last, first.next()))
+    assert set(done) >= {"baseline", "kept_10"}
+    assert all(step.num_selected > 0 for step in done.values())
