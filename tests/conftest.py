@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -31,6 +32,8 @@ class Stack:
     addresses: Addresses
     environ: dict[str, str]
     """A complete environment for a client's process."""
+    faults: Path
+    """Where the jobs of the DAG `faulty` count themselves."""
 
     @property
     def lake(self) -> str:
@@ -94,9 +97,16 @@ def wire(mlflow_server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Wire]:
 
 @pytest.fixture(scope="session")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """The whole stack, started once for all tests that need it (about half a minute, 2 GB)."""
-    settings = fresh_settings(tmp_path_factory.mktemp("stack"))
-    with running(settings) as addresses:
-        yield Stack(settings=settings, addresses=addresses, environ={**os.environ, **environment(settings)})
+    """The whole stack, with a DAG that is there to be killed, started once for all tests that need it (half a minute, 2 GB)."""
+    dags, faults = (tmp_path_factory.mktemp(name) for name in ("dags", "faults"))
+    shutil.copytree(ROOT / "dags", dags, dirs_exist_ok=True)
+    shutil.copy(ROOT / "tests" / "faults" / "dags" / "faulty.py", dags)
+    settings = fresh_settings(tmp_path_factory.mktemp("stack")).model_copy(update={"dags": dags})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WINDROW_FAULT_FOLDER", str(faults))
+        patch.setenv("WINDROW_FAULT_JOB", str(ROOT / "tests" / "faults" / "counting_job.py"))
+        with running(settings) as addresses:
+            environ = {**os.environ, **environment(settings)}
+            yield Stack(settings=settings, addresses=addresses, environ=environ, faults=faults)
     assert not processes_of(settings.home), "what was started is ended, whatever the tests did to it"
     assert not any(status.healthy for status in services_status(settings))

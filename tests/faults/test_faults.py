@@ -73,8 +73,8 @@ class Faulty:
 
 
 @pytest.fixture(scope="session")
-def airflow(fault_stack: Stack) -> Airflow:
-    client = Airflow(fault_stack.addresses)
+def airflow(stack: Stack) -> Airflow:
+    client = Airflow(stack.addresses)
     client.await_dag("faulty")
     return client
 
@@ -104,10 +104,8 @@ def _words(process: psutil.Process) -> list[str]:
         return []
 
 
-def test_a_task_marked_failed_stops_its_job_and_its_run_is_killed(
-    fault_stack: Stack, airflow: Airflow, fault_folder: Path
-) -> None:
-    run = Faulty(fault_stack, airflow, fault_folder, "marked")
+def test_a_task_marked_failed_stops_its_job_and_its_run_is_killed(stack: Stack, airflow: Airflow) -> None:
+    run = Faulty(stack, airflow, stack.faults, "marked")
     submission = run.await_job()
     run.await_state("deferred", 30)
     eventually(
@@ -121,8 +119,8 @@ def test_a_task_marked_failed_stops_its_job_and_its_run_is_killed(
         30,
         "all links are there while the job runs",
     )
-    assert links["Ray job"] == f"{fault_stack.addresses.ray}/#/jobs/{submission}"
-    assert str(links["MLflow run"]).startswith(f"{fault_stack.addresses.mlflow}/#/experiments/0/runs/")
+    assert links["Ray job"] == f"{stack.addresses.ray}/#/jobs/{submission}"
+    assert str(links["MLflow run"]).startswith(f"{stack.addresses.mlflow}/#/experiments/0/runs/")
 
     killed = time.monotonic()
     airflow.mark("faulty", run.run_id, "job", "failed")
@@ -130,10 +128,8 @@ def test_a_task_marked_failed_stops_its_job_and_its_run_is_killed(
     assert run.submissions == [submission]
 
 
-def test_a_cleared_task_stops_its_job_and_runs_it_anew(
-    fault_stack: Stack, airflow: Airflow, fault_folder: Path
-) -> None:
-    run = Faulty(fault_stack, airflow, fault_folder, "cleared")
+def test_a_cleared_task_stops_its_job_and_runs_it_anew(stack: Stack, airflow: Airflow) -> None:
+    run = Faulty(stack, airflow, stack.faults, "cleared")
     first = run.await_job()
     run.await_state("deferred", 30)
     cleared = time.monotonic()
@@ -147,9 +143,9 @@ def test_a_cleared_task_stops_its_job_and_runs_it_anew(
 
 
 def test_a_task_killed_before_it_defers_takes_its_job_over_and_restarts_of_airflow_pass_it_by(
-    fault_stack: Stack, airflow: Airflow, fault_folder: Path
+    stack: Stack, airflow: Airflow
 ) -> None:
-    run = Faulty(fault_stack, airflow, fault_folder, "survivor", pause=True, seconds=75)
+    run = Faulty(stack, airflow, stack.faults, "survivor", pause=True, seconds=75)
     submission = run.await_job()
     pid_file = run.folder / "pid"
     eventually(pid_file.exists, 30, "the task waits between submit and defer")
@@ -158,17 +154,17 @@ def test_a_task_killed_before_it_defers_takes_its_job_over_and_restarts_of_airfl
     assert airflow.task("faulty", run.run_id, "job")["try_number"] == 2
     assert run.submissions == [submission]
 
-    idle = service(fault_stack, "airflow", "scheduler").children()
-    restart(service(fault_stack, "airflow", "scheduler"), signal.SIGKILL)
-    restart(service(fault_stack, "airflow", "triggerer"), signal.SIGTERM)
-    tracking = service(fault_stack, "mlflow", "server")
-    orphan = service(fault_stack, "uvicorn")
+    idle = service(stack, "airflow", "scheduler").children()
+    restart(service(stack, "airflow", "scheduler"), signal.SIGKILL)
+    restart(service(stack, "airflow", "triggerer"), signal.SIGTERM)
+    tracking = service(stack, "mlflow", "server")
+    orphan = service(stack, "uvicorn")
     assert orphan in tracking.children()
     restart(tracking, signal.SIGKILL)
     assert run.job_status(submission) == "RUNNING"
     eventually(lambda: not any(p.is_running() for p in (orphan, *idle)), 60, "what the dead left behind is ended")
-    eventually(lambda: all(s.healthy for s in services_status(fault_stack.settings)), 90, "all services are back")
-    assert service(fault_stack, "uvicorn") in service(fault_stack, "mlflow", "server").children()
+    eventually(lambda: all(s.healthy for s in services_status(stack.settings)), 90, "all services are back")
+    assert service(stack, "uvicorn") in service(stack, "mlflow", "server").children()
 
     run.await_state("success", 150)
     assert run.submissions == [submission]
@@ -176,10 +172,8 @@ def test_a_task_killed_before_it_defers_takes_its_job_over_and_restarts_of_airfl
     assert run.run_status(submission) == "FINISHED"
 
 
-def test_a_job_past_its_deadline_is_stopped_and_its_task_fails_at_once(
-    fault_stack: Stack, airflow: Airflow, fault_folder: Path
-) -> None:
-    run = Faulty(fault_stack, airflow, fault_folder, "late", timeout_minutes=0.2)
+def test_a_job_past_its_deadline_is_stopped_and_its_task_fails_at_once(stack: Stack, airflow: Airflow) -> None:
+    run = Faulty(stack, airflow, stack.faults, "late", timeout_minutes=0.2)
     submission = run.await_job()
     run.await_state("failed", 60)
     assert run.job_status(submission) == "STOPPED"

@@ -51,7 +51,7 @@ with DAG(
         task_id="job",
         document=SPEC,
         timeout_minutes="{{ params.timeout_minutes }}",
-        entrypoint=shlex.join([sys.executable, str(Path(__file__).parent.parent / "counting_job.py")])
+        entrypoint=shlex.join([sys.executable, os.environ.get("WINDROW_FAULT_JOB", "counting_job.py")])
         + " '{{ params.name }}' {{ params.seconds }}",
         environment={"WINDROW_FAULT_FOLDER": str(FOLDER)},
         poll_s=1.0,
