@@ -19,8 +19,9 @@ The **historical phase**: one pass, in the order of time, over a span of windows
 trains first and stores its logits for its students. Each window is scored before it is trained on, so the curves in
 MLflow show how a model does on days that it has not seen.
 
-Run it once before `online_training` starts, over a span that ends the day before that begins. Where that is later than
-the line-up's first online window, the days between are trained on as online days, with cutovers where they are due. A
+Run it once before `online_training` starts, over a span that ends the day before its first run. If the first run is
+later than the line-up's first online window, the days between are trained on as online days, and cutovers on these
+days happen. A
 **new variant** joins later in the same way: choose it alone, over a span that ends yesterday; checkpoints of other
 variants are not changed.
 

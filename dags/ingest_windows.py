@@ -31,7 +31,7 @@ with the reason, and publishes the window in the lake. Everything else trains on
 * **Every day** it publishes the day before, once you unpause it.
 * **One day or a span by hand**: trigger it and fill in the dates.
 * **Many days, each a run of its own**: `airflow backfill create --dag-id ingest_windows --from-date {first}
-  --to-date {last} --dag-run-conf '{"lineup": "demo"}'`, in a shell with `export AIRFLOW_HOME={airflow_home}`.
+  --to-date {last} --dag-run-conf '{"lineup": "{lineup}"}'`, in a shell with `export AIRFLOW_HOME={airflow_home}`.
 
 While it is paused, runs triggered by hand and backfills stay queued. Unpausing starts the latest day only, not all
 days since 2014. A window that is published already, from the same content, is left as it is and costs seconds.

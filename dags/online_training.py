@@ -28,14 +28,13 @@ then trains on it. The teacher goes first. Afterwards all variants are compared 
 3. `train` is one job for all variants, `compare` a short one after it.
 
 Before the first day run `historical_warmup`. While this DAG is paused, runs triggered by hand and backfills stay
-queued; unpausing starts the latest day only. Past days, in order, and again those that are done: `airflow backfill create
+queued; unpausing starts the latest day only. To run past days in order, finished ones again too: `airflow backfill create
 --dag-id online_training --from-date {online_start} --to-date {last} --max-active-runs 1 --reprocess-behavior completed
---dag-run-conf '{"lineup": "demo"}'`, in a shell with `export AIRFLOW_HOME={airflow_home}`.
+--dag-run-conf '{"lineup": "{lineup}"}'`, in a shell with `export AIRFLOW_HOME={airflow_home}`.
 
 A window that is done already is skipped, and the log says so. When something before it changed (a window was published
 again, a recipe was edited), its chain is **stale**: `windrow status` says what and why, and a day that would go on from
-it is refused. That backfill, from the first stale day on, corrects it: what changed is trained again, the rest is
-skipped. Without `--reprocess-behavior completed` Airflow skips days that it has run before.
+it is refused. `windrow status` prints the command that corrects it, such as the backfill above: only what changed is trained again. Without `--reprocess-behavior completed` Airflow skips days that it has run before.
 """
 
 with DAG(

@@ -22,15 +22,15 @@ offset, and with soft labels where the policy is `distilled`. Training makes the
 them ahead: on other workers, at another hour, or to look at them before anything trains on them (`windrow inspect`).
 
 1. `plan` decides which windows this run is about and writes the job.
-2. `await_inputs` waits, without holding a worker, for the windows, and for the **pilots** that policies ask: a pilot has to have
-   trained on a window before a policy can use what it says of it. It stores that only if its line-up has a variant that reads it.
+2. `await_inputs` waits, without holding a worker, for the windows, and for the **pilots** that policies ask: a pilot must train on a
+   window before a policy can use its signals for that window. A pilot stores a signal only if some variant of its line-up reads it.
 3. `select` stores the selections: of each variant that has a policy, or of the variant that the form adds. MLflow shows a run for
    each variant and seed, with what was kept of each window and what that was made of.
 
 * **Every day** it selects from the day before, once you unpause it.
 * **One day or a span by hand**: trigger it and fill in the dates.
 * **Many days, each a run of its own**: `airflow backfill create --dag-id select_windows --from-date {first}
-  --to-date {last} --dag-run-conf '{"lineup": "demo"}'`, in a shell with `export AIRFLOW_HOME={airflow_home}`.
+  --to-date {last} --dag-run-conf '{"lineup": "{lineup}"}'`, in a shell with `export AIRFLOW_HOME={airflow_home}`.
 
 A selection that is stored already is left as it is and costs seconds. Training finds it by what it was made of: where a window is
 published again, or a pilot trained again, the old one is not read and a new one is made.

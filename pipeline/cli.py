@@ -226,7 +226,7 @@ def init(
         typer.Option(help="A column that no model may see, such as what is known only later. Repeatable."),
     ] = None,
     folder: Annotated[Path, typer.Option(help="Where to write the two files.")] = Path(),
-    force: Annotated[bool, typer.Option("--force", help="Write them also where they are already.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the two files if they exist.")] = False,
 ) -> None:
     """Propose a schema and a line-up for a log of your own, from a sample of it."""
     with _errors_as_messages():
@@ -469,8 +469,8 @@ def study(
     cells: Annotated[
         Path | None,
         typer.Option(
-            help="Train seed by seed, and leave a file of small rows for each in this folder: one per cell and window. A seed "
-            "whose file is there is done. With --from: one file in which all rows are left together."
+            help="Train seed by seed, and write a file for each seed into this folder, with a row per cell and window. "
+            "A seed that has its file is skipped. With --from: the file into which all rows are put together."
         ),
     ] = None,
     discard: Annotated[
@@ -787,7 +787,7 @@ def inspect(
 ) -> None:
     """Say what the policies of a line-up kept of a window, and what they left out.
 
-    Selections are made by `windrow select`, or when a variant with a policy trains on the window. Rare ids have at most ten rows of it.
+    Selections are made by `windrow select`, or when a variant with a policy trains on the window. A rare id has at most ten rows in the window.
     """
     with _errors_as_messages():
         from pipeline.selection.inspection import inspect as look
@@ -817,7 +817,9 @@ def _selections(found: Inspected) -> Table:
         *("seed", "rows", "of all", "clicks kept", "click rate", "weighted", "effective rows", "rare ids kept"),
         title=f"{found.dataset}, {found.window}: {found.num_rows:,} rows, click rate {found.click_rate:.4f}",
         title_justify="left",
-        caption=None if found.kept else "no selection of this window is stored: train a variant that has a policy",
+        caption=None
+        if found.kept
+        else "no selection of this window is stored: make it with `windrow select`, or train a variant that has a policy",
     )
     for each in found.kept:
         rare = list(each.rare_ids_kept.values())
@@ -838,14 +840,15 @@ def _selections(found: Inspected) -> Table:
 @app.command()
 def gc(
     older_than: Annotated[
-        int, typer.Option(help="Hours without a change; a running job's files are not named yet.", min=1)
+        int,
+        typer.Option(help="Only what has not changed for so many hours: running jobs' files are not named yet.", min=1),
     ] = 24,
     delete: Annotated[bool, typer.Option("--delete", help="Remove what is listed. [default: list it only]")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """List what nothing in the lake names: files of attempts that died or were replaced, old records and locks.
+    """List what is not needed any more: files of attempts that died or were replaced, old records and locks.
 
-    What a manifest names is never removed. Outcomes of jobs stay a week at least.
+    Old selections go too, except coresets: training makes them again. Job results stay at least a week.
     """
     from pipeline.storage.lake import Lake
     from pipeline.training.upkeep.gc import leftovers, sweep
@@ -951,7 +954,10 @@ def demo(
         typer.Option(help="Number of online windows. [default: 12; the home's own demo: until yesterday]", min=1),
     ] = None,
     daily: Annotated[
-        int, typer.Option(help="How many of them, the last, are runs of their own; all before them are one job.", min=1)
+        int,
+        typer.Option(
+            help="How many of the last windows are separate daily runs; one job trains all before them.", min=1
+        ),
     ] = 2,
     as_json: AsJson = False,
 ) -> None:

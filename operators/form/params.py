@@ -35,9 +35,14 @@ def form(
 
 
 def filled_in(text: str) -> str:
-    """A DAG's page with the suggested days in the place of `{first}`, `{online_start}` and `{last}`, and this Airflow's home."""
+    """A DAG's page with the suggested `{lineup}` and its days `{first}`, `{online_start}`, `{last}`, and this Airflow's home."""
     dates = Dates.suggested()
-    found = {"{first}": dates.first, "{online_start}": dates.online_start, "{last}": dates.online(6)}
+    found = {
+        "{lineup}": dates.lineup,
+        "{first}": dates.first,
+        "{online_start}": dates.online_start,
+        "{last}": dates.online(6),
+    }
     found["{airflow_home}"] = os.environ.get("AIRFLOW_HOME", "~/airflow")
     for name, suggested in found.items():
         text = text.replace(name, suggested)

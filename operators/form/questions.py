@@ -43,11 +43,12 @@ class TriesPolicy(OnWorkers):
     """The fields of a form that trains a line-up, and may add a variant that trains on fewer rows."""
 
     variants: Variants = Field(default=(), title="Variants")
-    """Train these only; leave empty for all of the line-up. A student needs its teacher's logits: choose the teacher too,
+    """Only these; leave empty for all of the line-up. A student needs its teacher's logits: choose the teacher too,
     unless it has trained on the same windows before."""
     policy: Literal["none", Way] = Field(default="none", title="Selection policy", json_schema_extra=TRIED)
-    """Adds a variant: the line-up's reference, trained on the rows that this policy keeps. The page of `selection_study` explains
-    the policies; one that asks a pilot asks the reference, which trains again where it did not keep the signal. Batches shrink with
+    """Adds a variant: the line-up's reference, trained on the rows that this policy keeps. The page of
+    `selection_study` explains the policies. Where a policy needs a pilot, the reference is the pilot; a training run trains it again on
+    windows whose signals it did not store. Batches shrink with
     the rows. Warm the variant up before it goes online, with the same fields; to keep it for good, write it into the line-up's file,
     as the log of the task `plan` shows it."""
     keep: Rate = Field(default=0.1, title="Fraction of the rows", json_schema_extra=TRIED)
@@ -55,7 +56,7 @@ class TriesPolicy(OnWorkers):
     teacher: Annotated[str | None, BeforeValidator(unless_empty)] = Field(
         default=None, title="With a teacher", json_schema_extra=TRIED
     )
-    """A variant of the line-up from which the added variant learns, too, at weight 1, all the while; leave empty for none."""
+    """A variant of the line-up that teaches the added variant continuously, at weight 1; leave empty for none."""
 
     def chosen(self) -> tuple[LineUp, tuple[str, ...]]:
         """The line-up on the requested workers, with the added variant, and the names of the chosen variants: none for all.

@@ -126,8 +126,8 @@ class OptimizerConfig(Frozen):
     eps: Real = Field(default=1e-8, gt=0)
     """Added to the root of Adagrad's accumulator."""
     accumulator_decay: Real = Field(default=1.0, ge=0, le=1)
-    """What all of Adagrad's accumulators are multiplied by before each window but the chain's first: below 1 the learning
-    rate no longer falls to zero, 0 forgets them every day."""
+    """Factor for all of Adagrad's accumulators before each window, except the chain's first. Below 1, the learning
+    rate does not fall to zero; 0 resets them every day."""
 
 
 class _ReadsFrom:
@@ -239,16 +239,16 @@ class _Taught(Frozen):
     weight: Real = Field(default=1.0, gt=0)
     """Weight of the soft-label cross-entropy relative to the loss on labels."""
     age: SoftAge = 0
-    """Learn from logits made by the checkpoint that closed the window that many windows earlier; 0: from the teacher's own
-    training pass; -1 (hindsight): by the checkpoint that has closed the window itself. Students are judged on a window before
+    """Age of the teacher's logits, in windows: k means the checkpoint that closed the window k windows earlier; 0:
+    the teacher's own training pass; -1 (hindsight): the checkpoint that closed this same window. Students are judged on a window before
     they train on it, so that nothing leaks."""
     since: Window | None = None
     """First window in which the student learns from the teacher; None: from the start."""
     ramp: Age = 0
     """Windows over which the weight grows linearly, counted from `since`; then it is full."""
     every: Whole = Field(default=1, ge=1, le=MAX_SPAN)
-    """Windows from one update of the teacher that the student sees to the next; in between its logits are of the same
-    checkpoint, which grows older."""
+    """The student sees an updated teacher only every so many windows; in between, the logits come from the same
+    checkpoint, which gets older."""
 
     @model_validator(mode="after")
     def _counted_from_somewhere(self) -> _Taught:

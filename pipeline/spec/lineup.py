@@ -150,7 +150,7 @@ class LineUp(Frozen):
     dataset: DatasetConfig
     """What all variants are trained on."""
     variants: tuple[Variant, ...] = Field(min_length=1, max_length=1000)
-    """The recipes, each under a name of its own; those that others learn from stand anywhere among them."""
+    """The recipes, each under a name of its own; in any order: a teacher may come after its students."""
     reference: Name
     """The variant that the others are compared with."""
     online_start: Window

@@ -105,22 +105,23 @@ def lineup_path(name: str, settings: Settings | None = None) -> Path:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Dates:
-    """The days that a form suggests."""
+    """The line-up that a form suggests, and its days."""
 
+    lineup: str
     first: str
     online_start: str
 
     @classmethod
     def suggested(cls) -> Dates:
         """Those of the line-up that the form suggests, or of the next one where that can't be read."""
-        for path in lineup_paths().values():
+        for name, path in lineup_paths().items():
             try:
                 lineup = load_lineup(path)
             except BadInput:
                 continue  # a broken file must not take the forms with it
             source, online = lineup.dataset.source, lineup.online_start
             first = source.origin if isinstance(source, SimulatedSource) else source.first
-            return cls(first=(first or online.shift(-HISTORY)).name, online_start=online.name)
+            return cls(lineup=name, first=(first or online.shift(-HISTORY)).name, online_start=online.name)
         raise LineUpError(f"no line-up can be read among {list(lineup_paths().values())}")
 
     def online(self, days: int) -> str:

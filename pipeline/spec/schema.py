@@ -85,12 +85,13 @@ class EventTime(Frozen):
     column: str
     """The column's name in the log."""
     zone: str = "UTC"
-    """IANA zone of times that carry none; of a time that occurs twice in it, the earlier is meant."""
+    """IANA zone for times without one. A time that occurs twice (clocks set back) is read as the earlier one."""
     format: str = "iso"
     """`iso`, `epoch_s`, `epoch_ms`, `epoch_us`, or a strptime pattern. Columns that hold real timestamps ignore it."""
     day: Literal["utc", "local"] = "utc"
-    """Where windows are cut: at midnight UTC, or at the midnight of `zone`. Then a window is the local day of its name, and
-    times are published as the clock of that zone showed them (the hour that autumn repeats lies twice in one place)."""
+    """Where windows are cut: at midnight UTC, or at the midnight of `zone`. With `local`, a
+    window is one day in that zone and times are published as local clock times (both passes of the hour repeated in autumn get the
+    same times)."""
 
     @field_validator("zone")
     @classmethod

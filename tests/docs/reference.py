@@ -240,15 +240,16 @@ def forms_page() -> str:
     shared = set(StudyFields.model_fields)
     text = (
         "# Forms\n\nThe fields of every DAG's form. A study's file (`windrow study FILE`) has the same fields, and `kind`; "
-        "a run's conf has them, too. A form suggests dates and names by the line-up; a file and a conf give them.\n"
+        "a run's conf has them, too. A form suggests dates and names from the line-up; in a file or a conf you must give them.\n"
     )
     text += "\n## Every study\n" + form_rows(StudyFields)
     for name, kind in kinds().items():
         if kind.is_built_in:
+            own, common = kind.fields.model_fields, StudyFields.model_fields
             changed = {
                 each
                 for each in shared
-                if kind.fields.model_fields[each].default != StudyFields.model_fields[each].default
+                if (own[each].default, own[each].description) != (common[each].default, common[each].description)
             }
             text += f"\n## {name}\n\n{kind.question} Beside the fields of every study:\n"
             text += form_rows(kind.fields, shared - changed)

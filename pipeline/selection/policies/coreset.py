@@ -29,8 +29,8 @@ class Coreset(JointPolicy):
     """Choose rows that are spread evenly over the last layer's gradients, weighted so that theirs sum up to those of all rows.
 
     Of each label, rows are put in an order in which neighbours have gradients alike: halves of halves, each cut in the middle of the
-    column in which it is widest. Along it every so much of the gradients' lengths a row is chosen (systematic sampling in proportion
-    to size, spread over a space as in Stevens & Olsen 2004), so that each stands for a stretch of about the same length. Then the weights
+    column in which it is widest. Rows are then chosen along this order at equal steps of the summed gradient length (systematic sampling
+    in proportion to size, spread over a space as in Stevens & Olsen 2004), so each stands for about the same length. Then the weights
     are moved as little as possible so that the weighted gradients sum up to those of all rows, which is what GradMatch asks of a
     coreset (Killamsetty et al. 2021, equation 3), and the weights to the rows of each label. None is negative.
 
@@ -51,7 +51,7 @@ class Coreset(JointPolicy):
     pilot: Source
     """The variant of the line-up whose gradients are matched."""
     pilot_age: Age = 0
-    """It is asked as its checkpoint stood that many windows earlier; 0: in its own training pass over the window."""
+    """Age of the pilot's checkpoint, in windows; 0: the pilot's own training pass over the window."""
     since: Window | None = None
     """First window in which the pilot is asked; before it rows are kept uniformly at the same rate."""
 

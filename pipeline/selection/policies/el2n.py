@@ -10,8 +10,8 @@ from pipeline.selection.policies.piloted import InProportion
 class El2n(InProportion):
     """Keep examples in proportion to the error |p - y| of a model (Paul et al. 2021, EL2N), weighted by what they stand for.
 
-    An example is kept with pi = clip(c |p - y|, floor, 1), c such that the window's mean of pi is `rate`. Theirs keeps the
-    examples with the largest error and no weights, which shifts the click rate that a model learns.
+    An example is kept with pi = clip(c |p - y|, floor, 1), c such that the window's mean of pi is `rate`. The paper
+    keeps the examples with the largest error and uses no weights, which shifts the click rate that a model learns.
     """
 
     kind: Literal["el2n"] = "el2n"

@@ -26,12 +26,12 @@ class Forgetting(Piloted, LabelPolicy):
     """Keep examples in proportion to how often a small proxy forgets them (Sachdeva et al. 2022, SVP-CF; Toneva et al. 2019).
 
     The pilot passes over the window `passes` times, the first time as it trains anyway and then as a copy that is thrown away, and
-    counts how often an example that it had predicted right it predicts wrong in the next pass. An example is kept with
+    counts how often it predicts an example right in one pass and wrong in the next. An example is kept with
     pi = clip(c (count + 1), floor, 1), c such that the window's mean of pi is `rate`, and weighted by 1 / pi.
 
     With `propensity` (SVP-CF-Prop) the score is also multiplied by the inverse propensity 1 + C (f + 1.5)^-0.55 of the example's id in
     that column, with f its rows in the window, C = (ln N - 1) 2.5^0.55 and N the window's rows (Jain, Prabhu & Varma 2016): ids that
-    are seldom shown stay. Theirs drops the lowest scores altogether and weighs nothing.
+    are seldom shown stay. The paper drops the lowest scores altogether and uses no weights.
     """
 
     kind: Literal["forgetting"] = "forgetting"

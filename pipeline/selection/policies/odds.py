@@ -8,7 +8,8 @@ from pipeline.selection.policies.negatives import NegativeDownsampling
 from pipeline.selection.policies.piloted import Piloted
 from pipeline.selection.policy import Candidates, FeaturePolicy
 from pipeline.selection.scale import centres, clipped, histogram, scale_for
-from pipeline.spec.config import Policy
+from pipeline.spec.config import Policy, Rate
+from pipeline.spec.window import Window
 
 if TYPE_CHECKING:
     import numpy as np
@@ -18,11 +19,15 @@ if TYPE_CHECKING:
 class OddsProportional(Piloted, FeaturePolicy):
     """Keep all positives, and negatives in proportion to a pilot's odds of a click (Wang, Zhang & Wang 2021).
 
-    A negative is kept with pi_0(x) = clip(c * odds(x), floor, 1), c such that the expected share of negatives kept, and not of
-    rows, is `rate`. Hard negatives are likelier to stay, and the correction undoes exactly that.
+    A negative is kept with pi_0(x) = clip(c * odds(x), floor, 1). The scale c makes the expected share of negatives
+    kept, not of rows kept, equal to `rate`. Hard negatives are likelier to stay, and the correction undoes exactly that.
     """
 
     kind: Literal["odds"] = "odds"
+    rate: Rate
+    """Expected fraction of the negatives that is kept."""
+    since: Window | None = None
+    """The first window in which the pilot is asked; before it, all clicks are kept, and as many negatives uniformly."""
 
     def without_pilot(self) -> Policy:
         """As many negatives, kept uniformly."""

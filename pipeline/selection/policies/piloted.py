@@ -26,9 +26,9 @@ class Piloted(AtRate):
     """What the pilot says."""
 
     pilot: Source
-    """The variant of the line-up that is asked."""
+    """The variant of the line-up whose signals the policy reads."""
     pilot_age: Age = 0
-    """It is asked as its checkpoint stood that many windows earlier; 0: in its own training pass over the window."""
+    """Age of the pilot's checkpoint, in windows; 0: the pilot's own training pass over the window."""
     since: Window | None = None
     """First window in which the pilot is asked; before it rows are kept uniformly at the same rate."""
     floor: Real | None = Field(default=None, gt=0)

@@ -22,8 +22,9 @@ class Stages(Combined, LabelPolicy):
 
     A `product` solves each policy's scale on the whole window: what a tenth of the negatives and half of the rows by gradient keep
     together, it cannot say. Here the second's scale is solved on what the first has kept, and half of just these remain. Stages may
-    look at labels, and each may look at the whole window, one after the other. All draw by one number per example; whether the first
-    keeps it says nothing of what is left of the number, so that weights of one over the product are unbiased. The stages are corrected
+    look at labels, and each may look at the whole window, one after the other. All stages
+    share one random number u per example. If the first stage keeps it (u < pi_1), u / pi_1 is again uniform, so weights of one over the
+    product are unbiased. The stages are corrected
     by weight, whatever their own correction.
     """
 

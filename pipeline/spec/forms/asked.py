@@ -104,7 +104,7 @@ class StudyFields(OnWorkers):
     preset: Annotated[str | None, BeforeValidator(lambda given: None if given in ("", NO_PRESET) else given)] = Field(
         default=None, title="Preset"
     )
-    """A study that is filled in already, a file of `dags/studies`: all other fields are then the file's, the study's name too."""
+    """A study that is filled in already, a file of `dags/studies`: its fields are taken, its name too, and of this form only the time limit."""
     study: Name = Field(title="Name of the study", json_schema_extra={"pattern": NAME})
     """Names its MLflow experiment and its page: letters, digits, `.`, `_`, `-`."""
     seeds: OptionalSeeds = Field(default=None, title="Seeds")

@@ -124,6 +124,11 @@ class Fields(Frozen):
         return dict(sorted(found.items(), key=lambda field: "section" in field[1]))
 
 
+def _typed(value: object) -> str:
+    """A value as a person types it: `3e10` and not `30000000000.0`."""
+    return f"{value:.6g}".replace("e+", "e") if isinstance(value, float) and value >= 1e6 else str(value)
+
+
 def _flat(schema: Mapping[str, Any]) -> dict[str, Any]:
     """A field's schema in which what may be left empty is a type more and no branch."""
     found = dict(schema)
@@ -136,7 +141,7 @@ def _flat(schema: Mapping[str, Any]) -> dict[str, Any]:
         found["description"] = " ".join(found["description"].split())
     if {"string", "array"} <= set(_types(found)):
         if found.get("default") is not None:
-            found["default"] = ", ".join(map(str, found["default"])) or None
+            found["default"] = ", ".join(map(_typed, found["default"])) or None
         # A form that finds none shows a field of several types as raw JSON.
         found["examples"] = [found.get("default") or _EXAMPLES.get(found["items"]["type"], "0, 1, 2")]
     return found

@@ -133,7 +133,7 @@ class Grid:
         if given is None and simulated is None:
             raise StudyError(
                 "how many rows a budget pays for is known only with the rows of a window, got none for a log of one's own: "
-                "give `rows_per_window`, about what `windrow status` shows"
+                "give `rows_per_window`, about the rows that `windrow ingest` shows over the days"
             )
         return self.grown * float(given or simulated or 0)
 

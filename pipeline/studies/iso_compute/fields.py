@@ -27,12 +27,15 @@ large a one sees too little of it; in between lies a **valley**, and its lowest 
 |---|---|
 | `negatives` | all clicks are kept, and a smaller fraction of the negatives, in both phases, corrected by an offset |
 | `windows` | it starts later, on all rows |
-| a selection policy | rows, in both phases: a smaller fraction is kept by that policy, which the page of `selection_study` explains; one that asks a pilot asks the reference, whose pass over all rows the budgets do not pay for |
+| a selection policy | rows, in both phases: the policy keeps a smaller fraction (see the page of `selection_study`) |
+
+If the policy needs a pilot, the reference is the pilot; budgets do not count its pass over all rows.
 
 All are compared on the same rows of the last windows. A scaling law is fitted to all budgets together; it says where each
 valley is lowest, with an interval, and how the best size grows with the budget.
 
-Sizes are widths of the embedding rows (D); the dense layers grow with them: D-2D below, 4D-2D above. Learning rates are those of the
+Sizes are widths of the embedding rows (D). The dense layers grow with D: 2D and D units below the interactions, 4D
+and 2D above. Learning rates are those of the
 line-up's variants without teacher, between two of them in proportion to the logarithm of the width.
 
 Fill in the form and trigger. **Triggering the same study again finishes only what is missing**; another name starts a study of
@@ -95,17 +98,17 @@ class Fields(StudyFields):
     budgets: Annotated[tuple[Budget, ...], Few, Listed(), AfterValidator(_apart)] = Field(
         default=(3e10, 8e10, 2e11), title="Budgets"
     )
-    """Of training from the first window to the last, for each variant and seed; a forward pass and twice that backward. At least
-    a tenth apart."""
+    """Compute to train one variant under one seed, first window to last; a backward pass counts as two forward
+    passes. Each budget is at least a tenth above the next smaller."""
     unit: Unit = Field(default="FLOPs", title="Unit of the budgets")
     """FLOPs of the dense layers and the interactions, or hours of one core as Windrow was measured on an AMD EPYC."""
     gives_up: DataAxis = Field(default="negatives", title="What a larger model gives up")
-    """The page above explains both."""
+    """The page above explains each of them."""
     held_out: Annotated[Real, Field(ge=APART, le=100)] | None = Field(
         default=None, title="Held out: times the largest budget"
     )
-    """Also trains a budget so many times the largest, e.g. `4`. The law is not fitted to it: it predicts what is lost there, and is
-    held against what was. Leave empty for none."""
+    """Also trains a budget so many times the largest, e.g. `4`. The law is not fitted to it; the page compares the
+    loss that the law predicts there with the measured one. Leave empty for none."""
     plan_for: Annotated[str | None, BeforeValidator(unless_empty), AfterValidator(_budget)] = Field(
         default=None, title="Plan for a budget"
     )

@@ -17,8 +17,8 @@ PAGE = """
 ### Can configurations be compared on a fraction of the rows?
 
 To choose a size and a learning rate one trains every configuration on the whole log. This study trains them on all rows **and** on the
-few rows that a policy keeps, and asks whether both put them in the same order: Kendall's tau over the pairs that all rows decide, and
-what the configuration that the few rows put first loses on all rows more than the best one.
+few rows that a policy keeps, and asks whether both give the same order. It shows Kendall's tau over the pairs that all rows decide, and the regret:
+how much more the configuration that wins on few rows loses on all rows than the best one.
 
 Configurations are all sizes at all learning rates. The page of `selection_study` explains the policies; the pilot that they ask trains on
 all rows, once for all configurations. Batches shrink with the rows.
@@ -36,7 +36,7 @@ class Fields(StudyFields):
     learning_rates: Annotated[tuple[Annotated[Real, Field(gt=0, le=10)], ...], Few, Listed()] = Field(
         default=(0.02, 0.04, 0.08, 0.16, 0.32), title="Learning rates"
     )
-    """Of the embeddings; that of the dense layers keeps its ratio to it from the line-up."""
+    """For the embeddings; the dense layers' rate keeps the line-up's ratio to it."""
     policies: Annotated[tuple[Way, ...], Few, Listed()] = Field(
         default=("negatives", "local_case_control"), title="Policies"
     )

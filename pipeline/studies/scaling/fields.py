@@ -52,7 +52,8 @@ class Fields(StudyFields):
     factors: Annotated[tuple[Annotated[Real, Field(gt=0, le=64)], ...], Few, Listed()] = Field(
         default=(0.25, 0.5, 1.0, 2.0, 4.0), title="Factors"
     )
-    """Of the present point, which is 1. Tables have from a thirty-second of the schema's rows to all, layers are 1 to 8."""
+    """Multiples of the present point. Not used by `data`, by `embedding_rows` (1/32 to all of the rows), or by
+    `over_depth` (1 to 8 layers)."""
     num_starts: Annotated[Whole, Field(ge=4, le=20)] = Field(default=5, title="Number of starts")
     """For `data`: different first windows, evenly between none and all of the history."""
     worthwhile: Percent = Field(default=0.1, title="A gain worth having, percent")

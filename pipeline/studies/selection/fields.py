@@ -31,8 +31,8 @@ compares what each loses against training on all rows, and against the simplest 
 | `distilled` | in proportion to sqrt(p (1 - p)), and learns the pilot's p in the place of its label, once the pilot has closed the window |
 | `coreset` | such that the pilot's gradients of all that are kept, weighted, sum up to those of all rows |
 
-The **pilot** is a model of the size that you choose. It trains on all rows, and says of each what it predicted before it learned from
-it, or what its checkpoint of some windows earlier says (but for `forgetting`, which is of its own passes). Its compute stands beside the
+The **pilot** is a model of the size that you choose. It trains on all rows. Policies use what it predicted for a row before it learned from that row, or what an older
+checkpoint predicts (`forgetting` and `distilled`: see the table). Its compute stands beside the
 student's, and so does what the choice itself takes: further passes of the pilot, or the coreset's search.
 
 Batches shrink with the rows, so that all policies take as many updates. Fill in the form and trigger. **Triggering the same study again

@@ -50,4 +50,4 @@ class Fields(StudyFields):
     learning_rates: Annotated[tuple[Annotated[Real, Field(gt=0, le=10)], ...], Few, Listed()] = Field(
         default=(0.02, 0.04, 0.08), title="Learning rates"
     )
-    """Of the embeddings; that of the dense layers keeps its ratio to it from the line-up."""
+    """For the embeddings; the dense layers' rate keeps the line-up's ratio to it."""
