@@ -118,6 +118,8 @@ def _measure(
         goal = contest_page.RIVAL_GOAL if shape == next(iter(SHAPES)) else None
         for model in rival.MODELS:
             entries.append((rival.Rival(process, model, widths, rates[model]), rates[model], goal))
+            if contestants.computes_bfloat16():
+                entries.append((rival.Rival(process, model, widths, rates[model], "fit_bfloat16"), rates[model], None))
             entries.append((rival.Rival(process, model, widths, rates[model], "loop"), rates[model], None))
     num_rows = examples.manifests["train"].num_rows
     results = contest.measure([made for made, _, _ in entries], num_rows=num_rows, num_rounds=rounds, tell=tell)

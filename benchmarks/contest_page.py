@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import statistics
@@ -9,12 +10,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 
-from benchmarks.contest import Rates, Ratio, Result
+from benchmarks.contest import SHAPES, Rates, Ratio, Result
 from benchmarks.measured import processor
 
 MEMORY_GOAL = 0.9
 RIVAL_GOAL = 2.0
 LOSS_GOAL = 0.005
+BFLOAT16_GOALS = {"Windrow, from parquet": 1.6, "DeepCTR-Torch DCN, its fit": 2.0, "DeepCTR-Torch DeepFM, its fit": 2.0}
+"""At the wider layers, over these in float32."""
 
 INTRODUCTION = """\
 # Training speed
@@ -108,7 +111,27 @@ def _shape(name: str, rows: Sequence[Row]) -> str:
     for row in rows:
         cells = [row.result.name, _speeds(row.result.rates), *_speed_cells(ours, row), *_loss_cells(ours, row)]
         lines.append("| " + " | ".join([*cells, f"{row.rates.embedding:g}, {row.rates.dense:g}"]) + " |")
-    return "\n".join([*lines, ""])
+    return "\n".join([*lines, "", *_in_bfloat16(name, rows)])
+
+
+def _in_bfloat16(shape: str, rows: Sequence[Row]) -> list[str]:
+    """How many times as fast Windrow is in bfloat16, and what that does to its loss; nothing where that was not measured."""
+    if (short := next((row for row in rows if row.result.name.endswith("parquet, bfloat16")), None)) is None:
+        return []
+    plain, *others = [row for row in rows if row is rows[0] or ", its fit" in row.result.name]
+    lines = [
+        "| in bfloat16 Windrow from parquet is | times as fast (range) | goal | its held-out log-loss over that |",
+        "|---|---|---|---|",
+    ]
+    for row in (plain, *others):
+        ratio = Ratio.of(short.result.rates, row.result.rates)
+        goal = BFLOAT16_GOALS.get(row.result.name) if shape == list(SHAPES)[-1] else None
+        met = "" if goal is None else f"{goal:g}: {_verdict(ratio.median >= goal)}"
+        loss = (short.result.log_loss or 0) / (row.result.log_loss or math.nan) - 1
+        lines.append(
+            f"| as {row.result.name} | {ratio.median:.2f} ({ratio.low:.2f} to {ratio.high:.2f}) | {met} | {loss:+.2%} |"
+        )
+    return [*lines, ""]
 
 
 def _speeds(rates: Sequence[float]) -> str:

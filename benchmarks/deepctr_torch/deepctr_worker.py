@@ -84,6 +84,11 @@ class Worker:
         )
         return stopwatch.seconds
 
+    def fit_bfloat16(self, name: str, window: str) -> float:
+        """The same under PyTorch's autocast: its layers multiply in bfloat16."""
+        with torch.autocast("cpu", torch.bfloat16):
+            return self.fit(name, window)
+
     def loop(self, name: str, window: str) -> float:
         """Seconds of one pass of a bare loop around the same model and optimizer, without `fit` and its loader."""
         x, y = map(torch.from_numpy, self._arrays(window))

@@ -29,6 +29,10 @@ class RivalError(RuntimeError):
     """DeepCTR-Torch cannot be measured."""
 
 
+WAYS = {"fit": "its fit", "fit_bfloat16": "its fit, bfloat16", "loop": "a bare loop"}
+"""How its models are trained, by the worker's name for it."""
+
+
 def install(tell: Callable[[str], None]) -> Path:
     """The Python of the rival's environment, which is made if it is not there or not as its requirements say.
 
@@ -121,9 +125,14 @@ class Rival:
     """One of its models, trained by its own `fit` or by a bare loop around the same step."""
 
     def __init__(
-        self, process: Process, model: str, widths: Widths, rates: Rates, how: Literal["fit", "loop"] = "fit"
+        self,
+        process: Process,
+        model: str,
+        widths: Widths,
+        rates: Rates,
+        how: Literal["fit", "fit_bfloat16", "loop"] = "fit",
     ) -> None:
-        self.name = f"DeepCTR-Torch {model}, {'its fit' if how == 'fit' else 'a bare loop'}"
+        self.name = f"DeepCTR-Torch {model}, {WAYS[how]}"
         self._process, self._how, self._key = process, how, f"{model} {how}"
         process.ask(
             "build",
@@ -141,4 +150,4 @@ class Rival:
 
     def log_loss(self, window: str) -> float | None:
         """Of all rows of the window; the bare loop ends with the weights of `fit`."""
-        return float(self._process.ask("log_loss", name=self._key, window=window)) if self._how == "fit" else None
+        return float(self._process.ask("log_loss", name=self._key, window=window)) if self._how != "loop" else None
