@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import contest_page, contestants, many_cells, reading, small_batches
+from benchmarks import contest, contest_page, contestants, many_cells, reading, small_batches
 from benchmarks.contest import Rates, Ratio, Result, measure
 from benchmarks.contest_data import BATCH_SIZE, Examples, make_examples
 from pipeline.spec.config import Widths
@@ -110,25 +110,44 @@ def test_ratios_are_taken_within_rounds_and_losses_after_equal_rows() -> None:
     assert ours.seen == theirs.seen == ["warm_up", "train", "held_out", "train", "train"]
 
 
+RUN = contest_page.Run(
+    command="",
+    threads=1,
+    rows=1,
+    held_out_rows=1,
+    rounds=1,
+    num_ids=1,
+    table_rows=1,
+    bfloat16=False,
+    load=0.0,
+    versions={"torch": "2"},
+)
+
+
 @pytest.mark.parametrize(("slower", "loss", "unmet"), [(2.5, 0.5, 0), (1.5, 0.5, 1), (1.5, 0.51, 2), (2.5, 0.49, 1)])
 def test_an_unmet_goal_is_shown(slower: float, loss: float, unmet: int) -> None:
     ours = contest_page.Row(Result("ours", [100.0], 0.5), RATES, None, 0.005)
     rival = contest_page.Row(Result("rival", [100.0 / slower], loss), RATES, 2.0, 0.005)
-    run = contest_page.Run(
-        command="",
-        threads=1,
-        rows=1,
-        held_out_rows=1,
-        rounds=1,
-        num_ids=1,
-        table_rows=1,
-        bfloat16=False,
-        load=0.0,
-        versions={"torch": "2"},
-    )
-    page = contest_page.page(run, [("widths", [ours, rival])])
+    page = contest_page.page(RUN, [("widths", [ours, rival])])
     assert page.count("**not met**") == unmet
     assert page.count(": met") == 2 - unmet
+
+
+def test_bfloat16_has_goals_of_its_own_at_the_wider_layers() -> None:
+    speeds = {
+        "Windrow, from parquet": 100.0,
+        "Windrow, from parquet, bfloat16": 170.0,
+        "DeepCTR-Torch DCN, its fit": 80.0,
+        "DeepCTR-Torch DeepFM, its fit": 90.0,
+        "DeepCTR-Torch DCN, its fit, bfloat16": 85.0,
+    }
+    rows = [contest_page.Row(Result(name, [speed], 0.5), RATES, None, None) for name, speed in speeds.items()]
+    narrow, wide = (contest_page.page(RUN, [(shape, rows)]) for shape in contest.SHAPES)
+    assert "| as Windrow, from parquet | 1.70 (1.70 to 1.70) | 1.6: met | +0.00% |" in wide
+    assert "| as DeepCTR-Torch DCN, its fit | 2.12 (2.12 to 2.12) | 2: met |" in wide
+    assert "| as DeepCTR-Torch DeepFM, its fit | 1.89 (1.89 to 1.89) | 2: **not met** |" in wide
+    assert "| as DeepCTR-Torch DCN, its fit, bfloat16 | 2.00 (2.00 to 2.00) |  |" in wide
+    assert "| as Windrow, from parquet | 1.70 (1.70 to 1.70) |  |" in narrow
 
 
 def test_reading_is_measured_on_the_same_rows_and_an_unmet_goal_is_shown(examples: Examples) -> None:

@@ -113,9 +113,7 @@ def run_select(job: SelectJob, lake: Lake, settings: Settings) -> dict[str, Any]
     Raises:
         BadInput: a window or what a policy reads is missing.
     """
-    if not os.environ.get(SUBMISSION_VARIABLE):
-        require_cores(job.lineup.workers, settings)
-        require_ray(settings)
+    _require_workers(job, settings)
     outcome = _on_workers(select_on_worker, job, lake, settings, uuid.uuid4().hex)
     if "error" in outcome:
         raise BadInput(outcome["error"])
@@ -131,9 +129,7 @@ def run_train(job: TrainJob, lake: Lake, settings: Settings) -> dict[str, Any]:
         BadInput: the job cannot be done, or would go on from what is stale.
         Conflict: another job trains the same chains for too long, or published the same steps.
     """
-    if not os.environ.get(SUBMISSION_VARIABLE):
-        require_cores(job.lineup.workers, settings)
-        require_ray(settings)
+    _require_workers(job, settings)
     from pipeline.storage.leases import chains_of, held  # below what is refused at once
     from pipeline.training.chain.status import left_behind, require_fresh
 
@@ -150,6 +146,13 @@ def run_train(job: TrainJob, lake: Lake, settings: Settings) -> dict[str, Any]:
     for warning in news:
         log.warning("%s", warning)
     return {**outcome, "warnings": warnings + news}
+
+
+def _require_workers(job: OfVariants, settings: Settings) -> None:
+    """Refuse at once, from a shell, what the machine has no room for or no Ray for; a submitted job is on Ray already."""
+    if not os.environ.get(SUBMISSION_VARIABLE):
+        require_cores(job.lineup.workers, settings)
+        require_ray(settings)
 
 
 def _on_workers(
