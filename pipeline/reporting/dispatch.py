@@ -344,6 +344,7 @@ def run_compare(job: CompareJob, lake: Lake, settings: Settings, folder: Path | 
     from pipeline.reporting import comparison_page
     from pipeline.reporting.comparison import compare, not_started
     from pipeline.reporting.tracking.comparisons import record_comparison
+    from pipeline.reporting.tracking.server import data_of
     from pipeline.training.chain.status import cure, stale_lines
 
     compared = compare(lake, job.lineup, job.variants, job.first, job.last)
@@ -372,6 +373,7 @@ def run_compare(job: CompareJob, lake: Lake, settings: Settings, folder: Path | 
                 figures=figures,
                 text=text,
                 stale={variant: lines for variant, lines in lines_by_variant.items() if lines},
+                data=data_of(lake, job.lineup, job.first, job.last),
             ),
             settings,
             notes,
@@ -438,6 +440,7 @@ def _summary(compared: VariantComparison) -> dict[Window, dict[str, float]]:
 def run_report(job: ReportJob, lake: Lake, settings: Settings, folder: Path | None = None) -> dict[str, Any]:
     """Answer a study on one page, in the lake and in MLflow; leave a copy with the figures in `folder` if one is given."""
     from pipeline.reporting.tracking.comparisons import record_report
+    from pipeline.reporting.tracking.server import data_of
     from pipeline.studies import results
     from pipeline.training.chain.status import stale_lines
     from pipeline.training.chain.timings import spent
@@ -458,6 +461,7 @@ def run_report(job: ReportJob, lake: Lake, settings: Settings, folder: Path | No
             figures=findings.figures,
             documents=findings.documents,
             page=html,
+            data=data_of(lake, study.lineup, study.first, study.last),
         ),
         settings,
         notes,

@@ -18,8 +18,9 @@ from typer.testing import CliRunner
 from pipeline import cli
 from pipeline.data.dataset import read_schema, require_manifest
 from pipeline.reporting.tracking.comparisons import record_comparison
-from pipeline.reporting.tracking.recorder import MAX_DIGEST, MlflowRecorder
+from pipeline.reporting.tracking.recorder import MlflowRecorder
 from pipeline.reporting.tracking.selection_runs import SelectionRuns
+from pipeline.reporting.tracking.server import MAX_DIGEST, data_of
 from pipeline.selection.policies.negatives import NegativeDownsampling
 from pipeline.spec.config import Continuous, OptimizerConfig
 from pipeline.spec.job import GAP_VIEW, SUBMISSION_TAG, SUBMISSION_VARIABLE, TAGS_VARIABLE, SelectJob
@@ -319,6 +320,11 @@ def test_a_comparison_is_printed_once_and_says_what_its_intervals_know(
     assert "a_variant_with_a_name_of_40_characters__" in names, "broken over lines, and whole"
     (run,) = runs(uri, kind="comparison")
     assert "say nothing of another day" in run.data.tags["mlflow.note.content"]
+    (expected,) = data_of(lake, chosen, DAY, DAY.next())
+    for each in (run, *runs(uri, kind="summary")):
+        (data,) = each.inputs.dataset_inputs
+        assert (data.dataset.name, data.dataset.digest) == (f"{DATASET} {DAY} to {DAY.next()}", expected.dataset.digest)
+        assert json.loads(data.dataset.profile) == {"num_windows": 2, "num_rows": 1000}
 
 
 def test_metrics_that_are_no_numbers_are_left_out(lake: Lake, uri: str) -> None:

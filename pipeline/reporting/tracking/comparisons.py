@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matplotlib.figure import Figure
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Param
+from mlflow.entities import DatasetInput, Metric, Param
 
 from pipeline.reporting.tracking.server import (
     MAX_TAG,
@@ -36,6 +36,7 @@ def record_comparison(
     figures: Mapping[str, Figure],
     text: str,
     stale: Mapping[str, str] | None = None,
+    data: Sequence[DatasetInput] = (),
 ) -> str:
     """Log a comparison: a summary run per variant, to be selected and compared, and one run with table and figures.
 
@@ -49,6 +50,7 @@ def record_comparison(
         figures: by file name.
         text: the table as markdown.
         stale: per variant, what of it would be made of something else today.
+        data: what they were compared on.
 
     Returns:
         The id of the run with table and figures.
@@ -64,7 +66,7 @@ def record_comparison(
     for variant, windows in summaries.items():
         tags = job_tags() | {"windrow.kind": "summary", "windrow.variant": variant}
         tags |= {"windrow.stale": stale[variant][:MAX_TAG]} if variant in stale else {}
-        run = _renew(client, experiment, tags, f"{variant} (all seeds)")
+        run = _renew(client, experiment, tags, f"{variant} (all seeds)", data)
         client.log_batch(run, params=[Param(k, v) for k, v in recipe_of(lineup.variant(variant)).items()])
         points = [
             Metric(name, float(value), now, window.days_since(origin))
@@ -79,7 +81,7 @@ def record_comparison(
     span = f"{compared[0]} to {compared[-1]}"
     tags = job_tags() | {"windrow.kind": "comparison", "windrow.windows": span, "mlflow.note.content": text}
     tags |= {"windrow.stale": "\n".join(stale.values())[:MAX_TAG]} if stale else {}
-    run = _renew(client, experiment, tags, f"comparison with {lineup.reference}")
+    run = _renew(client, experiment, tags, f"comparison with {lineup.reference}", data)
     client.log_table(run, dict(table), "comparison.json")
     client.log_text(run, text, "comparison.md")
     for name, figure in figures.items():
@@ -98,6 +100,7 @@ def record_report(
     figures: Mapping[str, Figure],
     documents: Mapping[str, Any],
     page: str,
+    data: Sequence[DatasetInput] = (),
 ) -> str:
     """Log what a study answers: its page, figures, the figures' numbers, and documents for programs, such as a law.
 
@@ -107,7 +110,7 @@ def record_report(
     client = MlflowClient(tracking_uri)
     experiment, _ = open_experiment(client, lineup, first)
     tags = job_tags() | {"windrow.kind": "report", "mlflow.note.content": headline}
-    run = _renew(client, experiment, tags, f"report of {lineup.name}")
+    run = _renew(client, experiment, tags, f"report of {lineup.name}", data)
     now = milliseconds()
     points = [Metric(name, float(value), now, 0) for name, value in metrics.items() if math.isfinite(value)]
     log_points(client, run, points)
@@ -141,11 +144,15 @@ def _gap_view() -> dict[str, Any]:
     }
 
 
-def _renew(client: MlflowClient, experiment: str, tags: Mapping[str, str], name: str) -> str:
+def _renew(
+    client: MlflowClient, experiment: str, tags: Mapping[str, str], name: str, data: Sequence[DatasetInput]
+) -> str:
     """A fresh run in the place of the one that said the same before, which is removed from the list."""
     same = {k: tags[k] for k in ("windrow.kind", "windrow.variant", "windrow.windows") if k in tags}
     before = client.search_runs([experiment], query(same))
     run = client.create_run(experiment, tags=dict(tags), run_name=name)
+    if data:
+        client.log_inputs(run.info.run_id, data)
     for old in before:
         client.delete_run(old.info.run_id)
     return str(run.info.run_id)

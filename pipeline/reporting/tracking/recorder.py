@@ -22,6 +22,7 @@ from pipeline.reporting.tracking.server import (
     JOB_TAG,
     LAKE_TAG,
     LANE_TAG,
+    MAX_DIGEST,
     MAX_METRICS,
     RECIPE_TAG,
     SUPERSEDED_TAG,
@@ -47,7 +48,6 @@ from pipeline.training.chain.steps import StepManifest
 
 log = logging.getLogger(__name__)
 
-MAX_DIGEST = 36
 SEND_EVERY_S = 5.0
 """What a curve may lag behind."""
 PAUSE_S = 30.0

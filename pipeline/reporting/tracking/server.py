@@ -12,14 +12,17 @@ from importlib.metadata import version
 from typing import Literal
 
 from mlflow import MlflowClient
-from mlflow.entities import Experiment, Metric, Run
+from mlflow.entities import Dataset, DatasetInput, Experiment, InputTag, Metric, Run
 from mlflow.exceptions import MlflowException
 from requests.exceptions import RequestException
 
+from pipeline.data.dataset import read_manifest
 from pipeline.spec.config import Variant
+from pipeline.spec.documents import content_key
 from pipeline.spec.job import SUBMISSION_TAG, SUBMISSION_VARIABLE, TAGS_VARIABLE
 from pipeline.spec.lineup import LineUp
 from pipeline.spec.window import Window
+from pipeline.storage.lake import Lake
 
 # Read by MLflow at each request. Its own defaults hold a job up for many minutes when the server is away.
 for _name, _value in {
@@ -43,6 +46,7 @@ LAKE_TAG = "windrow.lake"
 RECIPE_TAG = "windrow.recipe"
 """What a curve's variant is made of: another recipe under the same name has a curve of its own."""
 SUPERSEDED_TAG = "windrow.superseded"
+MAX_DIGEST = 36
 MAX_METRICS = 1000
 """What MLflow takes in one call."""
 MAX_TAG = 4000
@@ -148,6 +152,27 @@ def all_runs(client: MlflowClient, experiment: str, condition: str) -> list[Run]
 def milliseconds() -> int:
     """The time as MLflow takes it."""
     return int(time.time() * 1000)
+
+
+def data_of(lake: Lake, lineup: LineUp, first: Window, last: Window) -> list[DatasetInput]:
+    """What variants were compared on, for a run's inputs: the span's windows of each data set, by their content."""
+    found = []
+    for name in lineup.dataset.names(lineup.seeds):
+        manifests = [read_manifest(lake, name, window) for window in Window.span(first, last)]
+        there = [manifest for manifest in manifests if manifest is not None]
+        if not there:  # a seed's windows may be thrown away once its rows are written
+            continue
+        digest = content_key([manifest.digest for manifest in there])
+        profile = {"num_windows": len(there), "num_rows": sum(manifest.num_rows for manifest in there)}
+        dataset = Dataset(
+            name=f"{name} {there[0].window} to {there[-1].window}",
+            digest=digest[:MAX_DIGEST],
+            source_type="windrow lake",
+            source=json.dumps({"windows": lake.address(f"windows/{name}"), "digest": digest}),
+            profile=json.dumps(profile),
+        )
+        found.append(DatasetInput(dataset, tags=[InputTag("mlflow.data.context", "evaluation")]))
+    return found
 
 
 def recipe_of(variant: Variant) -> dict[str, str]:
