@@ -39,6 +39,8 @@ POSITION, IMPORTANCE, WEIGHT, OFFSET, LABEL = (
     f"selection.{name}" for name in ("position", "importance", "weight", "offset", "label")
 )
 """Columns beside the window's own; no feature has a dot in its name. The label is there where the policy softens it."""
+PART_BYTES = 1 << 22
+"""Of a selection's files: few, so that writing takes as little memory for a large window as for a small one."""
 _ADDED = [(POSITION, pa.int64()), (IMPORTANCE, pa.float32()), (WEIGHT, pa.float32()), (OFFSET, pa.float32())]
 
 SignalColumn = Callable[[int, NDArray[np.uint64]], NDArray[np.float32]]
@@ -331,6 +333,7 @@ def _write(share: Share, schema: Schema, choice: _Choice, folder: str) -> Writte
         share.lake,
         lambda part: f"{folder}/worker-{share.rank:05d}-{part:05d}.parquet",
         physical,
+        part_bytes=PART_BYTES,
         use_dictionary=False,
         write_statistics=False,
     )

@@ -72,13 +72,22 @@ class PartWriter:
         path: the path of a part by its number, relative to the lake's root.
         columns: of every table; each is flat, or a list of something flat.
         part_rows: rows after which a part ends.
+        part_bytes: about the bytes after which it ends; None for `PART_BYTES`. Memory holds a part twice when it is put.
         options: of pyarrow's writer.
     """
 
     def __init__(
-        self, lake: Lake, path: Callable[[int], str], columns: pa.Schema, *, part_rows: int = PART_ROWS, **options: Any
+        self,
+        lake: Lake,
+        path: Callable[[int], str],
+        columns: pa.Schema,
+        *,
+        part_rows: int = PART_ROWS,
+        part_bytes: int | None = None,
+        **options: Any,
     ) -> None:
         self._lake, self._path, self._columns, self._part_rows = lake, path, columns, part_rows
+        self._part_bytes = PART_BYTES if part_bytes is None else part_bytes
         self._options = options
         self._parts: list[Part] = []
         self._open: tuple[pq.ParquetWriter, pa.BufferOutputStream] | None = None
@@ -91,7 +100,7 @@ class PartWriter:
             writer, sink = self._open = self._open or self._new()
             writer.write_table(group, row_group_size=row_group_size)
             self._num_rows += group.num_rows
-            if self._num_rows >= self._part_rows or sink.tell() >= PART_BYTES:
+            if self._num_rows >= self._part_rows or sink.tell() >= self._part_bytes:
                 self._end()
 
     def finish(self) -> tuple[Part, ...]:
@@ -133,7 +142,7 @@ def _put(lake: Lake, path: str, content: pa.Buffer) -> Part:
         raise RuntimeError(f"each column has one chunk in a row group, got nested ones in {path}")
     index = _index(whole, metadata, end).tobytes()
     tail = index + bytes(footer)
-    lake.put_bytes(path, bytes(whole[:end]) + tail)
+    lake.put_bytes(path, b"".join((whole[:end], tail)))
     return Part(
         path=path,
         num_rows=metadata.num_rows,

@@ -33,20 +33,23 @@ class LocalCaseControl(Piloted, FeaturePolicy):
 
         places = np.flatnonzero(tally)
         logit, count = centres(places), tally[places]
-        click = 1 / (1 + np.exp(-logit))
+        click, logs = 1 / (1 + np.exp(-logit)), _logs_of_both(logit)
 
         def excess(scale: float) -> float:
-            negative, positive = self._both(logit, scale)
+            negative, positive = (clipped(each, scale, self.least) for each in logs)
             return float((count * ((1 - click) * negative + click * positive - self.rate)).sum())
 
         return solved(excess)
 
     def keep_probabilities(self, rows: Candidates) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """c p and c (1 - p), between floor and one."""
-        return self._both(rows.signals["pilot"], rows.summary)
+        negative, positive = (clipped(each, rows.summary, self.least) for each in _logs_of_both(rows.signals["pilot"]))
+        return negative, positive
 
-    def _both(self, logit: NDArray[np.floating], scale: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        import numpy as np
 
-        exact = logit.astype(np.float64)
-        return tuple(clipped(-np.logaddexp(0.0, way), scale, self.least) for way in (-exact, exact))  # type: ignore[return-value]
+def _logs_of_both(logit: NDArray[np.floating]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """log p and log (1 - p) of a pilot's logits (N,)."""
+    import numpy as np
+
+    exact = logit.astype(np.float64)
+    return -np.logaddexp(0.0, -exact), -np.logaddexp(0.0, exact)
