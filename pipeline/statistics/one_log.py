@@ -24,6 +24,8 @@ POWERS = (0.0, 0.5, 1.0)
 """How far a window's error follows the sampling error of its rows: not at all, by its root, in proportion."""
 MIN_WEIGHT = 0.02
 """A noise less likely than this share of the likeliest is left out."""
+NO_ERROR = 1e-6
+"""A sampling error below this share of the largest is that of a window with one cluster, which cannot show any, but for rounding."""
 
 
 def known_of_windows(values: Array, design: Array, sampling_error: Array) -> Callable[[Array, float, float], Known]:
@@ -35,7 +37,7 @@ def known_of_windows(values: Array, design: Array, sampling_error: Array) -> Cal
         sampling_error: (W,) of the values, 0 where it is not known.
     """
     num, width = design.shape
-    known = bool((sampling_error > 0).all())
+    known = bool((sampling_error > NO_ERROR * sampling_error.max()).all())
     shape = np.log(sampling_error) if known else np.zeros(num)
     grid = np.array(list(product(CORRELATIONS, POWERS if np.ptp(shape) > 0 else (0.0,))))
     rho = grid[:, 0]

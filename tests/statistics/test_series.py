@@ -9,6 +9,7 @@ import pytest
 from scipy.stats import ttest_1samp
 
 from benchmarks.simulated_studies import one_log
+from pipeline.statistics.one_log import known_of_windows
 from pipeline.statistics.series import MIN_WORLDS, Series, over_seeds
 from tests.statistics.worlds import around
 
@@ -49,6 +50,16 @@ def test_a_single_window_of_one_log_has_the_interval_of_its_clusters_or_none() -
     assert found == one.by_window()[0]
     assert math.isnan(around(FLAT, seeds=1).windows(slice(0, 1)).mean().interval().low)
     assert math.isnan(around(FLAT, seeds=1).by_window()[0].high)
+
+
+@pytest.mark.parametrize("rounding", [0.0, 1e-14])
+def test_a_window_with_one_cluster_has_no_error_of_its_own_whatever_rounding_leaves(rounding: float) -> None:
+    values = np.random.default_rng(1).normal(size=7)
+    error = np.append(np.full(6, 0.1), rounding)
+    design = np.column_stack([np.ones(7), np.linspace(-0.5, 0.5, 7)])
+    found = known_of_windows(values, design, error)(np.array([1.0, 0.0]), 0.0, 0.0).interval()
+    alike = known_of_windows(values, design, np.zeros(7))(np.array([1.0, 0.0]), 0.0, 0.0).interval()
+    assert (found.value, found.low, found.high) == pytest.approx((alike.value, alike.low, alike.high))
 
 
 def test_what_happened_is_known_better_than_what_will() -> None:
