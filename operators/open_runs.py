@@ -98,7 +98,8 @@ class TrackingServer:
         experiment = f"{self.url}/#/experiments/{found[0]}"
         selected = quote(f"tags.{SUBMISSION_TAG} = '{submission_id}'", safe="")
         chains = quote(f"tags.`{KIND_TAG}` = 'variant'", safe="")
-        shown = f"viewStateShareKey={GAP_VIEW}" if by_kind["summary"] else f"searchFilter={chains}"
+        compared = by_kind["summary"] or any(_tag(run, KIND_TAG) == "report" for run in runs)  # a report comes after it
+        shown = f"viewStateShareKey={GAP_VIEW}" if compared else f"searchFilter={chains}"
         match chosen:
             case []:
                 run_page = f"{experiment}?{MODEL_TRAINING}"

@@ -141,6 +141,10 @@ async def test_the_link_leads_to_the_run_that_tells_most(ray: FakeRay, mlflow: F
         pages = await tracking.pages("job")
         assert pages is not None
         assert f"viewStateShareKey={GAP_VIEW}&" in pages.curves, "straight to the chart of the gaps"
+        mlflow.add("reporting", "report")
+        pages = await tracking.pages("reporting")
+        assert pages is not None
+        assert f"viewStateShareKey={GAP_VIEW}&" in pages.curves, "a report comes after the comparison"
 
 
 async def test_closing_runs_touches_no_other_submission(mlflow: FakeMlflow) -> None:

@@ -6,6 +6,7 @@ import json
 import shlex
 import subprocess
 import sys
+import time
 import xmlrpc.client
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -65,8 +66,10 @@ class Supervisor:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        # It writes this file as well, but later.
         self._pid_path.write_text(f"{process.pid}\n")
+        # For a moment after it has begun, a program's environment can't be read, and it would seem to have ended.
+        while process.poll() is None and not self.process():
+            time.sleep(0.01)
 
     def stop(self, patience_s: float) -> list[psutil.Process]:
         """End every process of the home; those that can't be ended are returned."""
@@ -125,7 +128,7 @@ def _config(names: list[str], socket: Path) -> str:
             "logfile": "logs/supervisor.log",
             "logfile_maxbytes": "5MB",
             "logfile_backups": 1,
-            "pidfile": "services.pid",
+            "pidfile": "logs/supervisord.pid",  # not ours: it empties the file before it writes it
         },
         "unix_http_server": {"file": socket},
         "rpcinterface:supervisor": {
