@@ -159,7 +159,7 @@ def _on_workers(
     work: Callable[[dict[str, Any]], Any], job: OfVariants, lake: Lake, settings: Settings, run: str
 ) -> dict[str, Any]:
     """Run a job's work on its workers; whatever ends this process ends the job's MLflow runs as well."""
-    from pipeline.training.workers import run_on_workers
+    from pipeline.training.workers import leave, run_on_workers
 
     config = {
         "job": job.model_dump_json(),
@@ -192,6 +192,9 @@ def _on_workers(
             if status == "KILLED":
                 log.warning("Stopped. Steps that are done stay done: run the same again to go on")
             close_runs(job.lineup.name, run, settings.tracking_uri, status)
+            if status == "KILLED":  # its workers may have opened another run meanwhile
+                leave()
+                close_runs(job.lineup.name, run, settings.tracking_uri, status)
     return outcome
 
 

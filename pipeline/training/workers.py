@@ -9,6 +9,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -33,6 +34,9 @@ log = logging.getLogger(__name__)
 
 MAX_WORKER_FAILURES = 2
 """How often a group is started again after a worker was lost; done steps are skipped then."""
+
+LEAVING_S = 1.0
+"""Until the cluster has ended the workers of a process that left."""
 
 PATIENCE = timedelta(days=365)
 """A lane waits for the others until they are done; if one of them dies, Ray ends them all."""
@@ -104,6 +108,12 @@ def run_on_workers(
         raise WorkersLost(f"training failed on its workers, also when started again: {causes}") from error
     except TrainingFailedError as error:
         raise WorkersLost(f"training failed: {_last_line(error)}") from error
+
+
+def leave() -> None:
+    """Leave the cluster, and with it end the workers of this process, which else go on for a moment after it is stopped."""
+    ray.shutdown()
+    time.sleep(LEAVING_S)
 
 
 def _join(address: str, workers: Workers) -> None:
