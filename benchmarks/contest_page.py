@@ -124,13 +124,10 @@ def _in_bfloat16(shape: str, rows: Sequence[Row]) -> list[str]:
         "|---|---|---|---|",
     ]
     for row in (plain, *others):
-        ratio = Ratio.of(short.result.rates, row.result.rates)
         goal = BFLOAT16_GOALS.get(row.result.name) if shape == list(SHAPES)[-1] else None
-        met = "" if goal is None else f"{goal:g}: {_verdict(ratio.median >= goal)}"
+        shown, met = _judged(Ratio.of(short.result.rates, row.result.rates), goal)
         loss = (short.result.log_loss or 0) / (row.result.log_loss or math.nan) - 1
-        lines.append(
-            f"| as {row.result.name} | {ratio.median:.2f} ({ratio.low:.2f} to {ratio.high:.2f}) | {met} | {loss:+.2%} |"
-        )
+        lines.append(f"| as {row.result.name} | {shown} | {met} | {loss:+.2%} |")
     return [*lines, ""]
 
 
@@ -141,11 +138,13 @@ def _speeds(rates: Sequence[float]) -> str:
 def _speed_cells(ours: Result, row: Row) -> tuple[str, str]:
     if row.result is ours:
         return "", ""
-    ratio = Ratio.of(ours.rates, row.result.rates)
-    shown = f"{ratio.median:.2f} ({ratio.low:.2f} to {ratio.high:.2f})"
-    if row.speed_goal is None:
-        return shown, ""
-    return shown, f"{row.speed_goal:g}: {_verdict(ratio.median >= row.speed_goal)}"
+    return _judged(Ratio.of(ours.rates, row.result.rates), row.speed_goal)
+
+
+def _judged(ratio: Ratio, goal: float | None) -> tuple[str, str]:
+    """A ratio with its range, and whether its median reaches a goal."""
+    met = "" if goal is None else f"{goal:g}: {_verdict(ratio.median >= goal)}"
+    return f"{ratio.median:.2f} ({ratio.low:.2f} to {ratio.high:.2f})", met
 
 
 def _loss_cells(ours: Result, row: Row) -> tuple[str, str]:

@@ -239,15 +239,15 @@ def _selected(job: SelectJob, window: Window) -> Iterator[tuple[str, tuple[str, 
     yield from _published(job, window)
     for variant in job.chosen:
         for seed in job.lineup.seeds if variant.start is None or variant.start <= window else ():
-            for read in job.lineup.asked_of_pilots(variant, window, seed).values():
-                path = head_path(job.lineup.dataset.under(seed), job.lineup.name, read.source, seed, window)
+            for read in job.lineup.pilot_reads(variant, window, seed).values():
+                what = f"what {read.source!r} (seed {seed}) says of window {window}"
+                cure = (
+                    f"Train {read.source!r} on it: run online_training for window {window}, or historical_warmup over a span that "
+                    "ends there."
+                )
                 yield (
-                    path,
-                    (
-                        f"what {read.source!r} (seed {seed}) says of window {window}",
-                        f"Train {read.source!r} on it: run online_training for window {window}, or historical_warmup over a span "
-                        "that ends there.",
-                    ),
+                    head_path(job.lineup.dataset.under(seed), job.lineup.name, read.source, seed, window),
+                    (what, cure),
                 )
 
 

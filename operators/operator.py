@@ -126,11 +126,11 @@ class RayJobOperator(BaseOperator):
         """
         submission_id = str(event["submission_id"])
         if event["outcome"] == "ended" and event["status"] == "SUCCEEDED":
-            self._say_what_made_them(context, submission_id)
+            self._leave_lineage(context, submission_id)
             return submission_id
         raise failure(submission_id, event)
 
-    def _say_what_made_them(self, context: Context, submission_id: str) -> None:
+    def _leave_lineage(self, context: Context, submission_id: str) -> None:
         """Leave with each asset that is new what made it: windows, line-up or data set, and the job on Ray."""
         if not self.outlets:
             return

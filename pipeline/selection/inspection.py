@@ -80,8 +80,7 @@ def inspect(
         MissingWindow: the window is not published.
     """
     manifest = require_manifest(lake, dataset, window)
-    schema = read_schema(lake, dataset, manifest.schema_key)
-    counts = _counts(lake, manifest, {feature.name: feature.hash_size for feature in schema.categorical})
+    counts = _counts(lake, manifest)
     kept = tuple(
         _kept(lake, manifest, selection, counts)
         for selection in SelectionStore(lake, dataset).of_window(manifest)
@@ -92,13 +91,13 @@ def inspect(
 
 def kept_by(lake: Lake, window: WindowManifest, selection: SelectionManifest) -> Kept:
     """What one stored selection kept of its window."""
-    schema = read_schema(lake, window.dataset, window.schema_key)
-    counts = _counts(lake, window, {feature.name: feature.hash_size for feature in schema.categorical})
-    return _kept(lake, window, selection, counts)
+    return _kept(lake, window, selection, _counts(lake, window))
 
 
-def _counts(lake: Lake, manifest: WindowManifest, sizes: dict[str, int]) -> dict[str, NDArray[np.int64]]:
-    """(H,) rows of the window that each id has, by feature."""
+def _counts(lake: Lake, manifest: WindowManifest) -> dict[str, NDArray[np.int64]]:
+    """(H,) rows of the window that each id has, by categorical feature."""
+    schema = read_schema(lake, manifest.dataset, manifest.schema_key)
+    sizes = {feature.name: feature.hash_size for feature in schema.categorical}
     found = {name: np.zeros(size, np.int64) for name, size in sizes.items()}
     for group in range(manifest.num_row_groups if sizes else 0):
         table = read_row_group(lake, manifest, group, list(sizes))

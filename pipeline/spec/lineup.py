@@ -209,7 +209,7 @@ class LineUp(Frozen):
         """What one of the variants is in one window, under one seed."""
         return resolve(variant, window, online_start=self.online_start, seed=seed)
 
-    def asked_of_pilots(self, variant: Variant, window: Window, seed: int) -> dict[str, Read]:
+    def pilot_reads(self, variant: Variant, window: Window, seed: int) -> dict[str, Read]:
         """What the policy of one of the variants reads in one window, by its name there."""
         reads = variant.selection.reads()
         return {name: reads[name] for name in self.resolved(variant, window, seed).selection.reads()}

@@ -24,6 +24,9 @@ STEADY_S = 60
 STOP_S = 10
 """How long a service may take to end by itself."""
 
+KNOWN_S = 10.0
+"""How long a supervisor that has just begun may take to be known by its mark."""
+
 
 @dataclass(frozen=True, slots=True)
 class Kept:
@@ -68,7 +71,8 @@ class Supervisor:
             )
         self._pid_path.write_text(f"{process.pid}\n")
         # For a moment after it has begun, a program's environment can't be read, and it would seem to have ended.
-        while process.poll() is None and not self.process():
+        deadline = time.monotonic() + KNOWN_S
+        while process.poll() is None and not self.process() and time.monotonic() < deadline:
             time.sleep(0.01)
 
     def stop(self, patience_s: float) -> list[psutil.Process]:

@@ -39,7 +39,7 @@ class SelectionRuns:
             "variant": made.variant.name,
             "window": made.window.window.name,
             **kept,
-            "of_rows": made.window.num_rows,
+            "window_rows": made.window.num_rows,
             "window_digest": made.window.digest,
             "selection_digest": made.selection.digest,
             "generation": made.selection.generation,

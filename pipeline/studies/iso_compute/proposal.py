@@ -177,7 +177,7 @@ def propose(ground: Ground, *, beyond: float | None = None, unsure: bool = False
         chosen=chosen,
         loss=fitted.predicted(point)[0],
         doubling=fitted.interval(lambda law: lowest(law, sizes, once)[1] - lowest(law, sizes, twice)[1]),
-        minutes=minutes(grid, chosen, variant.optimizer.batch_size),
+        minutes=_of_chosen(grid, chosen, variant.optimizer.batch_size),
         pilot_minutes=_of_pilot(grid) if variant.selection.reads() else 0.0,
         fitted=(valleys[0].words, valleys[-1].words),
         span=(asked.last.shift(1 - chosen.num_windows).name, asked.last.name),
@@ -255,19 +255,22 @@ def _chosen(grid: Grid, amount: float, width: Interval) -> Point:
     return nearest
 
 
-def minutes(grid: Grid, chosen: Point, batch_size: float) -> float:
-    """On one core, to train what is chosen."""
-    trained = chosen.share * grid.rows * grid.num_windows
-    updates = update_seconds(trained / batch_size, chosen.num_windows)
-    return (updates + trained * grid.row_seconds(grid.flops(chosen.width))) / 60
+def _of_chosen(grid: Grid, chosen: Point, batch_size: float) -> float:
+    """Minutes of one core, to train what is chosen."""
+    rows = chosen.share * grid.rows * grid.num_windows
+    return _minutes(grid, rows, grid.flops(chosen.width), chosen.num_windows, batch_size)
 
 
 def _of_pilot(grid: Grid) -> float:
-    """On one core, to train the reference on all rows of all windows."""
-    own, rows = grid.reference, grid.rows * grid.num_windows
+    """Minutes of one core, to train the reference on all rows of all windows."""
+    own = grid.reference
     _, num_dense, num_sparse = shape_of(grid.base, own.model)
-    updates = update_seconds(rows / own.optimizer.batch_size, grid.num_windows)
-    return (updates + rows * grid.row_seconds(forward_flops(own.model, num_dense, num_sparse) or 0.0)) / 60
+    flops = forward_flops(own.model, num_dense, num_sparse) or 0.0
+    return _minutes(grid, grid.rows * grid.num_windows, flops, grid.num_windows, own.optimizer.batch_size)
+
+
+def _minutes(grid: Grid, rows: float, flops: float, num_windows: int, batch_size: float) -> float:
+    return (update_seconds(rows / batch_size, num_windows) + rows * grid.row_seconds(flops)) / 60
 
 
 def _percent(interval: Interval, sign: str = "+") -> str:

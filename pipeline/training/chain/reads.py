@@ -36,7 +36,7 @@ class Sources:
 
     def signals(self, variant: Variant, window: WindowManifest, config: StepConfig) -> dict[str, Signal]:
         """What the selection reads, by its name there."""
-        asked = self.lineup.asked_of_pilots(variant, window.window, config.seed)
+        asked = self.lineup.pilot_reads(variant, window.window, config.seed)
         return {name: self._left(read, variant, window, config.seed) for name, read in asked.items()}
 
     def _left(self, read: Read, variant: Variant, window: WindowManifest, seed: int) -> Signal:
